@@ -1,0 +1,66 @@
+"""What each API looks like on the wire: parse bytes into a request, encode events into bytes, nothing else.
+
+A dialect knows no socket, no clock and no engine. `http` drives it through the protocols here:
+
+    call = dialect.parse(body)                     # InvalidRequest if the body is not one
+    stream = call.stream(id, created_s, model)     # if call.wants_stream
+    write(stream.start())                          # at once on acceptance
+    write(stream.encode(choice, event))            # for every event; b"" if it shows nothing
+    write(stream.keepalive())                      # when nothing was written for keepalive_s
+    write(stream.end())                            # after every choice has finished
+    write(stream.fail(error))                      # instead of end(), when one could not
+    call.complete(id, created_s, model, completions)   # if not call.wants_stream
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from corral.errors import CorralError
+from corral.events import Completion, Event
+from corral.request import GenerationRequest
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorReply:
+    """An error before the headers: the HTTP status, extra headers, and the JSON body of the dialect."""
+
+    status: int
+    body: bytes
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+class StreamEncoder(Protocol):
+    """One stream's encoder. Not shared, not thread-safe, never blocks; every return is whole SSE frames."""
+
+    def start(self) -> bytes: ...
+    def encode(self, choice: int, event: Event) -> bytes: ...
+    def keepalive(self) -> bytes: ...
+    def end(self) -> bytes: ...
+    def fail(self, error: CorralError) -> bytes: ...
+
+
+class Call(Protocol):
+    """A parsed request of one dialect: what to generate and how to say it."""
+
+    @property
+    def request(self) -> GenerationRequest: ...
+    @property
+    def wants_stream(self) -> bool: ...
+    @property
+    def model(self) -> str | None:
+        """The model the client named, unchecked."""
+        ...
+
+    def stream(self, id: str, created_s: int, model: str) -> StreamEncoder: ...
+    def complete(self, id: str, created_s: int, model: str, completions: Sequence[Completion]) -> bytes: ...
+
+
+class Dialect(Protocol):
+    """One API."""
+
+    id_prefix: str
+    """What its response ids begin with, such as `chatcmpl-`."""
+
+    def parse(self, body: bytes) -> Call: ...
+    def error(self, error: CorralError) -> ErrorReply: ...

@@ -1,0 +1,100 @@
+"""What the engine needs from a model: a vocabulary, a KV cache of sequences, and one batched step.
+
+Two things implement it: `engine.llama` runs llama.cpp, `engine.scripted` is deterministic and for tests.
+A backend's KV cache is a set of sequences, each a run of tokens at positions 0, 1, 2, ...; `decode`
+appends to them. Only the worker thread calls a Backend; the Vocabulary is safe from any thread.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from corral.events import TokenLogprob
+from corral.request import Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Tokens to append to one sequence in a step. Logits come for the last one if `wants_logits`."""
+
+    sequence: int
+    position: int
+    tokens: Sequence[int]
+    wants_logits: bool
+
+
+class Vocabulary(Protocol):
+    """A model's tokens. Pure and thread-safe."""
+
+    @property
+    def pieces(self) -> Sequence[bytes]:
+        """The bytes of every token, by token id; empty for control tokens."""
+        ...
+
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        """Tokens that end a generation."""
+        ...
+
+    @property
+    def control_texts(self) -> dict[str, int]:
+        """Control tokens by the text a template writes them as; never to be read from a message."""
+        ...
+
+    def tokenize(self, text: str, *, parse_control: bool) -> list[int]:
+        """Tokens of `text`; texts of control tokens become those tokens only if `parse_control`."""
+        ...
+
+
+class Sampler(Protocol):
+    """Picks the tokens of one sequence; holds its random state and the tokens its penalties look at."""
+
+    def sample(self, row: int) -> int:
+        """Pick from row `row` of the last step's logits, and remember the pick."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Backend(Protocol):
+    """A model and its KV cache. Not thread-safe: one thread calls it."""
+
+    @property
+    def vocabulary(self) -> Vocabulary: ...
+    @property
+    def ctx_tokens(self) -> int:
+        """Tokens the KV cache holds, all sequences together."""
+        ...
+
+    @property
+    def sequence_ctx_tokens(self) -> int:
+        """Tokens one sequence may hold."""
+        ...
+
+    @property
+    def batch_tokens(self) -> int:
+        """Most tokens one step may carry."""
+        ...
+
+    def decode(self, chunks: Sequence[Chunk]) -> None:
+        """Append the chunks; afterwards row i is the logits of the i-th chunk that wants them.
+
+        Raises EngineFailed. The cache is then as it was before the call.
+        """
+        ...
+
+    def logprobs(self, row: int, token: int, top: int) -> TokenLogprob:
+        """Log probability of `token` in row `row` before sampling, and the `top` likeliest tokens."""
+        ...
+
+    def sampler(self, sampling: Sampling, prompt: Sequence[int]) -> Sampler: ...
+
+    def remove(self, sequence: int, start: int) -> None:
+        """Forget positions `start` and later of a sequence."""
+        ...
+
+    def length(self, sequence: int) -> int:
+        """Tokens the cache holds for a sequence."""
+        ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,97 @@
+"""Everything that can go wrong for a client, as one taxonomy.
+
+A dialect maps each class to its HTTP status and error body by one table; nothing else in corral
+knows about status codes. Whatever is not a CorralError is a bug and is logged as one.
+"""
+
+
+class CorralError(Exception):
+    """Base of all errors a client is told about; `message` is written for that client."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class InvalidRequest(CorralError):
+    """The request is malformed or asks for something corral does not have.
+
+    `param` names the offending field in the dialect's own terms, where there is one.
+    """
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class ContextExceeded(InvalidRequest):
+    """The prompt, or prompt plus requested output, cannot fit the context. Lengths in tokens."""
+
+    def __init__(self, message: str, *, prompt_tokens: int, limit_tokens: int, param: str | None = None) -> None:
+        super().__init__(message, param=param)
+        self.prompt_tokens = prompt_tokens
+        self.limit_tokens = limit_tokens
+
+
+class Unauthorized(CorralError):
+    """No valid API key came with the request."""
+
+
+class Forbidden(CorralError):
+    """The request's `Host` or `Origin` is not one this server answers to."""
+
+
+class NotFound(CorralError):
+    """No such route, model or object."""
+
+
+class MethodNotAllowed(CorralError):
+    """The route exists but not for this method; `allowed` lists those it has."""
+
+    def __init__(self, message: str, *, allowed: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.allowed = allowed
+
+
+class PayloadTooLarge(CorralError):
+    """The request body is past `limit_bytes`."""
+
+    def __init__(self, message: str, *, limit_bytes: int) -> None:
+        super().__init__(message)
+        self.limit_bytes = limit_bytes
+
+
+class RequestTimeout(CorralError):
+    """The request's body did not arrive in time."""
+
+
+class QueueFull(CorralError):
+    """The admission queue is full; try again after `retry_after_s` seconds."""
+
+    def __init__(self, message: str, *, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Draining(CorralError):
+    """The server is shutting down and takes no new request."""
+
+
+class ShutDown(CorralError):
+    """The server shut down before the answer was complete."""
+
+
+class DeadlineExceeded(CorralError):
+    """The request took longer than the configured limit."""
+
+
+class StoppedByOperator(CorralError):
+    """An operator stopped the request."""
+
+
+class ClientTooSlow(CorralError):
+    """The client did not read fast enough and was evicted. Nobody is left to be told; it is logged."""
+
+
+class EngineFailed(CorralError):
+    """llama.cpp failed, for this request or as a whole."""

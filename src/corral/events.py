@@ -1,0 +1,167 @@
+"""What happens to a generation, as a stream of nouns and past tenses.
+
+    Queued* Prefill* Started (BlockOpened BlockDelta* BlockClosed)* (Finished | Failed)
+
+Exactly one Finished or Failed ends every stream. Events are block-structured, the richest form any
+dialect needs: Messages and Responses map them one to one, Chat flattens them. `collect` folds the same
+events into the answer of a request that does not stream, so there is no second path.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from corral.errors import CorralError
+
+BlockKind = Literal["text"]
+FinishReason = Literal["stop", "stop_sequence", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """Natural log probability of one token, with the likeliest alternatives where asked for.
+
+    `raw` holds the token's bytes: a token need not end on a UTF-8 boundary.
+    """
+
+    raw: bytes
+    logprob: float
+    top: tuple["TokenLogprob", ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one sequence. `cached_tokens` of the prompt were reused, not computed."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Wall-clock time the engine spent on one sequence, in ms; queueing is not in it."""
+
+    prefill_ms: float
+    decode_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """The request waits for a slot; position 0 is next."""
+
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prefill:
+    """`done` of `total` prompt tokens are in the KV cache."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The prompt is in; the first token comes with the same step."""
+
+    prompt_tokens: int
+    cached_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class BlockOpened:
+    index: int
+    kind: BlockKind
+
+
+@dataclass(frozen=True, slots=True)
+class BlockDelta:
+    """More text of the open block. `logprobs` covers the tokens that `text` completes."""
+
+    index: int
+    text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BlockClosed:
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The sequence ended as it should. `stop_sequence` is the stop string that ended it, if one did."""
+
+    reason: FinishReason
+    stop_sequence: str | None
+    usage: Usage
+    timings: Timings
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The sequence ended as it should not."""
+
+    error: CorralError
+
+
+Event = Queued | Prefill | Started | BlockOpened | BlockDelta | BlockClosed | Finished | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    kind: BlockKind
+    text: str
+    logprobs: tuple[TokenLogprob, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """The whole answer of one sequence."""
+
+    blocks: tuple[Block, ...]
+    finished: Finished
+
+    @property
+    def text(self) -> str:
+        return "".join(block.text for block in self.blocks if block.kind == "text")
+
+
+@dataclass(slots=True)
+class Collector:
+    """Folds one sequence's events; `completion` is there once Finished has been fed."""
+
+    completion: Completion | None = None
+    _kinds: list[BlockKind] = field(default_factory=list)
+    _texts: list[list[str]] = field(default_factory=list)
+    _logprobs: list[list[TokenLogprob]] = field(default_factory=list)
+
+    def feed(self, event: Event) -> None:
+        """Take the next event; raises the error that a Failed event carries."""
+        match event:
+            case BlockDelta(index, text, logprobs):
+                self._texts[index].append(text)
+                self._logprobs[index].extend(logprobs)
+            case BlockOpened(_, kind):
+                self._kinds.append(kind)
+                self._texts.append([])
+                self._logprobs.append([])
+            case Failed(error):
+                raise error
+            case Finished():
+                blocks = zip(self._kinds, self._texts, self._logprobs, strict=True)
+                self.completion = Completion(
+                    blocks=tuple(Block(kind, "".join(texts), tuple(logs)) for kind, texts, logs in blocks),
+                    finished=event,
+                )
+
+
+def collect(events: Iterable[Event]) -> Completion:
+    """Fold a whole event stream into its answer; raises the error of a Failed event."""
+    collector = Collector()
+    for event in events:
+        collector.feed(event)
+    if collector.completion is None:
+        raise ValueError("the event stream has no end")
+    return collector.completion
