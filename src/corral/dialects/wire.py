@@ -1,0 +1,70 @@
+"""What every dialect needs of the wire: JSON bodies checked into Structs, and SSE frames."""
+
+import re
+from typing import TypeVar
+
+import msgspec
+
+from corral.errors import InvalidRequest
+
+T = TypeVar("T")
+
+_MISSING = re.compile(r"Object missing required field `(?P<field>[^`]+)`")
+_HIGH_SURROGATE = re.compile(rb"\\u[dD][89abAB]")
+
+_encode = msgspec.json.Encoder().encode
+
+
+def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+    """Decode and validate a request body.
+
+    Raises InvalidRequest, with the path of the offending field as its `param` (`messages[0].role`). Whatever
+    this returns holds only finite numbers and text that can be encoded as UTF-8.
+    """
+    try:
+        body.decode()  # msgspec does not look into the fields it skips
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise _invalid_field(str(error)) from None
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"The body is not valid UTF-8 (byte {error.start}).") from None
+    except RecursionError:
+        raise InvalidRequest("The body is nested too deeply.") from None
+    except msgspec.DecodeError as error:
+        message = f"The body is not valid JSON: {str(error).removeprefix('JSON is malformed: ')}."
+        if _HIGH_SURROGATE.search(body):
+            # msgspec tells of a lone one as of a body that was cut short.
+            message += " Surrogates (\\ud800 to \\udfff) must come in pairs."
+        raise InvalidRequest(message) from None
+
+
+def _invalid_field(complaint: str) -> InvalidRequest:
+    """Put what msgspec says, such as "Expected `str`, got `int` - at `$.stop[1]`", in the API's terms."""
+    what, _, where = complaint.partition(" - at ")
+    param = (
+        where.removeprefix("`key` in ").strip("`").removeprefix("$").removeprefix(".").removesuffix("[...]")
+    )
+    missing = _MISSING.fullmatch(what)
+    if missing is not None:
+        param = f"{param}.{missing['field']}".removeprefix(".")
+        return InvalidRequest(f"Missing required parameter: '{param}'.", param=param)
+    what = what[0].lower() + what[1:]
+    if not param:
+        return InvalidRequest(f"Invalid body: {what}.")
+    in_key = " (in a key)" if where.startswith("`key`") else ""
+    return InvalidRequest(f"Invalid '{param}'{in_key}: {what}.", param=param)
+
+
+def frame(message: msgspec.Struct) -> bytes:
+    """One SSE frame that carries `message` as JSON.
+
+    JSON escapes CR and LF, the only line ends of SSE. Readers that split at all of Unicode's (httpx's
+    `iter_lines`, httpx-sse before 0.4.2) would break a frame at a bare U+0085, U+2028 or U+2029, so these
+    are escaped too.
+    """
+    data = _encode(message)
+    if not data.isascii():
+        # UTF-8 is self-synchronising: these bytes are these characters and never part of others.
+        data = data.replace(b"\xc2\x85", b"\\u0085")
+        data = data.replace(b"\xe2\x80\xa8", b"\\u2028").replace(b"\xe2\x80\xa9", b"\\u2029")
+    return b"data: %b\n\n" % data
