@@ -23,8 +23,22 @@ class Chunk:
     wants_logits: bool
 
 
+@dataclass(frozen=True, slots=True)
+class ChatFormat:
+    """How a model wants a conversation written: its Jinja template, None if it has none."""
+
+    template: str | None
+    bos_text: str
+    eos_text: str
+
+
 class Vocabulary(Protocol):
     """A model's tokens. Pure and thread-safe."""
+
+    @property
+    def bos(self) -> int | None:
+        """The token every prompt must begin with, None if the model wants none."""
+        ...
 
     @property
     def pieces(self) -> Sequence[bytes]:
@@ -61,6 +75,8 @@ class Backend(Protocol):
 
     @property
     def vocabulary(self) -> Vocabulary: ...
+    @property
+    def chat_format(self) -> ChatFormat: ...
     @property
     def ctx_tokens(self) -> int:
         """Tokens the KV cache holds, all sequences together."""

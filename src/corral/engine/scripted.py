@@ -1,0 +1,155 @@
+"""A deterministic backend for tests: bytes are tokens, and a script says what comes next.
+
+It keeps a real cache: `decode` stores tokens by sequence and position and insists on contiguity, and the
+script sees what the cache holds, not what the engine believes. So an engine that loses, repeats or mixes
+up tokens changes the text. What a step costs, whether it fails and when it returns is up to `on_step`.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+from corral.engine.backend import ChatFormat, Chunk
+from corral.errors import EngineFailed
+from corral.events import TokenLogprob
+from corral.request import Sampling
+
+START, END = 256, 257
+CONTROL_TEXTS = {"<|im_start|>": START, "<|im_end|>": END}
+ANSWER = bytes("assistant\n", "ascii")
+
+Script = Callable[[Sequence[int]], int]
+"""From all tokens of a sequence to its next one."""
+
+
+def rambling(tokens: Sequence[int]) -> int:
+    """Endless lower-case text in which every letter depends on all tokens before it."""
+    state = 0
+    for token in tokens:
+        state = (state * 31 + token + 1) % 1_000_003
+    return 97 + state % 26
+
+
+def babble(tokens: Sequence[int]) -> int:
+    """Endless text at constant cost per token, for benchmarks."""
+    return 97 + len(tokens) % 26
+
+
+def replying(reply: Callable[[str], str | bytes]) -> Script:
+    """A script that answers a rendered conversation with `reply(conversation)` and then ends."""
+
+    def script(tokens: Sequence[int]) -> int:
+        start = len(tokens) - 1 - tokens[::-1].index(START) + 1 + len(ANSWER)
+        conversation = b"".join(bytes([token]) if token < START else b"\n" for token in tokens[:start])
+        answer = reply(conversation.decode())
+        raw = answer if isinstance(answer, bytes) else answer.encode()
+        position = len(tokens) - start
+        return raw[position] if position < len(raw) else END
+
+    return script
+
+
+class ByteVocabulary:
+    """Tokens 0 to 255 are the bytes; then come ChatML's two control tokens."""
+
+    bos = None
+    pieces = [*(bytes([value]) for value in range(256)), b"", b""]
+    end_tokens = frozenset({END})
+    control_texts = CONTROL_TEXTS
+
+    def tokenize(self, text: str, *, parse_control: bool) -> list[int]:
+        if not parse_control:
+            return list(text.encode())
+        tokens: list[int] = []
+        while text:
+            at, control = min(
+                ((text.find(control), control) for control in CONTROL_TEXTS if control in text),
+                default=(len(text), ""),
+            )
+            tokens += text[:at].encode()
+            if control:
+                tokens.append(CONTROL_TEXTS[control])
+            text = text[at + len(control) :]
+        return tokens
+
+
+class ScriptedSampler:
+    def __init__(self, backend: "ScriptedBackend") -> None:
+        self._backend = backend
+        backend.open_samplers += 1
+
+    def sample(self, row: int) -> int:
+        return self._backend.script(self._backend.rows[row])
+
+    def close(self) -> None:
+        self._backend.open_samplers -= 1
+
+
+class ScriptedBackend:
+    """Runs `script` over a cache of `ctx_tokens` cells.
+
+    `on_step(chunks)` is called on the worker's thread before a step takes effect; it may block, or raise
+    EngineFailed. `steps` keeps every batch for tests to look at, unless `keep_steps` is off.
+    """
+
+    chat_format = ChatFormat(template=None, bos_text="", eos_text="<|im_end|>")
+
+    def __init__(
+        self,
+        script: Script = rambling,
+        *,
+        ctx_tokens: int = 4096,
+        sequence_ctx_tokens: int | None = None,
+        batch_tokens: int = 512,
+        on_step: Callable[[Sequence[Chunk]], None] | None = None,
+        keep_steps: bool = True,
+    ) -> None:
+        self.script = script
+        self.vocabulary = ByteVocabulary()
+        self.ctx_tokens = ctx_tokens
+        self.sequence_ctx_tokens = sequence_ctx_tokens or ctx_tokens
+        self.batch_tokens = batch_tokens
+        self.steps: list[tuple[Chunk, ...]] = []
+        self.rows: list[list[int]] = []
+        self.open_samplers = 0
+        self._on_step = on_step
+        self._keep_steps = keep_steps
+        self._cache: dict[int, list[int]] = {}
+
+    def decode(self, chunks: Sequence[Chunk]) -> None:
+        if self._on_step is not None:
+            self._on_step(chunks)
+        if self._keep_steps:
+            self.steps.append(tuple(chunks))
+        assert 0 < sum(len(chunk.tokens) for chunk in chunks) <= self.batch_tokens
+        for chunk in chunks:
+            assert chunk.position == self.length(chunk.sequence), "a chunk leaves a gap or overlaps"
+        if sum(map(len, self._cache.values())) + sum(len(c.tokens) for c in chunks) > self.ctx_tokens:
+            raise EngineFailed("the KV cache is full")
+        self.rows = []
+        for chunk in chunks:
+            tokens = self._cache.setdefault(chunk.sequence, [])
+            tokens.extend(chunk.tokens)
+            if chunk.wants_logits:
+                self.rows.append(tokens)
+
+    def logprobs(self, row: int, token: int, top: int) -> TokenLogprob:
+        """The script is certain: its token has probability 1/2, its successors half of the one before."""
+        ranked = [(token + rank) % 256 for rank in range(max(top, 1))]
+        entries = [
+            TokenLogprob(self.vocabulary.pieces[t], -(rank + 1) * math.log(2))
+            for rank, t in enumerate(ranked)
+        ]
+        return TokenLogprob(entries[0].raw, entries[0].logprob, tuple(entries[:top]))
+
+    def sampler(self, sampling: Sampling, prompt: Sequence[int]) -> ScriptedSampler:
+        return ScriptedSampler(self)
+
+    def remove(self, sequence: int, start: int) -> None:
+        if sequence in self._cache:
+            del self._cache[sequence][start:]
+
+    def length(self, sequence: int) -> int:
+        return len(self._cache.get(sequence, ()))
+
+    def close(self) -> None:
+        self._cache.clear()
