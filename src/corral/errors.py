@@ -95,3 +95,7 @@ class ClientTooSlow(CorralError):
 
 class EngineFailed(CorralError):
     """llama.cpp failed, for this request or as a whole."""
+
+
+class StartupError(Exception):
+    """The server cannot start; the message is one line that says why and what to do. Not for clients."""

@@ -1,0 +1,89 @@
+"""Who may talk to this server, and how much they may say."""
+
+import hmac
+import ipaddress
+from collections.abc import Iterable
+
+import trio
+from quart import Request
+
+from corral.errors import Forbidden, PayloadTooLarge, RequestTimeout, Unauthorized
+
+
+class HostCheck:
+    """Refuses requests that came in under a name that is not ours.
+
+    A page that rebinds its own DNS name to this address still sends that name in `Host`; an address typed
+    as digits cannot be rebound. So digits pass, and names only if they are known.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = {"localhost", *(name.lower() for name in names)}
+
+    def check(self, request: Request) -> None:
+        """Raises Forbidden. A request without `Host` passes: no browser sends one."""
+        host = request.headers.get("Host", "")
+        name = host_name(host)
+        if host and "*" not in self._names and not _is_address(name) and name not in self._names:
+            raise Forbidden(f"this server does not answer to the name {name!r}; see --allowed-hosts")
+
+
+class KeyCheck:
+    """Compares API keys in constant time; with no keys configured everybody may come in."""
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        self._keys = [key.encode() for key in keys]
+
+    def check(self, request: Request) -> None:
+        """Raises Unauthorized."""
+        if not self._keys:
+            return
+        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+        key = (given.strip() if scheme.lower() == "bearer" else request.headers.get("X-Api-Key", "")).encode()
+        # Every key is compared, so that the time tells nothing about which one was close.
+        if not any([hmac.compare_digest(key, known) for known in self._keys]):
+            raise Unauthorized("this server needs an API key: send it as 'Authorization: Bearer KEY'")
+
+
+def client_key(request: Request) -> str:
+    """Whose fair share of the queue a request counts against: its API key, else its address."""
+    return (
+        request.headers.get("Authorization") or request.headers.get("X-Api-Key") or request.remote_addr or ""
+    )
+
+
+async def read_body(request: Request, *, limit_bytes: int, timeout_s: float) -> bytes:
+    """The whole request body, counted as it arrives.
+
+    Raises PayloadTooLarge as soon as it is known to be, and RequestTimeout.
+    """
+    too_large = PayloadTooLarge(
+        f"the request body is larger than {limit_bytes} bytes; see --body-limit-bytes",
+        limit_bytes=limit_bytes,
+    )
+    if (request.content_length or 0) > limit_bytes:
+        raise too_large
+    body = bytearray()
+    with trio.move_on_after(timeout_s) as scope:
+        async for data in request.body:
+            body += data
+            if len(body) > limit_bytes:
+                raise too_large
+    if scope.cancelled_caught:
+        raise RequestTimeout(f"the request body did not arrive within {timeout_s:g} s")
+    return bytes(body)
+
+
+def host_name(host: str) -> str:
+    """The name in a Host header or a bind address, without port and brackets, in lower case."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0].lower()
+    return host.rpartition(":")[0].lower() if host.count(":") == 1 else host.lower()
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,180 @@
+"""Wiring: settings to a running server. It owns the root nursery, in which the engine and the app live."""
+
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import sniffio
+import trio
+
+from corral import transport
+from corral.engine.backend import Backend
+from corral.engine.client import Engine
+from corral.errors import StartupError
+from corral.http.app import HttpOptions, create_app
+from corral.http.guard import host_name
+from corral.serving.generation import Service
+from corral.settings import Settings, load
+from corral.transport.limits import Limits
+
+logger = logging.getLogger("corral")
+
+Scope = dict[str, Any]
+Message = dict[str, Any]
+Receive = Callable[[], Any]
+Send = Callable[[Message], Any]
+
+WRONG_SERVER = (
+    "corral runs on trio, and this server runs asyncio. "
+    "Start it with `corral serve`, or with `hypercorn app:app`."
+)
+
+
+# The longest a finished step waits for the GIL while the event loop is busy; Python's default is 5 ms.
+SWITCH_INTERVAL_S = float(os.environ.get("CORRAL_SWITCH_INTERVAL_MS", "0.5")) / 1e3
+
+
+class Application:
+    """The ASGI app. The model is loaded at lifespan startup, and everything lives inside the lifespan.
+
+    `open_model` blocks and returns a backend and the model's public name; it runs in a thread and may
+    raise StartupError, which becomes `lifespan.startup.failed`.
+    """
+
+    def __init__(self, settings: Settings, open_model: Callable[[], tuple[Backend, str]]) -> None:
+        self._settings = settings
+        self._open_model = open_model
+        self._app: Any = None
+        self.service: Service | None = None
+        """What takes requests to the engine; None outside the lifespan."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(scope, receive, send)
+        elif self._app is None:
+            raise RuntimeError(f"corral needs a server with lifespan support. {WRONG_SERVER}")
+        else:
+            await self._app(scope, receive, send)
+
+    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if sniffio.current_async_library() != "trio":
+            await receive()
+            await send({"type": "lifespan.startup.failed", "message": WRONG_SERVER})
+            return
+        try:
+            backend, model = await trio.to_thread.run_sync(self._open_model)
+        except StartupError as error:
+            await receive()
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        try:
+            await self._serve(backend, model, scope, receive, send)
+        finally:
+            backend.close()
+
+    async def _serve(self, backend: Backend, model: str, scope: Scope, receive: Receive, send: Send) -> None:
+        settings = self._settings
+        engine = Engine(backend, slots=settings.slots, step_budget_ms=settings.step_budget_ms)
+        service = Service(
+            engine,
+            queue_limit=settings.queue,
+            subscriber_events=settings.subscriber_events,
+            max_output_tokens=settings.max_output_tokens,
+        )
+        options = HttpOptions(
+            model=model,
+            created_s=int(time.time()),
+            keepalive_s=settings.keepalive_s,
+            body_limit_bytes=settings.body_limit_bytes,
+            body_timeout_s=settings.body_timeout_s,
+            api_keys=settings.api_keys,
+            host_names=(*settings.allowed_hosts, host_name(settings.bind)),
+        )
+        async with trio.open_nursery() as nursery:
+            await nursery.start(engine.run)
+            self.service, self._app = service, create_app(service, options)
+            try:
+                await self._app(scope, receive, send)  # returns after lifespan.shutdown
+            finally:
+                self.service = self._app = None
+                nursery.cancel_scope.cancel()
+
+
+def application() -> Application:
+    """The app for an ASGI server of the user's choice, made when `app.py` is imported."""
+    settings = load()
+    _configure_process(settings)
+    transport.install(_limits(settings))
+    return Application(settings, partial(open_llama, settings))
+
+
+def main(settings: Settings) -> int:
+    """`corral serve`: load the model, then serve until SIGTERM or SIGINT; the exit code.
+
+    Raises StartupError or OSError before anything is served.
+    """
+    _configure_process(settings)
+    opened = open_llama(settings)
+    trio.run(_serve, settings, Application(settings, lambda: opened))
+    return 0
+
+
+async def _serve(settings: Settings, app: Application) -> None:
+    stop = trio.Event()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(_watch_signals, stop, nursery.cancel_scope)
+        await transport.serve(
+            app,
+            bind=[settings.bind],
+            limits=_limits(settings),
+            certfile=settings.certfile and str(settings.certfile),
+            keyfile=settings.keyfile and str(settings.keyfile),
+            shutdown_trigger=stop.wait,
+        )
+        nursery.cancel_scope.cancel()
+
+
+async def _watch_signals(
+    stop: trio.Event, scope: trio.CancelScope, *, task_status: trio.TaskStatus[None]
+) -> None:
+    """The first signal asks for an orderly end, the second ends it now."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
+        async for _ in signals:
+            if stop.is_set():
+                scope.cancel()
+            stop.set()
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(drain_s=settings.drain_s)
+
+
+def _configure_process(settings: Settings) -> None:
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+    )
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+
+
+def open_llama(settings: Settings) -> tuple[Backend, str]:
+    """Find and load the model that the settings name; raises StartupError."""
+    from corral.engine.llama.backend import LlamaBackend, LlamaOptions
+    from corral.engine.llama.modelfile import resolve
+
+    model_file = resolve(settings.model)
+    options = LlamaOptions(
+        slots=settings.slots,
+        ctx_tokens=settings.ctx_tokens,
+        threads=settings.threads,
+        gpu_layers=settings.gpu_layers,
+        flash_attn=settings.flash_attn,
+        kv_type_k=settings.kv_type_k,
+        kv_type_v=settings.kv_type_v,
+    )
+    return LlamaBackend(model_file.path, options), model_file.name
