@@ -52,22 +52,47 @@ def test_it_knows_the_capital_of_france(ask: Callable[..., list[Completion]]) ->
     assert completion.finished.usage.prompt_tokens == 37
 
 
-def test_a_batch_says_what_each_says_alone(ask: Callable[..., list[Completion]]) -> None:
-    alone = [ask([question], [GREEDY])[0].text for question in QUESTIONS]
-    together = [completion.text for completion in ask(QUESTIONS, [GREEDY] * 4)]
-    # Batched matrix products round differently, so a near tie between two tokens may fall the other way
-    # (docs/determinism.md). On these prompts it does not.
-    assert together == alone
+def test_a_batch_differs_from_each_alone_only_where_two_tokens_are_nearly_tied(
+    ask: Callable[..., list[Completion]],
+) -> None:
+    """Batched products round differently (docs/determinism.md); nothing but a near tie may fall the other way.
+
+    The scripted backend shows that the engine itself mixes nothing up: tests/engine/test_worker.py.
+    """
+    questions = [f"{question} Answer as number {n}." for n in range(2) for question in QUESTIONS]
+    alone = [ask([question], [GREEDY], top_logprobs=5)[0] for question in questions]
+    together = ask(questions, [GREEDY] * 8, top_logprobs=5)
+    for single, batched in zip(alone, together, strict=True):
+        pairs = zip(single.blocks[0].logprobs, batched.blocks[0].logprobs, strict=False)
+        first_difference = next(((a, b) for a, b in pairs if a.raw != b.raw), None)
+        if first_difference is not None:
+            a, b = first_difference
+            gap = a.logprob - dict((t.raw, t.logprob) for t in a.top)[b.raw]
+            assert gap < 0.5, f"{a.raw!r} and {b.raw!r} are not nearly tied"
 
 
-def test_a_seed_draws_the_same_alone_and_beside_others(ask: Callable[..., list[Completion]]) -> None:
-    seeded = Sampling(temperature=1.0, seed=7)
-    first, second = (ask(QUESTIONS[:1], [seeded])[0].text for _ in range(2))
-    assert first == second
-    beside = ask([QUESTIONS[0], *QUESTIONS[1:]], [seeded, *[Sampling(temperature=1.0)] * 3])
-    assert beside[0].text == first
-    other = ask(QUESTIONS[:1], [Sampling(temperature=1.0, seed=8)])[0].text
-    assert other != first
+def test_a_seed_gives_the_same_text_again(ask: Callable[..., list[Completion]]) -> None:
+    texts = [ask(QUESTIONS[:1], [Sampling(temperature=1.0, seed=seed)])[0].text for seed in (7, 7, 8)]
+    assert texts[0] == texts[1]
+    assert texts[0] != texts[2]
+
+
+def test_what_a_seed_draws_does_not_depend_on_who_else_draws(llama: LlamaBackend) -> None:
+    prompt = llama.vocabulary.tokenize("Once upon a time there was a", parse_control=False)
+    llama.decode([Chunk(0, 0, prompt, wants_logits=True)])
+    hot = Sampling(temperature=2.0, top_k=0, top_p=1.0, min_p=0.0, seed=7)
+    alone, beside = llama.sampler(hot, prompt), llama.sampler(hot, prompt)
+    other = llama.sampler(Sampling(temperature=2.0), prompt)
+    drawn_alone = [alone.sample(0) for _ in range(20)]
+    drawn_beside = []
+    for _ in range(20):
+        other.sample(0)
+        drawn_beside.append(beside.sample(0))
+    for sampler in (alone, beside, other):
+        sampler.close()
+    llama.remove(0, 0)
+    assert drawn_beside == drawn_alone
+    assert len(set(drawn_alone)) > 5, "it does draw"
 
 
 def test_logit_bias_and_penalties_have_their_effect(
