@@ -117,6 +117,8 @@ class Client:
     def __init__(self, app: Application, nursery: trio.Nursery) -> None:
         self.app = app
         self._nursery = nursery
+        self.terminated = trio.Event()
+        """What Hypercorn sets when its shutdown begins."""
 
     @property
     def service(self) -> Service:
@@ -152,7 +154,7 @@ class Client:
             "client": ("127.0.0.1", 50_000),
             "server": ("127.0.0.1", 8000),
             "state": {},
-            "extensions": {"corral.transport": {"abort": exchange.abort, "terminated": trio.Event()}},
+            "extensions": {"corral.transport": {"abort": exchange.abort, "terminated": self.terminated}},
         }
         self._nursery.start_soon(exchange.run, self.app, scope, pieces)
         return exchange

@@ -52,6 +52,10 @@ class Application:
         self._app: Any = None
         self.service: Service | None = None
         """What takes requests to the engine; None outside the lifespan."""
+        self.startup_error: StartupError | None = None
+        """Why the model could not be opened, if so."""
+        self._watches_shutdown = False
+        self._nursery: trio.Nursery
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -59,7 +63,17 @@ class Application:
         elif self._app is None:
             raise RuntimeError(f"corral needs a server with lifespan support. {WRONG_SERVER}")
         else:
+            if not self._watches_shutdown:
+                self._watches_shutdown = True
+                self._nursery.start_soon(self._drain_at_shutdown, scope["extensions"][transport.EXTENSION])
             await self._app(scope, receive, send)
+
+    async def _drain_at_shutdown(self, connection: dict[str, Any]) -> None:
+        # The event is the server's, the same for all connections, but ASGI shows it only with a request.
+        # So the first request tells us about it; a server that never had one has nothing to drain.
+        await connection["terminated"].wait()
+        if self.service is not None:
+            await self.service.drain(self._settings.drain_s)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         if sniffio.current_async_library() != "trio":
@@ -69,6 +83,7 @@ class Application:
         try:
             backend, model = await trio.to_thread.run_sync(self._open_model)
         except StartupError as error:
+            self.startup_error = error
             await receive()
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
@@ -97,6 +112,7 @@ class Application:
         )
         async with trio.open_nursery() as nursery:
             await nursery.start(engine.run)
+            self._nursery = nursery
             self.service, self._app = service, create_app(service, options)
             try:
                 await self._app(scope, receive, send)  # returns after lifespan.shutdown
@@ -114,13 +130,18 @@ def application() -> Application:
 
 
 def main(settings: Settings) -> int:
-    """`corral serve`: load the model, then serve until SIGTERM or SIGINT; the exit code.
+    """`corral serve`: bind, load the model, then serve until SIGTERM or SIGINT; the exit code.
 
     Raises StartupError or OSError before anything is served.
     """
     _configure_process(settings)
-    opened = open_llama(settings)
-    trio.run(_serve, settings, Application(settings, lambda: opened))
+    app = Application(settings, partial(open_llama, settings))
+    try:
+        trio.run(_serve, settings, app)
+    except BaseException:
+        if app.startup_error is not None:
+            raise app.startup_error from None  # Hypercorn wraps it
+        raise
     return 0
 
 

@@ -213,3 +213,27 @@ async def test_silence_is_filled_with_keepalives_while_queued_and_while_a_step_s
         for stream in streams:
             await left_engine(stream)
         gate.open()
+
+
+async def test_shutdown_refuses_new_requests_lets_running_ones_finish_and_then_ends_them(
+    mock_clock: trio.testing.MockClock,
+) -> None:
+    gate = Gate()
+    async with serving(ScriptedBackend(on_step=gate), drain_s=10) as client:
+        stream, answer = client.chat(stream=True), client.chat()
+        await stream.chunk()
+        await gate.wait_arrived()
+        client.terminated.set()
+        await trio.testing.wait_all_tasks_blocked()
+        health, refused = client.send("GET", "/health"), client.chat()
+        assert (await health.json(), health.status) == ({"status": "draining"}, 503)
+        assert (await refused.json())["error"]["code"] == "server_draining"
+        assert refused.status == 503
+        mock_clock.jump(9.9)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not stream.is_over.is_set()
+        mock_clock.jump(0.2)
+        last = frames(await stream.body())[-1]
+        assert last["error"]["code"] == "server_shutdown"
+        assert (await answer.json())["error"]["code"] == "server_shutdown"
+        gate.open()

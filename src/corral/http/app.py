@@ -80,6 +80,8 @@ def create_app(service: Service, options: HttpOptions) -> CorralApp:
     async def health() -> Response:
         if service.failure is not None:
             return _json({"status": "failed", "message": service.failure.message}, status=503)
+        if service.is_draining:
+            return _json({"status": "draining"}, status=503)
         return _json({"status": "ok"})
 
     @app.errorhandler(Exception)

@@ -18,7 +18,7 @@ from time import perf_counter
 import trio
 
 from corral.engine.client import Engine, Subscriber
-from corral.errors import ContextExceeded, EngineFailed, InvalidRequest
+from corral.errors import ContextExceeded, CorralError, Draining, EngineFailed, InvalidRequest, ShutDown
 from corral.events import Collector, Completion, Event, Failed, Queued
 from corral.request import GenerationRequest
 from corral.serving.admission import Admission, Ticket
@@ -54,11 +54,18 @@ class Service:
         self._max_output_tokens = max_output_tokens
         self._request_s = FIRST_GUESS_S
         self._idle = trio.lowlevel.ParkingLot()
+        self._open: set[Generation] = set()
+        self._is_draining = False
 
     @property
     def failure(self) -> EngineFailed | None:
         """Why nothing can be generated any more, if so."""
         return self._engine.failure
+
+    @property
+    def is_draining(self) -> bool:
+        """No new request is taken any more."""
+        return self._is_draining
 
     @property
     def waiting(self) -> int:
@@ -76,8 +83,9 @@ class Service:
     async def prepare(self, request: GenerationRequest) -> Prepared:
         """Render, tokenize and check a request, before anything is queued; cancel-safe.
 
-        Raises InvalidRequest, or ContextExceeded if prompt plus requested output cannot fit.
+        Raises InvalidRequest, ContextExceeded if prompt plus requested output cannot fit, or Draining.
         """
+        self._refuse_if_draining()
         if request.n > self._engine.slots:
             raise InvalidRequest(
                 f"n is {request.n}, but this server has {self._engine.slots} slots", param="n"
@@ -93,10 +101,11 @@ class Service:
 
     @contextmanager
     def open(self, prepared: Prepared, client: str) -> Iterator["Generation"]:
-        """Take a prepared request in, for a client key; raises QueueFull.
+        """Take a prepared request in, for a client key; raises QueueFull or Draining.
 
         On leaving, its place in the queue is free, and its sequences leave the engine before the next step.
         """
+        self._refuse_if_draining()
         generation = Generation(
             self._engine,
             self._admission,
@@ -107,12 +116,22 @@ class Service:
         )
         began_s = perf_counter()
         self._admission.join(generation.ticket, retry_after_s=self._retry_after_s())
+        self._open.add(generation)
         try:
             yield generation
         finally:
+            self._open.remove(generation)
             generation.close()
             self._wake_if_idle()
             self._request_s += SMOOTHING * (perf_counter() - began_s - self._request_s)
+
+    async def drain(self, drain_s: float) -> None:
+        """Take no new request, and end those that still run after `drain_s` with ShutDown; cancel-safe."""
+        self._is_draining = True
+        with trio.move_on_after(drain_s):
+            await self.wait_idle()
+        for generation in tuple(self._open):
+            generation.end(ShutDown("the server shut down before the answer was complete"))
 
     async def wait_idle(self) -> None:
         """Wait until nothing is queued and every slot is free; a checkpoint, cancel-safe."""
@@ -125,6 +144,10 @@ class Service:
         assert not self._admission.waiting, "tickets left in the queue"
         assert self._admission.free_slots == self._admission.slots, "permits are lost"
         self._engine.check_idle()
+
+    def _refuse_if_draining(self) -> None:
+        if self._is_draining:
+            raise Draining("the server is shutting down")
 
     def _output_tokens(self, request: GenerationRequest, prompt_tokens: int) -> int:
         limit = self._engine.request_ctx_tokens
@@ -180,6 +203,11 @@ class Generation:
         self._admission.leave(self.ticket)
         for key in self._keys:
             self._engine.cancel(key)
+
+    def end(self, error: CorralError) -> None:
+        """End it for a reason of ours: its sequences leave the engine, its reader is told. Synchronous."""
+        self.close()
+        self._happened(0, [Failed(error)])
 
     async def complete(self) -> list[Completion]:
         """The whole answer, one Completion per choice; raises the error of the first that failed."""
