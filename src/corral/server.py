@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
@@ -24,10 +24,9 @@ from corral.transport.limits import Limits
 
 logger = logging.getLogger("corral")
 
-Scope = dict[str, Any]
-Message = dict[str, Any]
-Receive = Callable[[], Any]
-Send = Callable[[Message], Any]
+Message = Any  # ASGI's typed dictionaries say less here than they cost
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
 
 WRONG_SERVER = (
     "corral runs on trio, and this server runs asyncio. "
@@ -57,7 +56,7 @@ class Application:
         self._watches_shutdown = False
         self._nursery: trio.Nursery
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._lifespan(scope, receive, send)
         elif self._app is None:
@@ -75,7 +74,7 @@ class Application:
         if self.service is not None:
             await self.service.drain(self._settings.drain_s)
 
-    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _lifespan(self, scope: Message, receive: Receive, send: Send) -> None:
         if sniffio.current_async_library() != "trio":
             await receive()
             await send({"type": "lifespan.startup.failed", "message": WRONG_SERVER})
@@ -92,7 +91,9 @@ class Application:
         finally:
             backend.close()
 
-    async def _serve(self, backend: Backend, model: str, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _serve(
+        self, backend: Backend, model: str, scope: Message, receive: Receive, send: Send
+    ) -> None:
         settings = self._settings
         engine = Engine(backend, slots=settings.slots, step_budget_ms=settings.step_budget_ms)
         service = Service(
@@ -153,8 +154,8 @@ async def _serve(settings: Settings, app: Application) -> None:
             app,
             bind=[settings.bind],
             limits=_limits(settings),
-            certfile=settings.certfile and str(settings.certfile),
-            keyfile=settings.keyfile and str(settings.keyfile),
+            certfile=str(settings.certfile) if settings.certfile else None,
+            keyfile=str(settings.keyfile) if settings.keyfile else None,
             shutdown_trigger=stop.wait,
         )
         nursery.cancel_scope.cancel()

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 import trio
+import trio.lowlevel
 
 from corral.engine.backend import Chunk
 from corral.engine.client import Engine, Subscriber
@@ -62,10 +63,10 @@ async def test_cancelling_the_engine_ends_its_thread() -> None:
         await nursery.start(engine.run)
         engine.submit([1], Sampling(), Reader().subscriber, max_tokens=1_000_000)
         while not steps:
-            await trio.sleep(0)
+            await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()
     seen = len(steps)
-    await trio.sleep(0)
+    await trio.lowlevel.checkpoint()
     assert len(steps) == seen
     with pytest.raises(EngineFailed, match="not running"):
         engine.submit([1], Sampling(), Reader().subscriber, max_tokens=1)

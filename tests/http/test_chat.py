@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
+from tests.harness import Exchange, Gate, serving
 
 from corral.engine.scripted import ScriptedBackend, replying
-from tests.harness import Exchange, Gate, serving
 
 
 def frames(body: bytes) -> list[Any]:
@@ -150,8 +150,8 @@ async def test_a_client_that_leaves_the_queue_never_reaches_the_engine(streams: 
         await gate.wait_arrived()
         queued = client.chat("second", stream=streams)
         await trio.testing.wait_all_tasks_blocked()
-        while client.service.waiting == 0:  # its prompt is being tokenized in a thread
-            await trio.sleep(0)
+        while client.service.waiting == 0:
+            await trio.lowlevel.checkpoint()
         await left_engine(queued)
         assert client.service.waiting == 0
         await left_engine(running)

@@ -89,7 +89,7 @@ def test_everybody_is_served_once_and_all_permits_return(requests: list[tuple[st
     running: list[Ticket] = []
     tickets: list[Ticket] = []
     for client, slots, leaves in requests:
-        ticket = Ticket(slots, client, start=lambda: None, moved=lambda position: None)
+        ticket = Ticket(slots, client, start=lambda: None, moved=lambda _: None)
         ticket.start = lambda ticket=ticket: running.append(ticket)  # type: ignore[misc]
         tickets.append(ticket)
         admission.join(ticket, retry_after_s=1)

@@ -7,6 +7,7 @@ up tokens changes the text. What a step costs, whether it fails and when it retu
 
 import math
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 from corral.engine.backend import ChatFormat, Chunk
 from corral.errors import EngineFailed
@@ -52,9 +53,9 @@ class ByteVocabulary:
     """Tokens 0 to 255 are the bytes; then come ChatML's two control tokens."""
 
     bos = None
-    pieces = [*(bytes([value]) for value in range(256)), b"", b""]
+    pieces = (*(bytes([value]) for value in range(256)), b"", b"")
     end_tokens = frozenset({END})
-    control_texts = CONTROL_TEXTS
+    control_texts: ClassVar = CONTROL_TEXTS
 
     def tokenize(self, text: str, *, parse_control: bool) -> list[int]:
         if not parse_control:

@@ -40,8 +40,9 @@ class KeyCheck:
             return
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
         key = (given.strip() if scheme.lower() == "bearer" else request.headers.get("X-Api-Key", "")).encode()
-        # Every key is compared, so that the time tells nothing about which one was close.
-        if not any([hmac.compare_digest(key, known) for known in self._keys]):
+        # Every key is compared, so that the time tells nothing about which one it was.
+        matches = [hmac.compare_digest(key, known) for known in self._keys]
+        if not any(matches):
             raise Unauthorized("this server needs an API key: send it as 'Authorization: Bearer KEY'")
 
 

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from types import TracebackType
 
 import trio
-from quart import Response
 from quart.wrappers.response import ResponseBody
 
 from corral.dialects import StreamEncoder

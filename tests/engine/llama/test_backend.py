@@ -55,7 +55,7 @@ def test_it_knows_the_capital_of_france(ask: Callable[..., list[Completion]]) ->
 def test_a_batch_differs_from_each_alone_only_where_two_tokens_are_nearly_tied(
     ask: Callable[..., list[Completion]],
 ) -> None:
-    """Batched products round differently (docs/determinism.md); nothing but a near tie may fall the other way.
+    """Batched products round differently (docs/determinism.md); only a near tie may fall the other way.
 
     The scripted backend shows that the engine itself mixes nothing up: tests/engine/test_worker.py.
     """
@@ -67,7 +67,7 @@ def test_a_batch_differs_from_each_alone_only_where_two_tokens_are_nearly_tied(
         first_difference = next(((a, b) for a, b in pairs if a.raw != b.raw), None)
         if first_difference is not None:
             a, b = first_difference
-            gap = a.logprob - dict((t.raw, t.logprob) for t in a.top)[b.raw]
+            gap = a.logprob - {t.raw: t.logprob for t in a.top}[b.raw]
             assert gap < 0.5, f"{a.raw!r} and {b.raw!r} are not nearly tied"
 
 
