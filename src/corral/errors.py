@@ -27,7 +27,9 @@ class InvalidRequest(CorralError):
 class ContextExceeded(InvalidRequest):
     """The prompt, or prompt plus requested output, cannot fit the context. Lengths in tokens."""
 
-    def __init__(self, message: str, *, prompt_tokens: int, limit_tokens: int, param: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, prompt_tokens: int, limit_tokens: int, param: str | None = None
+    ) -> None:
         super().__init__(message, param=param)
         self.prompt_tokens = prompt_tokens
         self.limit_tokens = limit_tokens

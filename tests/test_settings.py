@@ -1,0 +1,165 @@
+"""Settings: what wins over what, what is refused and how, and that docs/settings.md tells the truth."""
+
+import logging
+import os
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from corral.settings import Settings, SettingsError, flag_name, load
+
+DOCS = Path(__file__).parent.parent / "docs" / "settings.md"
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for variable in os.environ:
+        if variable.startswith("CORRAL_"):
+            monkeypatch.delenv(variable)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_flags_win_over_the_environment_over_the_file_over_the_defaults(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "corral.toml").write_text("slots = 2\nqueue = 2\nthreads = 2\n")
+    monkeypatch.setenv("CORRAL_SLOTS", "3")
+    monkeypatch.setenv("CORRAL_QUEUE", "3")
+    settings = load({"slots": "4"})
+    assert (settings.slots, settings.queue, settings.threads, settings.keepalive_s) == (4, 3, 2, 5.0)
+
+
+def test_the_file_is_the_one_named_by_argument_then_by_corral_config(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, slots in (("corral.toml", 1), ("env.toml", 2), ("flag.toml", 3)):
+        (tmp_path / name).write_text(f"slots = {slots}\n")
+    assert load().slots == 1
+    monkeypatch.setenv("CORRAL_CONFIG", "env.toml")
+    assert load().slots == 2
+    assert load(config=Path("flag.toml")).slots == 3
+
+
+def test_the_class_itself_reads_nothing_but_its_arguments(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "corral.toml").write_text("slots = 2\n")
+    monkeypatch.setenv("CORRAL_QUEUE", "3")
+    assert Settings() == Settings(slots=8, queue=64)
+
+
+def test_settings_are_frozen() -> None:
+    settings = Settings()
+    with pytest.raises(ValidationError):
+        settings.slots = 3  # type: ignore[misc]
+
+
+def test_keys_are_a_list_in_the_file_and_comma_separated_elsewhere_and_never_shown(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "corral.toml").write_text('api_keys = ["one", "two"]\n')
+    assert load().api_keys == ("one", "two")
+    monkeypatch.setenv("CORRAL_API_KEYS", "three, four,")
+    settings = load()
+    assert settings.api_keys == ("three", "four")
+    assert "three" not in repr(settings)
+
+
+@pytest.mark.parametrize("bind", ["127.0.0.1:8000", "[::1]:0", "localhost:65535"])
+def test_bind_takes_a_host_and_a_port(bind: str) -> None:
+    assert load({"bind": bind}).bind == bind
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"slots": "0"}, "--slots: should be greater than or equal to 1; got '0'"),
+        ({"ctx_tokens": "many"}, "--ctx: should be a valid integer"),
+        ({"keepalive_s": "inf"}, "--keepalive-s: should be a finite number"),
+        ({"model": ""}, "--model: "),
+        ({"bind": "8000"}, "--bind: give HOST:PORT"),
+        ({"bind": ":8000"}, "--bind: give HOST:PORT"),
+        ({"bind": "localhost:65536"}, "--bind: give HOST:PORT"),
+        ({"bind": "::1:8000"}, "--bind: an IPv6 address goes in brackets"),
+        ({"bind": "unix:/run/corral"}, "--bind: corral listens on TCP only"),
+        ({"certfile": "missing.pem"}, "--certfile: path does not point to a file; got 'missing.pem'"),
+        ({"certfile": __file__}, "certfile and keyfile go together"),
+        ({"kv_type_v": "q8_0", "flash_attn": "off"}, "kv_type_v=q8_0 needs flash attention"),
+    ],
+)
+def test_a_bad_flag_is_one_line_that_names_it(flags: dict[str, str], message: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(flags)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_bad_variable_is_named_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CORRAL_SLOTS", "x")
+    with pytest.raises(SettingsError, match=r"^CORRAL_SLOTS: should be a valid integer"):
+        load()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("slots = 0", "slots in corral.toml: should be"),
+        ("slot = 3", "slot in corral.toml: there is no such setting; did you mean slots?"),
+        ("[server]\nslots = 3", "server in corral.toml: there is no such setting"),
+        ("slots =", "corral.toml is not valid TOML: "),
+        ('model = "\udce9"', "corral.toml is not valid TOML: it is not UTF-8"),
+    ],
+)
+def test_a_bad_file_is_one_line_that_names_it(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "corral.toml").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(SettingsError) as caught:
+        load()
+    assert str(caught.value).startswith(message)
+
+
+def test_a_named_file_must_be_there() -> None:
+    with pytest.raises(SettingsError, match=r"cannot read the settings file no\.toml: No such file"):
+        load(config=Path("no.toml"))
+
+
+def test_a_misspelt_variable_is_warned_of_and_not_fatal(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("CORRAL_SLOT", "3")
+    with caplog.at_level(logging.WARNING):
+        assert load().slots == 8
+    assert "CORRAL_SLOT: there is no such setting; did you mean CORRAL_SLOTS?" in caplog.text
+
+
+def test_a_variable_without_the_prefix_is_nobodys(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CTX", "4")
+    monkeypatch.setenv("CTX_TOKENS", "4")
+    assert load().ctx_tokens == 0
+
+
+def test_every_setting_has_a_unit_or_a_reason_and_a_description() -> None:
+    unitless = {"model", "slots", "threads", "gpu_layers", "flash_attn", "kv_type_k", "kv_type_v", "queue"}
+    unitless |= {"bind", "certfile", "keyfile", "api_keys", "allowed_hosts", "log_level"}
+    for name, field in Settings.model_fields.items():
+        assert field.description, name
+        assert name in unitless or name.endswith(("_s", "_ms", "_tokens", "_bytes", "_events")), name
+
+
+def test_the_documentation_lists_every_setting_with_its_flag_variable_and_default() -> None:
+    rows = [
+        [cell.strip().strip("`") for cell in line.strip("|").split("|")]
+        for line in DOCS.read_text().splitlines()
+        if re.match(r"\| `--", line)
+    ]
+    documented = {row[2]: row for row in rows}
+    assert list(documented) == list(Settings.model_fields)
+    for name, field in Settings.model_fields.items():
+        flag, variable, _, default, meaning = documented[name]
+        assert flag == flag_name(name)
+        assert variable == f"CORRAL_{name.upper()}"
+        assert default == ("" if field.default in (None, ()) else str(field.default))
+        assert meaning == field.description
