@@ -14,8 +14,8 @@ import trio
 
 from corral.engine.backend import Chunk
 from corral.engine.scripted import ScriptedBackend
-from corral.serving.generation import Service
 from corral.server import Application
+from corral.serving.generation import Service
 from corral.settings import Settings
 
 

@@ -31,11 +31,16 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one sequence. `cached_tokens` of the prompt were reused, not computed."""
+    """Tokens of one sequence. `cached_tokens` of the prompt were reused, not computed.
+
+    Of the completion, `accepted_tokens` were drafted and found right, out of `drafted_tokens`.
+    """
 
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

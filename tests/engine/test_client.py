@@ -20,7 +20,7 @@ class Reader:
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.released = trio.Event()
-        self.subscriber = Subscriber(self.events.extend, self.released.set)
+        self.subscriber = Subscriber(self.events.extend, lambda _: self.released.set())
 
 
 def engine_on(backend: ScriptedBackend) -> Engine:
@@ -44,7 +44,7 @@ async def test_cancelling_releases_the_slot_without_an_ending() -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(engine.run)
         reader = Reader()
-        key = engine.submit([1, 2, 3], Sampling(), reader.subscriber, max_tokens=100_000)
+        key = engine.submit([1, 2, 3], Sampling(), reader.subscriber, max_tokens=4000)
         engine.cancel(key)
         await reader.released.wait()
         assert not any(isinstance(event, Finished | Failed) for event in reader.events)
@@ -61,7 +61,7 @@ async def test_cancelling_the_engine_ends_its_thread() -> None:
     engine = engine_on(ScriptedBackend(on_step=count))
     async with trio.open_nursery() as nursery:
         await nursery.start(engine.run)
-        engine.submit([1], Sampling(), Reader().subscriber, max_tokens=1_000_000)
+        engine.submit([1], Sampling(), Reader().subscriber, max_tokens=4000)
         while not steps:
             await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()
@@ -103,7 +103,7 @@ async def test_a_subscriber_that_raises_harms_nobody(caplog: pytest.LogCaptureFi
     async with trio.open_nursery() as nursery:
         await nursery.start(engine.run)
         broken, reader = trio.Event(), Reader()
-        engine.submit([1], Sampling(), Subscriber(refuse, broken.set), max_tokens=5)
+        engine.submit([1], Sampling(), Subscriber(refuse, lambda _: broken.set()), max_tokens=5)
         engine.submit([1], Sampling(), reader.subscriber, max_tokens=5)
         await broken.wait()
         await reader.released.wait()

@@ -1,128 +1,261 @@
-"""The scheduler by itself: turns, budgets, slots and cells."""
+"""The scheduler by itself: turns, budgets, cells, and what is reused."""
 
+from dataclasses import dataclass, field
+
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from corral.engine.scheduler import Scheduler, Sequence, Step
-
-
-def sizes(step: Step) -> list[tuple[int, int]]:
-    return [(chunk.sequence, len(chunk.tokens)) for _, chunk in step.chunks]
+from corral.engine.scheduler import Copy, Forget, Scheduler, Sequence, Step
 
 
-def advance(scheduler: Scheduler, prefill_tokens: int = 64) -> Step:
-    """One committed step, every row of logits sampled to token 0."""
-    step = scheduler.plan(prefill_tokens)
-    scheduler.commit(step)
-    for sequence, chunk in step.chunks:
-        if chunk.wants_logits:
-            sequence.tokens.append(0)
-    return step
+@dataclass
+class Cache:
+    """A KV cache that does what the scheduler says and insists that it makes sense."""
+
+    scheduler: Scheduler
+    tokens: dict[int, list[tuple[int, int]]] = field(default_factory=dict)  # (token, cell) by sequence
+    next_cell: int = 0
+    copied: int = 0
+
+    def apply(self, step: Step) -> None:
+        for operation in step.memory:
+            match operation:
+                case Forget(sequence):
+                    self.tokens.pop(sequence, None)
+                case Copy(source, target, length):
+                    assert not self.tokens.get(target)
+                    assert len(self.tokens[source]) >= length
+                    self.tokens[target] = self.tokens[source][:length]
+                    self.copied += length
+        for sequence, chunk in step.chunks:
+            held = self.tokens.setdefault(chunk.sequence, [])
+            assert chunk.position == len(held), "a gap or an overlap"
+            assert [token for token, _ in held] == sequence.tokens[: len(held)], "somebody else's prefix"
+            for token in chunk.tokens:
+                held.append((token, self.next_cell))
+                self.next_cell += 1
+        assert self.used <= self.scheduler.ctx_tokens
+
+    @property
+    def used(self) -> int:
+        return len({cell for held in self.tokens.values() for _, cell in held})
+
+    def advance(self, prefill_tokens: int = 64, next_token: int = 0) -> Step:
+        """One committed step, every row of logits sampled to `next_token`."""
+        step = self.scheduler.plan(prefill_tokens)
+        self.apply(step)
+        self.scheduler.commit(step)
+        for sequence, chunk in step.chunks:
+            if chunk.rows:
+                sequence.tokens.append(next_token)
+        return step
+
+
+def cache(ctx_tokens: int = 100, sequences: int = 8, **options: bool) -> Cache:
+    return Cache(Scheduler(sequences=sequences, ctx_tokens=ctx_tokens, batch_tokens=64, **options))
+
+
+def sizes(step: Step) -> list[int]:
+    return [len(chunk.tokens) for _, chunk in step.chunks]
 
 
 def test_a_prompt_is_cut_into_chunks_of_the_budget_and_only_the_last_wants_logits() -> None:
-    scheduler = Scheduler(slots=1, ctx_tokens=100, batch_tokens=64)
-    scheduler.add(range(10))
-    steps = [advance(scheduler, prefill_tokens=4) for _ in range(3)]
-    assert [sizes(step) for step in steps] == [[(0, 4)], [(0, 4)], [(0, 2)]]
-    assert [chunk.wants_logits for step in steps for _, chunk in step.chunks] == [False, False, True]
-    assert [list(chunk.tokens) for step in steps for _, chunk in step.chunks] == [
-        [0, 1, 2, 3],
-        [4, 5, 6, 7],
-        [8, 9],
-    ]
+    kv = cache()
+    kv.scheduler.add(range(10))
+    steps = [kv.advance(prefill_tokens=4) for _ in range(3)]
+    assert [sizes(step) for step in steps] == [[4], [4], [2]]
+    assert [chunk.rows for step in steps for _, chunk in step.chunks] == [0, 0, 1]
 
 
 def test_decoding_and_prefill_take_turns() -> None:
-    scheduler = Scheduler(slots=2, ctx_tokens=100, batch_tokens=64)
-    scheduler.add([1])
-    advance(scheduler)
-    scheduler.add(range(8))
-    kinds = [sizes(advance(scheduler, prefill_tokens=4)) for _ in range(5)]
-    assert kinds == [[(0, 1)], [(1, 4)], [(0, 1)], [(1, 4)], [(0, 1), (1, 1)]]
+    kv = cache()
+    kv.scheduler.add([1])
+    kv.advance()
+    kv.scheduler.add(range(10, 18))
+    steps = [kv.advance(prefill_tokens=4) for _ in range(5)]
+    assert [sizes(step) for step in steps] == [[1], [4], [1], [4], [1, 1]]
+    assert [step.is_prefill for step in steps] == [False, True, False, True, False]
 
 
 def test_several_prompts_share_one_prefill_step_in_order_of_arrival() -> None:
-    scheduler = Scheduler(slots=3, ctx_tokens=100, batch_tokens=64)
-    for length in (5, 5, 5):
-        scheduler.add(range(length))
-    assert sizes(advance(scheduler, prefill_tokens=12)) == [(0, 5), (1, 5), (2, 2)]
-
-
-def test_a_freed_slot_is_given_out_again() -> None:
-    scheduler = Scheduler(slots=2, ctx_tokens=100, batch_tokens=64)
-    first, second = scheduler.add([1]), scheduler.add([1])
-    scheduler.remove(first)
-    assert scheduler.add([1]).slot == first.slot
-    assert second.slot != first.slot
-    assert scheduler.free_slots == 0
+    kv = cache()
+    for start in (0, 100, 200):
+        kv.scheduler.add(range(start, start + 5))
+    assert sizes(kv.advance(prefill_tokens=12)) == [5, 5, 2]
 
 
 def test_a_prompt_waits_until_all_of_it_fits_and_is_not_overtaken() -> None:
-    scheduler = Scheduler(slots=3, ctx_tokens=60, batch_tokens=64)
-    running = scheduler.add(range(20))
-    advance(scheduler)
-    scheduler.add(range(30))  # 21 held + 16 of growth + 30 > 60
-    scheduler.add(range(2))  # would fit, but came later
+    kv = cache(ctx_tokens=60)
+    running = kv.scheduler.add(range(20))
+    kv.advance()
+    kv.scheduler.add(range(100, 130))  # 21 held + 16 of growth + 30 > 60
+    kv.scheduler.add(range(200, 202))  # would fit, but came later
     for _ in range(4):
-        assert sizes(advance(scheduler)) == [(running.slot, 1)]
-    scheduler.remove(running)
-    assert sizes(advance(scheduler)) == [(1, 30), (2, 2)]
+        assert sizes(kv.advance()) == [1]
+    kv.scheduler.remove(running)
+    assert sizes(kv.advance()) == [30, 2]
 
 
-def test_growth_past_the_pool_preempts_the_youngest_and_the_oldest_goes_on() -> None:
-    scheduler = Scheduler(slots=2, ctx_tokens=64, batch_tokens=64)
-    old, young = scheduler.add(range(20)), scheduler.add(range(20))
-    preempted: list[Sequence] = []
-    while not preempted:
-        preempted += advance(scheduler).preempted
-    assert preempted == [young]
-    assert young.computed == 0
-    assert not young.holds_cells
-    assert sizes(advance(scheduler)) == [(old.slot, 1)]
-    scheduler.remove(old)
-    step = advance(scheduler)
-    assert sizes(step) == [(young.slot, len(young.tokens) - 1)], "all of it is computed again"
+def test_growth_past_the_pool_makes_the_youngest_step_back_and_the_oldest_goes_on() -> None:
+    kv = cache(ctx_tokens=64)
+    old, young = kv.scheduler.add(range(20)), kv.scheduler.add(range(100, 120))
+    kv.advance()
+    while young.has_begun:
+        kv.advance()
+    assert old.is_decoding
+    assert sizes(kv.advance()) == [1], "the young one has no room to begin again"
+    kv.scheduler.remove(old)
+    kv.advance()
+    assert young.has_begun
+    assert young.computed == len(young.tokens) - 1
 
 
-@settings(max_examples=200)
+def test_a_prompt_begins_with_what_an_ended_one_left() -> None:
+    kv = cache()
+    first = kv.scheduler.add(range(30))
+    kv.advance()
+    kv.scheduler.remove(first)
+    again = kv.scheduler.add([*range(25), 99, 98])
+    assert sizes(kv.advance()) == [2]
+    assert again.cached_tokens == 25
+    assert kv.used == 30 + 2, "the shared cells are the same cells"
+
+
+def test_a_full_hit_computes_the_last_token_only() -> None:
+    kv = cache()
+    kv.scheduler.remove(_computed(kv, range(30)))
+    again = kv.scheduler.add(range(30))
+    assert sizes(kv.advance()) == [1]
+    assert again.cached_tokens == 29
+
+
+def test_a_cancelled_prefill_goes_on_where_it_stopped() -> None:
+    kv = cache()
+    first = kv.scheduler.add(range(50))
+    kv.advance(prefill_tokens=32)
+    kv.scheduler.remove(first)
+    again = kv.scheduler.add(range(50))
+    assert sizes(kv.advance()) == [18]
+    assert again.cached_tokens == 32
+
+
+def test_prompts_that_arrive_together_compute_what_they_share_once() -> None:
+    kv = cache(ctx_tokens=400)
+    prompts = [[*range(64), 100 + n, 200 + n] for n in range(4)]
+    sequences = [kv.scheduler.add(prompt) for prompt in prompts]
+    computed = [sum(sizes(kv.advance(prefill_tokens=32))) for _ in range(4)]
+    assert computed[:3] == [32, 32, 2 + 3 * 2], "three wait for the first, then all end in one step"
+    assert [sequence.cached_tokens for sequence in sequences] == [0, 64, 64, 64]
+
+
+def test_when_the_one_in_front_leaves_the_next_takes_over_what_it_had() -> None:
+    kv = cache(ctx_tokens=400)
+    first, second = (kv.scheduler.add([*range(64), n]) for n in (100, 101))
+    kv.advance(prefill_tokens=32)
+    kv.scheduler.remove(first)
+    assert sizes(kv.advance()) == [33]
+    assert second.cached_tokens == 32
+
+
+def test_the_least_recently_used_remainder_is_forgotten_first_and_shared_cells_cost_nothing() -> None:
+    kv = cache(ctx_tokens=100)
+    old = _computed(kv, range(100, 130))
+    kv.scheduler.remove(old)
+    kv.scheduler.remove(_computed(kv, range(200, 230)))
+    kv.scheduler.remove(_computed(kv, range(100, 130)))  # used again
+    kv.scheduler.remove(_computed(kv, range(300, 350)))  # needs room: 200.. goes
+    assert kv.scheduler.cache.longest(_array(range(100, 130)), whole_only=False) is not None
+    assert kv.scheduler.cache.longest(_array(range(200, 230)), whole_only=False) is None
+
+
+def test_with_no_sequence_id_left_a_remainder_gives_up_its_own() -> None:
+    kv = cache(sequences=2)
+    kv.scheduler.remove(_computed(kv, range(20)))
+    kv.scheduler.remove(_computed(kv, range(100, 120)))
+    for start in (200, 300):
+        kv.scheduler.add(range(start, start + 10))
+    assert sizes(kv.advance()) == [10, 10]
+
+
+def test_a_memory_that_cannot_be_cut_is_reused_only_whole() -> None:
+    kv = cache(can_cut=False)
+    kv.scheduler.remove(_computed(kv, range(30)))
+    partial = kv.scheduler.add([*range(25), 99])
+    kv.advance()
+    assert partial.cached_tokens == 0
+    kv.scheduler.remove(partial)
+    extended = kv.scheduler.add([*range(30), 98, 97])
+    kv.advance()
+    assert extended.cached_tokens == 30
+
+
+def test_without_reuse_nothing_stays() -> None:
+    kv = cache(reuses_prefixes=False)
+    kv.scheduler.remove(_computed(kv, range(30)))
+    assert kv.scheduler.cells.free == 100
+
+
+def test_drafts_go_along_as_far_as_there_is_room_and_a_wrong_one_is_cut_off() -> None:
+    kv = cache()
+    sequence = _computed(kv, range(10))
+    step = kv.scheduler.plan(64, {sequence: [5, 6, 7]})
+    [(_, chunk)] = step.chunks
+    assert list(chunk.tokens) == [0, 5, 6, 7]
+    assert chunk.rows == 4
+    kv.scheduler.commit(step)
+    kv.scheduler.cut(sequence, 12)
+    assert kv.scheduler.cells.length(chunk.sequence) == 12
+
+
+def _computed(kv: Cache, prompt: range) -> Sequence:
+    sequence = kv.scheduler.add(prompt)
+    kv.scheduler._is_prefill_turn = True
+    kv.advance()
+    assert sequence.is_decoding
+    return sequence
+
+
+def _array(tokens: range) -> NDArray[np.int32]:
+    return np.array(tokens, np.int32)
+
+
+@settings(max_examples=300, deadline=None)
 @given(
-    prompts=st.lists(st.integers(1, 40), min_size=1, max_size=12),
-    outputs=st.lists(st.integers(1, 20), min_size=12, max_size=12),
+    requests=st.lists(
+        st.tuples(st.integers(1, 40), st.integers(0, 40), st.integers(1, 20), st.booleans()),
+        min_size=1,
+        max_size=12,
+    ),
     budget=st.integers(1, 50),
     slots=st.integers(1, 4),
+    spare=st.integers(0, 3),
+    can_cut=st.booleans(),
 )
 def test_every_sequence_ends_and_the_cache_is_never_overrun(
-    prompts: list[int], outputs: list[int], budget: int, slots: int
+    requests: list[tuple[int, int, int, bool]], budget: int, slots: int, spare: int, can_cut: bool
 ) -> None:
-    scheduler = Scheduler(slots=slots, ctx_tokens=64, batch_tokens=16)
-    waiting = list(zip(prompts, outputs, strict=False))
+    """Prompts share prefixes of all lengths; some leave at their first token."""
+    kv = cache(ctx_tokens=80, sequences=slots + spare, can_cut=can_cut)
+    kv.scheduler.batch_tokens = 16
+    waiting = list(requests)
     goals: dict[Sequence, int] = {}
-    cache: dict[int, int] = dict.fromkeys(range(slots), 0)
     for _ in range(5000):
-        while waiting and scheduler.free_slots:
-            prompt, output = waiting.pop(0)
-            goals[scheduler.add(range(prompt))] = prompt + output
-        if not scheduler.running:
+        while waiting and len(kv.scheduler.running) < slots:
+            length, branch, output, leaves = waiting.pop(0)
+            prompt = [*range(min(branch, length)), *(1000 + n for n in range(branch, length))]
+            goals[kv.scheduler.add(prompt)] = length + (1 if leaves else output)
+        if not kv.scheduler.running:
             break
-        step = scheduler.plan(budget)
-        for sequence in step.preempted:
-            cache[sequence.slot] = 0
+        step = kv.advance(budget)
         assert 0 < step.tokens <= 16
-        for _, chunk in step.chunks:
-            assert chunk.position == cache[chunk.sequence]
-            cache[chunk.sequence] += len(chunk.tokens)
-        assert sum(cache.values()) <= 64
-        scheduler.commit(step)
-        for sequence, chunk in step.chunks:
-            if not chunk.wants_logits:
-                continue
-            sequence.tokens.append(0)
-            if len(sequence.tokens) == goals[sequence]:
-                scheduler.remove(sequence)
-                cache[sequence.slot] = 0
+        for sequence in list(kv.scheduler.running):
+            if len(sequence.tokens) >= goals[sequence]:
+                kv.scheduler.remove(sequence)
     else:
         pytest.fail("a sequence never ended")
-    assert scheduler.free_slots == slots
-    assert scheduler.held_cells == 0
+    assert kv.scheduler.cells.pinned == 0
+    kv.apply(kv.scheduler.plan(1))
+    assert kv.used == 80 - kv.scheduler.cells.free

@@ -4,10 +4,11 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from corral.engine.backend import Chunk
+from corral.engine.backend import BackendLost, Chunk
 from corral.engine.pace import Pace
 from corral.engine.scripted import ScriptedBackend, rambling, replying
-from corral.engine.worker import Cancel, Stop, Submit, Task, Worker
+from corral.engine.task import Delivery, Released, Task
+from corral.engine.worker import Worker
 from corral.errors import EngineFailed
 from corral.events import Completion, Event, Failed, Finished, Prefill, Started, collect
 from corral.request import Sampling
@@ -18,24 +19,35 @@ CONVERSATION = "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"
 class Bench:
     """A worker and everything it has delivered, by task key."""
 
-    def __init__(self, backend: ScriptedBackend, slots: int = 4, idle_tokens: int = 64) -> None:
+    def __init__(self, backend: ScriptedBackend, idle_tokens: int = 64, **options: bool) -> None:
         self.backend = backend
-        self.worker = Worker(backend, slots=slots, pace=Pace(30, idle_tokens), deliver=lambda _: None)
+        self.worker = Worker(backend, pace=Pace(30, idle_tokens), deliver=self.take, **options)
         self.events: dict[int, list[Event]] = {}
         self.released: list[int] = []
+        self.work: dict[int, Released] = {}
+        self.told: list[Delivery] = []
+
+    @property
+    def computed_tokens(self) -> int:
+        return sum(len(chunk.tokens) for step in self.backend.steps for chunk in step)
 
     def submit(self, key: int, prompt: Sequence[int] | str = CONVERSATION, **options: object) -> None:
         if isinstance(prompt, str):
             prompt = self.backend.vocabulary.tokenize(prompt, parse_control=True)
         task = Task(key, prompt, Sampling(), **{"max_tokens": 20, **options})  # type: ignore[arg-type]
-        self.worker.post_nowait(Submit(task))
+        self.worker.submit_nowait(task)
 
     def turn(self) -> None:
         delivery = self.worker.turn()
         assert delivery is not None
+        self.take(delivery)
+
+    def take(self, delivery: Delivery) -> None:
+        self.told.append(delivery)
         for key, events in delivery.events:
             self.events.setdefault(key, []).extend(events)
-        self.released += delivery.released
+        self.released += [key for key, _ in delivery.released]
+        self.work.update(delivery.released)
 
     def turns_until(self, condition: Callable[[], bool]) -> None:
         for _ in range(1000):
@@ -104,7 +116,7 @@ def test_streams_batched_together_say_what_each_says_alone() -> None:
         bench = Bench(ScriptedBackend(rambling))
         bench.submit(1, prompt, max_tokens=30)
         alone += bench.finish(1)
-    together = Bench(ScriptedBackend(rambling), slots=8)
+    together = Bench(ScriptedBackend(rambling))
     for key, prompt in enumerate(prompts):
         together.submit(key, prompt, max_tokens=30)
         together.turn()
@@ -134,7 +146,7 @@ def test_a_cancelled_task_is_gone_before_the_next_step_and_the_others_do_not_not
     bench.submit(2, list(range(60)))
     for _ in range(turns):
         bench.turn()
-    bench.worker.post_nowait(Cancel(2))
+    bench.worker.cancel_nowait(2)
     bench.turn()
     assert bench.released == [2]
     steps = len(bench.backend.steps)
@@ -149,7 +161,7 @@ def test_cancelling_what_has_ended_is_harmless() -> None:
     bench = Bench(answers("x"))
     bench.submit(1)
     bench.finish(1)
-    bench.worker.post_nowait(Cancel(1))
+    bench.worker.cancel_nowait(1)
     bench.turn()
     assert bench.released == [1], "released once"
 
@@ -190,6 +202,108 @@ def test_a_sampler_that_breaks_fails_its_own_request(caplog: pytest.LogCaptureFi
 def test_stop_forgets_everything() -> None:
     bench = Bench(ScriptedBackend())
     bench.submit(1)
-    bench.worker.post_nowait(Stop())
+    bench.worker.stop_nowait()
     bench.worker.run()
+    bench.worker.check_idle()
+
+
+def test_a_retry_goes_on_where_the_cancelled_prefill_stopped() -> None:
+    bench = Bench(ScriptedBackend(), idle_tokens=32)
+    bench.submit(1, list(range(100)))
+    bench.turn()
+    bench.turn()
+    bench.worker.cancel_nowait(1)
+    bench.turn()
+    assert bench.work[1] == Released(prefill_kept=64)
+    bench.submit(2, list(range(100)), max_tokens=3)
+    [completion] = bench.finish(2)
+    assert completion.finished.usage.cached_tokens == 64
+    assert bench.computed_tokens == 100 + 2, "each prompt token once, and two of the output"
+    bench.worker.check_idle()
+
+
+def test_a_shared_prompt_is_computed_once_and_nobody_hears_another_s_answer() -> None:
+    system = list(range(200))
+    alone = []
+    for key in range(6):
+        bench = Bench(ScriptedBackend(), reuses_prefixes=False)
+        bench.submit(key, [*system, key, key])
+        alone += bench.finish(key)
+    together = Bench(ScriptedBackend())
+    for key in range(6):
+        together.submit(key, [*system, key, key])
+    completions = together.finish(*range(6))
+    assert [c.text for c in completions] == [c.text for c in alone]
+    assert sum(c.finished.usage.cached_tokens for c in completions) == 5 * 200
+    together.worker.check_idle()
+
+
+@pytest.mark.parametrize("leaver_tokens", [60, 10])
+def test_leaving_aborts_the_step_if_that_saves_more_than_it_costs(leaver_tokens: int) -> None:
+    """Two prompts share a step; the survivor's text is the same either way."""
+    undisturbed = Bench(ScriptedBackend())
+    undisturbed.submit(1, list(range(30)))
+    [expected] = undisturbed.finish(1)
+
+    def leave(chunks: Sequence[Chunk]) -> None:
+        if len(chunks) == 2 and not left:
+            left.append(True)
+            bench.worker.cancel_nowait(2)
+
+    left: list[bool] = []
+    bench = Bench(ScriptedBackend(on_step=leave), idle_tokens=200)
+    bench.submit(1, list(range(30)))
+    bench.submit(2, list(range(300, 300 + leaver_tokens)))
+    [completion] = bench.finish(1)
+    assert completion.text == expected.text
+    was_aborted = leaver_tokens == 60
+    assert bench.work[2].prefill_dropped == (60 if was_aborted else 0)
+    assert bench.computed_tokens == 30 + 19 + (0 if was_aborted else leaver_tokens)
+    bench.worker.check_idle()
+
+
+@pytest.mark.parametrize(
+    "text", ["abc " * 30, "the cat sat on the mat; the cat sat on the hat; the end of the cat"]
+)
+def test_drafting_changes_the_number_of_steps_and_nothing_else(text: str) -> None:
+    backends = [answers(text), answers(text)]
+    benches = [Bench(backend, drafts=drafts) for backend, drafts in zip(backends, (False, True), strict=True)]
+    plain, drafted = ((bench.submit(1, max_tokens=200), bench.finish(1)[0])[1] for bench in benches)
+    assert drafted.text == plain.text == text
+    assert drafted.finished.usage.completion_tokens == plain.finished.usage.completion_tokens
+    assert drafted.finished.usage.accepted_tokens > 0
+    assert len(backends[1].steps) == len(backends[0].steps) - drafted.finished.usage.accepted_tokens
+    for bench in benches:
+        bench.worker.check_idle()
+
+
+@pytest.mark.parametrize("end", ["stop string", "max tokens"])
+def test_a_draft_never_runs_past_the_end(end: str) -> None:
+    options = {"stop": ("sat on the h",)} if end == "stop string" else {"max_tokens": 37}
+    texts = []
+    for drafts in (False, True):
+        bench = Bench(answers("the cat sat on the mat; the cat sat on the hat; the cat"), drafts=drafts)
+        bench.submit(1, **options)
+        texts.append(bench.finish(1)[0].text)
+        bench.worker.check_idle()
+    assert texts[0] == texts[1]
+
+
+def test_a_lost_backend_fails_what_runs_is_rebuilt_and_serves_the_next() -> None:
+    def lose(chunks: Sequence[Chunk]) -> None:
+        if chunks[0].position >= 20 and not lost:
+            lost.append(True)
+            raise BackendLost("the device went away")
+
+    lost: list[bool] = []
+    bench = Bench(ScriptedBackend(on_step=lose))
+    bench.submit(1, list(range(15)))
+    bench.submit(2, list(range(50, 65)))
+    bench.turns_until(lambda: len(bench.released) == 2)
+    assert all(isinstance(bench.events[key][-1], Failed) for key in (1, 2))
+    assert [type(d.failure) for d in bench.told if d.failure] == [BackendLost]
+    assert [d.has_recovered for d in bench.told][-1]
+    bench.submit(3, list(range(15)), max_tokens=4)
+    [completion] = bench.finish(3)
+    assert completion.finished.usage.cached_tokens == 0, "nothing of the lost cache is believed"
     bench.worker.check_idle()

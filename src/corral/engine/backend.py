@@ -9,18 +9,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from corral.errors import EngineFailed
 from corral.events import TokenLogprob
 from corral.request import Sampling
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Tokens to append to one sequence in a step. Logits come for the last one if `wants_logits`."""
+    """Tokens to append to one sequence in a step. Logits come for the last `rows` of them."""
 
     sequence: int
     position: int
     tokens: Sequence[int]
-    wants_logits: bool
+    rows: int
+
+
+class StepAborted(Exception):
+    """A step was cut short by `Backend.abort`; the cache is as it was before the step."""
+
+
+class BackendLost(EngineFailed):
+    """The backend failed in a way that leaves its cache unknown; only `Backend.reset` helps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +80,7 @@ class Sampler(Protocol):
 
 
 class Backend(Protocol):
-    """A model and its KV cache. Not thread-safe: one thread calls it."""
+    """A model and its KV cache. Not thread-safe, but for `abort`: one thread calls it."""
 
     @property
     def vocabulary(self) -> Vocabulary: ...
@@ -92,11 +101,36 @@ class Backend(Protocol):
         """Most tokens one step may carry."""
         ...
 
-    def decode(self, chunks: Sequence[Chunk]) -> None:
-        """Append the chunks; afterwards row i is the logits of the i-th chunk that wants them.
+    @property
+    def sequences(self) -> int:
+        """Sequences the cache can tell apart."""
+        ...
 
-        Raises EngineFailed. The cache is then as it was before the call.
+    @property
+    def can_cut(self) -> bool:
+        """Whether a sequence can be cut, or a part of it copied, at any position.
+
+        Not so where a model keeps only a state (recurrent) or a window (sliding window attention).
         """
+        ...
+
+    def decode(self, chunks: Sequence[Chunk]) -> None:
+        """Append the chunks; afterwards the rows of logits lie one after the other, in the chunks' order.
+
+        Raises EngineFailed or StepAborted, and the cache is then as it was before; or BackendLost.
+        """
+        ...
+
+    def abort(self) -> None:
+        """Cut the running step short. From any thread; holds until `rearm`."""
+        ...
+
+    def rearm(self) -> None:
+        """Let steps run again."""
+        ...
+
+    def reset(self) -> None:
+        """Begin again with an empty cache after BackendLost. Raises EngineFailed if that cannot be."""
         ...
 
     def logprobs(self, row: int, token: int, top: int) -> TokenLogprob:
@@ -107,6 +141,10 @@ class Backend(Protocol):
 
     def remove(self, sequence: int, start: int) -> None:
         """Forget positions `start` and later of a sequence."""
+        ...
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Let the empty sequence `target` share the first `length` tokens of `source`; no data moves."""
         ...
 
     def length(self, sequence: int) -> int:

@@ -11,7 +11,8 @@ import trio
 from corral.engine.backend import Backend
 from corral.engine.pace import Pace
 from corral.engine.prompt import Prompter
-from corral.engine.worker import Cancel, Delivery, Stop, Submit, Task, Worker
+from corral.engine.task import Delivery, Released, Task
+from corral.engine.worker import Worker
 from corral.errors import EngineFailed
 from corral.events import Event, Failed
 from corral.request import GenerationRequest, Sampling
@@ -30,14 +31,24 @@ class Subscriber:
     """
 
     events: Callable[[list[Event]], None]
-    released: Callable[[], None]
+    released: Callable[[Released], None]
 
 
 class Engine:
     """One backend, its thread, and the tasks on it. All methods but `run` and `prompt` are synchronous."""
 
-    def __init__(self, backend: Backend, *, slots: int, step_budget_ms: float) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        slots: int,
+        step_budget_ms: float,
+        reuses_prefixes: bool = True,
+        drafts: bool = True,
+    ) -> None:
         self.slots = slots
+        self._reuses_prefixes = reuses_prefixes
+        self._drafts = drafts
         self.failure: EngineFailed | None = None
         self._backend = backend
         self._pace = Pace(step_budget_ms, min(IDLE_PREFILL_TOKENS, backend.batch_tokens))
@@ -61,6 +72,10 @@ class Engine:
     def vocabulary_tokens(self) -> int:
         return len(self._backend.vocabulary.pieces)
 
+    def step_age_s(self) -> float | None:
+        """How long the running step has lasted, in seconds; None if none is running."""
+        return None if self._worker is None else self._worker.step_age_s
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Own the worker thread until cancelled.
 
@@ -73,7 +88,13 @@ class Engine:
         def deliver(delivery: Delivery) -> None:
             to_trio.run_sync_soon(self._deliver, delivery)
 
-        worker = Worker(self._backend, slots=self.slots, pace=self._pace, deliver=deliver)
+        worker = Worker(
+            self._backend,
+            pace=self._pace,
+            deliver=deliver,
+            reuses_prefixes=self._reuses_prefixes,
+            drafts=self._drafts,
+        )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._supervise, worker)
             self._worker = worker
@@ -82,7 +103,7 @@ class Engine:
                 await trio.sleep_forever()
             finally:
                 self._worker = None
-                worker.post_nowait(Stop())
+                worker.stop_nowait()
 
     async def prompt(self, request: GenerationRequest) -> list[int]:
         """The prompt's tokens, rendered and tokenized off the event loop.
@@ -114,13 +135,13 @@ class Engine:
         key = next(self._keys)
         self._subscribers[key] = subscriber
         task = Task(key, prompt, sampling, max_tokens, stop, top_logprobs)
-        self._worker.post_nowait(Submit(task))
+        self._worker.submit_nowait(task)
         return key
 
     def cancel(self, key: int) -> None:
-        """Stop a sequence before its next step; `released` follows. Harmless if it has ended."""
+        """Stop a sequence in this step or before the next; `released` follows. Harmless if it has ended."""
         if self._worker is not None and key in self._subscribers:
-            self._worker.post_nowait(Cancel(key))
+            self._worker.cancel_nowait(key)
 
     def check_idle(self) -> None:
         """Assert that nothing is left of any task; for tests."""
@@ -140,17 +161,19 @@ class Engine:
     def _fail(self, error: EngineFailed) -> None:
         self.failure = error
         for key in list(self._subscribers):
-            self._deliver(Delivery(events=[(key, [Failed(error)])], released=[key]))
+            self._deliver(Delivery(events=[(key, [Failed(error)])], released=[(key, Released())]))
 
     def _deliver(self, delivery: Delivery) -> None:
+        if delivery.failure is not None or delivery.has_recovered:
+            self.failure = delivery.failure
         for key, events in delivery.events:
             subscriber = self._subscribers.get(key)
             if subscriber is not None:
                 _call(subscriber.events, events)
-        for key in delivery.released:
+        for key, released in delivery.released:
             subscriber = self._subscribers.pop(key, None)
             if subscriber is not None:
-                _call(subscriber.released)
+                _call(subscriber.released, released)
 
 
 def _call(callback: Callable[..., None], *args: object) -> None:

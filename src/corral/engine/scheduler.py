@@ -1,43 +1,59 @@
-"""Which tokens go into the next step: pure, no clock, no model, no thread.
+"""Which tokens go into the next step, and what the KV cache keeps: pure, no clock, no model, no thread.
 
 Rules
 -----
-- A sequence is *decoding* when all but its newest token are in the KV cache, and *prefilling* before.
 - A step either decodes, one token of every decoding sequence, or prefills, first come first served up
   to the budget the caller gives. Where there is both, they take turns: so a prompt never stops a
   stream, the budget bounds by how much it slows one, and tokens go out before the prompt's turn.
   One batch of both would cost more: 16 streams and 64 prompt tokens take 176 ms together and 107 ms
   one after the other (SmolLM2-135M on 2 cores), since attention looks at every pairing.
-- The cache is one pool of cells shared by all sequences. A sequence *holds* cells for all its tokens
-  from its first chunk on, so a prefill that was begun can be completed. It begins only when its whole
-  prompt fits, with some room for the others to grow.
-- When growth outruns the pool, the youngest sequence gives up its cells and computes them again later
-  (vLLM calls this preemption by recomputation). The oldest never does, and one sequence always fits
-  the pool by itself, so the oldest always advances and every sequence ends.
+- A decoding sequence may bring drafted tokens along; they are verified in the same step.
+- A prompt *begins* with the longest prefix that the cache holds, of a sequence that has ended or one that
+  runs. If somebody in front of it is just computing what they share, it waits for that instead of
+  computing it too.
+- It begins only when all of it fits, with some room for the others to grow, so a prefill that was begun
+  can be completed. What ended sequences left is forgotten for it, least recently used first; what a
+  running one shares is not, since it costs nothing.
+- When growth outruns the pool, the youngest sequence steps back: it becomes such a remainder itself, and
+  later begins again with whatever is left of it (vLLM calls this preemption by recomputation). The oldest
+  never does, and one sequence always fits the pool by itself, so the oldest always advances and every
+  sequence ends.
 
-`plan` and `commit` come in pairs; a plan that is not committed changes nothing but who holds cells.
+`plan` gives a step; `commit` says that it was computed, `abandon` that it was not.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence as TokenSequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from corral.engine.backend import Chunk
+from corral.engine.cells import CellTable
+from corral.engine.prefix_cache import PrefixCache, Tokens, common_prefix
 
 GROWTH_TOKENS = 16  # room left to each running sequence before another prompt may begin
+KEPT_TOKENS = 8  # a remainder shorter than this is not worth a sequence id
 
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """One sequence of the KV cache: its tokens, and how many of them are computed.
+    """One running sequence: `tokens` is the prompt and then what was sampled; `computed` of them lie in the
+    cache, `cached_tokens` of those were found there. `id` is its sequence in the cache, None before it
+    begins."""
 
-    `tokens` is the prompt and then what was sampled; `computed` of them lie in the cache.
-    """
-
-    slot: int
+    prompt: Tokens
     tokens: list[int]
-    prompt_tokens: int
+    id: int | None = None
     computed: int = 0
-    holds_cells: bool = False
+    cached_tokens: int = 0
+
+    @property
+    def prompt_tokens(self) -> int:
+        return len(self.prompt)
+
+    @property
+    def has_begun(self) -> bool:
+        return self.id is not None
 
     @property
     def pending(self) -> int:
@@ -46,118 +62,268 @@ class Sequence:
 
     @property
     def is_decoding(self) -> bool:
-        return self.pending == 1 and len(self.tokens) > self.prompt_tokens
+        return self.pending == 1 and len(self.tokens) > len(self.prompt)
 
-    @property
-    def held_cells(self) -> int:
-        return len(self.tokens) if self.holds_cells else 0
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Empty a sequence of the cache."""
+
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """Let the empty sequence `target` share the first `length` tokens of `source`."""
+
+    source: int
+    target: int
+    length: int
+
+
+MemoryOperation = Forget | Copy
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One batch: a chunk of each sequence that takes part, and who lost its cells to make room."""
+    """One batch: first the memory operations in order, then a chunk of each sequence that takes part."""
 
+    memory: tuple[MemoryOperation, ...]
     chunks: tuple[tuple[Sequence, Chunk], ...]
-    preempted: tuple[Sequence, ...]
+    is_prefill: bool
 
     @property
     def tokens(self) -> int:
         return sum(len(chunk.tokens) for _, chunk in self.chunks)
 
-    @property
-    def is_prefill(self) -> bool:
-        return any(not sequence.is_decoding for sequence, _ in self.chunks)
-
 
 @dataclass(slots=True)
 class Scheduler:
-    """Plans steps over `slots` sequences that share `ctx_tokens` cells, oldest sequence first."""
+    """Plans steps over the running sequences, oldest first, in a cache of `ctx_tokens` and `sequences`.
 
-    slots: int
+    `can_cut` says whether the model's memory can be cut at any position; if not, a prefix is reused only
+    where all of a remainder is one. `reuses_prefixes` off forgets every sequence when it ends.
+    """
+
+    sequences: int
     ctx_tokens: int
     batch_tokens: int
+    can_cut: bool = True
+    reuses_prefixes: bool = True
     running: list[Sequence] = field(default_factory=list)
-    _free_slots: list[int] = field(init=False)
+    cache: PrefixCache = field(default_factory=PrefixCache)
+    cells: CellTable = field(init=False)
+    _free_ids: list[int] = field(init=False)
+    _memory: list[MemoryOperation] = field(default_factory=list)
     _is_prefill_turn: bool = False
 
     def __post_init__(self) -> None:
-        self._free_slots = list(range(self.slots - 1, -1, -1))
-
-    @property
-    def free_slots(self) -> int:
-        return len(self._free_slots)
+        self.cells = CellTable(self.ctx_tokens, self.sequences)
+        self._free_ids = list(range(self.sequences - 1, -1, -1))
 
     @property
     def has_decoding(self) -> bool:
         return any(sequence.is_decoding for sequence in self.running)
 
     @property
-    def held_cells(self) -> int:
-        return sum(sequence.held_cells for sequence in self.running)
+    def decoding(self) -> int:
+        return sum(sequence.is_decoding for sequence in self.running)
 
-    def add(self, prompt: Iterable[int]) -> Sequence:
-        """Give a prompt the lowest free slot. The caller never adds more than `slots`."""
-        tokens = list(prompt)
-        sequence = Sequence(slot=self._free_slots.pop(), tokens=tokens, prompt_tokens=len(tokens))
+    def add(self, prompt: TokenSequence[int]) -> Sequence:
+        """Take a prompt in. The caller never has more of them in at once than there are `sequences`."""
+        sequence = Sequence(prompt=np.array(prompt, np.int32), tokens=list(prompt))
         self.running.append(sequence)
         return sequence
 
     def remove(self, sequence: Sequence) -> None:
-        """Take a sequence out and free its slot; what the cache holds of it is the caller's to forget."""
+        """Take a sequence out; what is computed of it stays as a remainder until its room is needed."""
         self.running.remove(sequence)
-        self._free_slots.append(sequence.slot)
+        self._step_back(sequence)
 
-    def plan(self, prefill_tokens: int) -> Step:
-        """The next step, with at most `prefill_tokens` of prefill; its chunks are empty if nothing runs."""
-        preempted = tuple(self._make_room())
-        decoding = [
-            (sequence, Chunk(sequence.slot, sequence.computed, sequence.tokens[-1:], wants_logits=True))
-            for sequence in self.running
-            if sequence.is_decoding
-        ]
+    def plan(self, prefill_tokens: int, drafts: dict[Sequence, list[int]] | None = None) -> Step:
+        """The next step, with at most `prefill_tokens` of prefill; its chunks are empty if nothing runs.
+
+        `drafts` are guesses of the next tokens of decoding sequences; in a decode step they follow the
+        sequence's own token as far as the cache has room without forgetting anything.
+        """
+        decoding = [sequence for sequence in self.running if sequence.is_decoding]
         if decoding and not self._is_prefill_turn:
             self._is_prefill_turn = True
-            return Step(tuple(decoding), preempted)
+            chunks = self._decode_chunks(drafts or {})
+            return Step(self._take_memory(), tuple(chunks), is_prefill=False)
         self._is_prefill_turn = False
         prefilling = self._prefill_chunks(min(prefill_tokens, self.batch_tokens))
-        return Step(tuple(prefilling or decoding), preempted)
+        chunks = prefilling or self._decode_chunks(drafts or {})
+        return Step(self._take_memory(), tuple(chunks), is_prefill=bool(prefilling))
 
     def commit(self, step: Step) -> None:
         """The step's chunks are in the cache now."""
         for sequence, chunk in step.chunks:
+            self.cells.append(chunk.sequence, len(chunk.tokens))
             sequence.computed = chunk.position + len(chunk.tokens)
+
+    def cut(self, sequence: Sequence, length: int) -> None:
+        """Drafted tokens from position `length` on were wrong; the caller takes them out of the cache."""
+        assert sequence.id is not None
+        self.cells.truncate(sequence.id, length)
+        sequence.computed = length
+
+    def pending_memory(self) -> tuple[MemoryOperation, ...]:
+        """Memory operations that no step has taken along yet."""
+        return self._take_memory()
+
+    # Decode
+
+    def _decode_chunks(self, drafts: dict[Sequence, list[int]]) -> list[tuple[Sequence, Chunk]]:
+        self._make_room()
+        decoding = [sequence for sequence in self.running if sequence.is_decoding]
+        spare = min(self.cells.free, self.batch_tokens) - len(decoding)
+        chunks: list[tuple[Sequence, Chunk]] = []
+        for sequence in decoding:
+            assert sequence.id is not None
+            draft = drafts.get(sequence, [])[: max(spare, 0)]
+            spare -= len(draft)
+            tokens = [sequence.tokens[-1], *draft]
+            chunks.append((sequence, Chunk(sequence.id, sequence.computed, tokens, len(tokens))))
+        return chunks
+
+    def _make_room(self) -> None:
+        """A free cell for every decoding sequence: forget remainders, then let the youngest step back."""
+        while self.cells.free < self.decoding:
+            if not self._forget_oldest():
+                self._step_back(self._youngest())
+
+    def _youngest(self) -> Sequence:
+        return next(sequence for sequence in reversed(self.running) if sequence.has_begun)
+
+    # Prefill
 
     def _prefill_chunks(self, budget: int) -> list[tuple[Sequence, Chunk]]:
         chunks: list[tuple[Sequence, Chunk]] = []
-        for sequence in self.running:
+        may_begin = True
+        for index, sequence in enumerate(self.running):
             if budget <= 0:
                 break
             if sequence.is_decoding:
                 continue
-            if not sequence.holds_cells and not self._begin(sequence):
-                break  # nobody overtakes it into the room it waits for
+            if not sequence.has_begun:
+                if not may_begin or self._is_being_computed(sequence, self.running[:index]):
+                    continue
+                if not self._begin(sequence):
+                    may_begin = False  # nobody overtakes it into the room it waits for
+                    continue
+            assert sequence.id is not None
             start = sequence.computed
             stop = start + min(sequence.pending, budget)
+            if not self._reserve(stop - start + sum(len(chunk.tokens) for _, chunk in chunks), sequence):
+                break
             budget -= stop - start
             is_last = stop == len(sequence.tokens)
-            chunks.append((sequence, Chunk(sequence.slot, start, sequence.tokens[start:stop], is_last)))
+            chunks.append((sequence, Chunk(sequence.id, start, sequence.tokens[start:stop], int(is_last))))
         return chunks
 
-    def _make_room(self) -> list[Sequence]:
-        preempted: list[Sequence] = []
-        held = self.held_cells
-        for sequence in reversed(self.running):
-            if held <= self.ctx_tokens:
-                break
-            if sequence.holds_cells:
-                held -= sequence.held_cells
-                sequence.holds_cells = False
-                sequence.computed = 0
-                preempted.append(sequence)
-        return preempted
+    def _reserve(self, cells: int, sequence: Sequence) -> bool:
+        """See to free cells for a chunk; False if `sequence` itself had to step back for its elders."""
+        while self.cells.free < cells:
+            if not self._forget_oldest():
+                self._step_back(self._youngest())
+            if not sequence.has_begun:
+                return False
+        return True
+
+    def _is_being_computed(self, sequence: Sequence, ahead: list[Sequence]) -> bool:
+        """Somebody ahead will soon have computed a longer prefix of this than anybody has now."""
+        if not (self.can_cut and self.reuses_prefixes):
+            return False
+        tokens = np.array(sequence.tokens[:-1], np.int32)
+        promised = max(
+            (
+                common_prefix(other.prompt, tokens)
+                for other in ahead
+                if other.has_begun and other.computed < len(other.prompt)
+            ),
+            default=0,
+        )
+        if promised < KEPT_TOKENS:
+            return False
+        source = self._source(tokens)
+        return source is None or source[1] < promised
+
+    def _source(self, tokens: Tokens) -> tuple[int, int] | None:
+        """Where the longest computed prefix of `tokens` lies: a sequence id and a length."""
+        best = self.cache.longest(tokens, whole_only=not self.can_cut)
+        if self.can_cut and self.reuses_prefixes:
+            for other in self.running:
+                if other.id is not None:
+                    length = min(common_prefix(other.prompt, tokens), other.computed)
+                    if length > 0 and (best is None or length > best[1]):
+                        best = other.id, length
+        return best
 
     def _begin(self, sequence: Sequence) -> bool:
-        holders = sum(other.holds_cells for other in self.running)
-        room = self.ctx_tokens - self.held_cells - GROWTH_TOKENS * holders
-        sequence.holds_cells = len(sequence.tokens) <= room
-        return sequence.holds_cells
+        """Give a sequence its id and the prefix that is there already, if all the rest of it fits."""
+        tokens = np.array(sequence.tokens[:-1], np.int32)  # the last one must be computed, for its logits
+        source = self._source(tokens)
+        length = 0 if source is None else source[1]
+        begun = [other for other in self.running if other.has_begun]
+        promised = sum(other.pending for other in begun) + GROWTH_TOKENS * len(begun)
+        newly_pinned = 0 if source is None else self.cells.unpinned(source[0], length)
+        if len(sequence.tokens) - length + newly_pinned + promised > self.cells.reclaimable:
+            return False
+        if not self._free_ids and not self._forget_oldest(spare=None if source is None else source[0]):
+            source, length = None, 0  # the source itself is the only one that can make room
+            self._forget_oldest()
+        sequence.id = self._free_ids.pop()
+        self.cells.pin(sequence.id)
+        if source is not None:
+            self._share(source[0], sequence.id, length)
+        sequence.computed = sequence.cached_tokens = length
+        return True
+
+    def _share(self, source: int, target: int, length: int) -> None:
+        self.cells.share(source, target, length)
+        self._memory.append(Copy(source, target, length))
+        if source in self.cache:
+            self.cache.touch(source)
+            if self.cache.length(source) == length:
+                self._forget(source)  # the new sequence has all of it
+
+    # Remainders
+
+    def _step_back(self, sequence: Sequence) -> None:
+        """Make a running sequence a remainder; if it runs on, it will begin again."""
+        if sequence.id is None:
+            return
+        id, sequence.id = sequence.id, None
+        tokens = np.array(sequence.tokens[: sequence.computed], np.int32)
+        self.cells.unpin(id)
+        sequence.computed = 0
+        if self.reuses_prefixes and len(tokens) >= KEPT_TOKENS and not self._is_covered(tokens):
+            self.cache.add(id, tokens)
+        else:
+            self._release(id)
+
+    def _is_covered(self, tokens: Tokens) -> bool:
+        longest = self.cache.longest(tokens, whole_only=False)
+        return self.can_cut and longest is not None and longest[1] == len(tokens)
+
+    def _forget_oldest(self, spare: int | None = None) -> bool:
+        oldest = next((sequence for sequence in self.cache if sequence != spare), None)
+        if oldest is None:
+            return False
+        self._forget(oldest)
+        return True
+
+    def _forget(self, id: int) -> None:
+        self.cache.drop(id)
+        self._release(id)
+
+    def _release(self, id: int) -> None:
+        self.cells.truncate(id, 0)
+        self._free_ids.append(id)
+        self._memory.append(Forget(id))
+
+    def _take_memory(self) -> tuple[MemoryOperation, ...]:
+        taken = tuple(self._memory)
+        self._memory.clear()
+        return taken

@@ -7,10 +7,10 @@ up tokens changes the text. What a step costs, whether it fails and when it retu
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import count
 from typing import ClassVar
 
-from corral.engine.backend import ChatFormat, Chunk
-from corral.errors import EngineFailed
+from corral.engine.backend import ChatFormat, Chunk, StepAborted
 from corral.events import TokenLogprob
 from corral.request import Sampling
 
@@ -101,6 +101,8 @@ class ScriptedBackend:
         ctx_tokens: int = 4096,
         sequence_ctx_tokens: int | None = None,
         batch_tokens: int = 512,
+        sequences: int = 32,
+        can_cut: bool = True,
         on_step: Callable[[Sequence[Chunk]], None] | None = None,
         keep_steps: bool = True,
     ) -> None:
@@ -114,24 +116,37 @@ class ScriptedBackend:
         self.open_samplers = 0
         self._on_step = on_step
         self._keep_steps = keep_steps
+        self.sequences = sequences
+        self.can_cut = can_cut
+        self.is_aborting = False
         self._cache: dict[int, list[int]] = {}
+        self._cells: dict[int, list[int]] = {}
+        self._next_cell = count()
 
     def decode(self, chunks: Sequence[Chunk]) -> None:
         if self._on_step is not None:
             self._on_step(chunks)
+        if self.is_aborting:
+            raise StepAborted
         if self._keep_steps:
             self.steps.append(tuple(chunks))
         assert 0 < sum(len(chunk.tokens) for chunk in chunks) <= self.batch_tokens
         for chunk in chunks:
             assert chunk.position == self.length(chunk.sequence), "a chunk leaves a gap or overlaps"
-        if sum(map(len, self._cache.values())) + sum(len(c.tokens) for c in chunks) > self.ctx_tokens:
-            raise EngineFailed("the KV cache is full")
+        assert self.used_cells + sum(len(chunk.tokens) for chunk in chunks) <= self.ctx_tokens, (
+            "cells run out"
+        )
         self.rows = []
         for chunk in chunks:
             tokens = self._cache.setdefault(chunk.sequence, [])
+            cells = self._cells.setdefault(chunk.sequence, [])
             tokens.extend(chunk.tokens)
-            if chunk.wants_logits:
+            cells.extend(next(self._next_cell) for _ in chunk.tokens)
+            if chunk.rows == 1:
                 self.rows.append(tokens)
+            else:
+                end = len(tokens) - chunk.rows
+                self.rows += [tokens[: end + row + 1] for row in range(chunk.rows)]
 
     def logprobs(self, row: int, token: int, top: int) -> TokenLogprob:
         """The script is certain: its token has probability 1/2, its successors half of the one before."""
@@ -145,12 +160,36 @@ class ScriptedBackend:
     def sampler(self, sampling: Sampling, prompt: Sequence[int]) -> ScriptedSampler:
         return ScriptedSampler(self)
 
+    @property
+    def used_cells(self) -> int:
+        """Cells that some sequence holds; a shared one counts once."""
+        return len({cell for cells in self._cells.values() for cell in cells})
+
+    def abort(self) -> None:
+        self.is_aborting = True
+
+    def rearm(self) -> None:
+        self.is_aborting = False
+
+    def reset(self) -> None:
+        self._cache.clear()
+        self._cells.clear()
+
     def remove(self, sequence: int, start: int) -> None:
         if sequence in self._cache:
+            assert start in (0, self.length(sequence)) or self.can_cut, "this memory cannot be cut"
             del self._cache[sequence][start:]
+            del self._cells[sequence][start:]
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        assert not self.length(target), "the target of a copy is not empty"
+        assert length <= self.length(source)
+        assert length == self.length(source) or self.can_cut, "this memory cannot be cut"
+        self._cache[target] = self._cache[source][:length]
+        self._cells[target] = self._cells[source][:length]
 
     def length(self, sequence: int) -> int:
         return len(self._cache.get(sequence, ()))
 
     def close(self) -> None:
-        self._cache.clear()
+        self.reset()

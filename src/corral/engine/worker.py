@@ -2,117 +2,89 @@
 
     drain commands -> plan -> decode -> sample, detokenize, find ends -> deliver        (repeat)
 
-Nothing else touches the backend, so nothing here is locked. Commands come in on a SimpleQueue and are
-drained between steps; what a step produced goes out in one `deliver` call, all sequences together.
-A generation ends in the very step that produced its last token, so nothing is computed to be thrown away.
-With nothing to run the thread sleeps in the queue.
+Nothing else touches the backend, so nothing here is locked but the abort of a running step. Commands come
+in on a SimpleQueue and are drained between steps; what a step produced goes out in one `deliver` call, all
+sequences together. A generation ends in the very step that produced its last token, so nothing is computed
+to be thrown away. With nothing to run the thread sleeps in the queue.
 """
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from time import perf_counter
 
-from corral.decoding import TextDecoder
-from corral.engine.backend import Backend, Sampler
+from corral.engine.backend import Backend, BackendLost, StepAborted
+from corral.engine.drafting import draft_budget
 from corral.engine.pace import Pace
-from corral.engine.scheduler import Scheduler, Step
+from corral.engine.scheduler import Forget, MemoryOperation, Scheduler, Step
 from corral.engine.scheduler import Sequence as Scheduled
+from corral.engine.task import Cancel, Command, Delivery, Released, Running, Stop, Submit, Task
 from corral.errors import CorralError, EngineFailed
-from corral.events import (
-    Event,
-    Failed,
-    Finished,
-    FinishReason,
-    Prefill,
-    Started,
-    Timings,
-    TokenLogprob,
-    Usage,
-)
-from corral.request import Sampling
+from corral.events import Event, Failed, FinishReason, Prefill, TokenLogprob
 
 logger = logging.getLogger("corral.engine")
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
-    """One sequence to generate: at least one prompt token, at least one token out, all inside the context."""
-
-    key: int
-    prompt: Sequence[int]
-    sampling: Sampling
-    max_tokens: int
-    stop: tuple[str, ...] = ()
-    top_logprobs: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Submit:
-    task: Task
-
-
-@dataclass(frozen=True, slots=True)
-class Cancel:
-    key: int
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """Forget everything and return."""
-
-
-Command = Submit | Cancel | Stop
-
-
-@dataclass(slots=True)
-class Delivery:
-    """What one round produced: events by task key, and the keys whose slot is free again."""
-
-    events: list[tuple[int, list[Event]]] = field(default_factory=list)
-    released: list[int] = field(default_factory=list)
-
-    def __bool__(self) -> bool:
-        return bool(self.events or self.released)
-
-
-@dataclass(slots=True)
-class _Running:
-    task: Task
-    sequence: Scheduled
-    sampler: Sampler
-    decoder: TextDecoder
-    submitted_s: float
-    first_token_s: float = 0.0
-    completion_tokens: int = 0
-
-
 class Worker:
-    """Runs tasks on a backend, at most `slots` at a time: the caller waits for a release before the next.
+    """Runs tasks on a backend, no more at a time than it has sequences: the caller waits for releases.
 
     `deliver` is called on the worker's thread and must neither block nor raise.
     """
 
     def __init__(
-        self, backend: Backend, *, slots: int, pace: Pace, deliver: Callable[[Delivery], None]
+        self,
+        backend: Backend,
+        *,
+        pace: Pace,
+        deliver: Callable[[Delivery], None],
+        reuses_prefixes: bool = True,
+        drafts: bool = True,
     ) -> None:
         self._backend = backend
         self._deliver = deliver
         self._pace = pace
-        self._scheduler = Scheduler(slots, backend.ctx_tokens, backend.batch_tokens)
+        self._reuses_prefixes = reuses_prefixes
+        self._drafts = drafts and backend.can_cut
+        self._scheduler = self._new_scheduler()
         self._commands: SimpleQueue[Command] = SimpleQueue()
-        self._running: dict[int, _Running] = {}
-        self._by_slot: dict[int, _Running] = {}
+        self._running: dict[int, Running] = {}
+        self._by_sequence: dict[Scheduled, Running] = {}
         self._pieces = backend.vocabulary.pieces
         self._end_tokens = backend.vocabulary.end_tokens
+        self._step_lock = threading.Lock()
+        self._step_tokens: dict[int, int] = {}  # of the running step, by key, of those not cancelled
+        self._step_size = 0
+        self._step_began_s: float | None = None
 
-    def post_nowait(self, command: Command) -> None:
-        """Thread-safe; takes effect between two steps."""
-        self._commands.put(command)
+    @property
+    def step_age_s(self) -> float | None:
+        """How long the running step has lasted, None if none runs. From any thread."""
+        began_s = self._step_began_s
+        return None if began_s is None else perf_counter() - began_s
+
+    def submit_nowait(self, task: Task) -> None:
+        """Start a task before the next step. From any thread."""
+        self._commands.put(Submit(task))
+
+    def cancel_nowait(self, key: int) -> None:
+        """Take a task out before the next step, and cut the running one short if that pays. From any thread.
+
+        A step is aborted when those who left own at least half of it: what the others lose by doing it
+        again is then no more than what is saved.
+        """
+        self._commands.put(Cancel(key, perf_counter()))
+        with self._step_lock:
+            # The lock makes sure that the step which is aborted is the one that was looked at.
+            if self._step_tokens.pop(key, 0) and 2 * sum(self._step_tokens.values()) <= self._step_size:
+                self._backend.abort()
+
+    def stop_nowait(self) -> None:
+        """Make `run` return after the running step. From any thread."""
+        self._commands.put(Stop())
 
     def run(self) -> None:
-        """Work until Stop. Raises only if the backend is beyond use, or on a bug."""
+        """Work until stopped. Raises only if the backend is beyond repair, or on a bug."""
         try:
             while (delivery := self.turn()) is not None:
                 if delivery:
@@ -127,18 +99,23 @@ class Worker:
         if not self._drain(delivery):
             return None
         if self._running:
-            self._step(delivery)
+            try:
+                self._step(delivery)
+            except BackendLost as error:
+                self._rebuild(error, delivery)
+        self._apply(self._scheduler.pending_memory())
         return delivery
 
     def check_idle(self) -> None:
-        """Assert that nothing is left behind; for tests, after `run` has returned or while it is idle."""
+        """Assert that nothing is left behind but reusable prefixes; for tests, while no task runs."""
         assert not self._running, f"tasks left: {sorted(self._running)}"
-        assert not self._by_slot, f"slots left: {sorted(self._by_slot)}"
+        assert not self._by_sequence, "sequences left"
         assert self._commands.empty(), "commands left in the queue"
-        assert self._scheduler.free_slots == self._scheduler.slots, "a slot is lost"
-        for slot in range(self._scheduler.slots):
-            cells = self._backend.length(slot)
-            assert cells == 0, f"slot {slot} still holds {cells} cells"
+        cells = self._scheduler.cells
+        assert cells.pinned == 0, f"{cells.pinned} cells are pinned"
+        for sequence in range(self._backend.sequences):
+            length, booked = self._backend.length(sequence), cells.length(sequence)
+            assert length == booked, f"sequence {sequence} holds {length} tokens, the books say {booked}"
 
     # Commands
 
@@ -154,10 +131,10 @@ class Worker:
             match command:
                 case Submit(task):
                     self._begin(task, delivery)
-                case Cancel(key):
+                case Cancel(key, posted_s):
                     # Not running any more: it has ended by itself, and its release is on its way.
                     if (running := self._running.get(key)) is not None:
-                        self._release(running, delivery)
+                        self._release(running, delivery, cancelled_s=posted_s)
                 case Stop():
                     return False
 
@@ -166,49 +143,89 @@ class Worker:
             sampler = self._backend.sampler(task.sampling, task.prompt)
         except Exception as error:
             delivery.events.append((task.key, [_failed(error)]))
-            delivery.released.append(task.key)
+            delivery.released.append((task.key, Released()))
             return
         sequence = self._scheduler.add(task.prompt)
-        running = _Running(task, sequence, sampler, TextDecoder(task.stop), perf_counter())
-        self._running[task.key] = self._by_slot[sequence.slot] = running
+        running = Running(task, sequence, sampler)
+        self._running[task.key] = self._by_sequence[sequence] = running
 
-    def _release(self, running: _Running, delivery: Delivery | None = None) -> None:
+    def _release(
+        self, running: Running, delivery: Delivery | None = None, cancelled_s: float | None = None
+    ) -> None:
         del self._running[running.task.key]
-        del self._by_slot[running.sequence.slot]
+        del self._by_sequence[running.sequence]
+        released = running.released(cancelled_s)
         self._scheduler.remove(running.sequence)
-        self._backend.remove(running.sequence.slot, 0)
         running.sampler.close()
         if delivery is not None:
-            delivery.released.append(running.task.key)
+            delivery.released.append((running.task.key, released))
 
     # One step
 
     def _step(self, delivery: Delivery) -> None:
         budget = self._pace.prefill_tokens(has_decoding=self._scheduler.has_decoding)
-        step = self._scheduler.plan(budget)
-        for sequence in step.preempted:
-            self._backend.remove(sequence.slot, 0)
-        is_prefill = step.is_prefill
-        began_s = perf_counter()
+        step = self._scheduler.plan(budget, self._propose())
+        self._apply(step.memory)
         try:
-            self._backend.decode([chunk for _, chunk in step.chunks])
+            elapsed_ms = self._decode(step)
+        except StepAborted:
+            for sequence, chunk in step.chunks:
+                self._by_sequence[sequence].aborted_tokens = len(chunk.tokens)
+            return  # who left is released by the command that came before the abort; the rest is done again
+        except BackendLost:
+            raise
         except EngineFailed as error:
             self._isolate(step, error, delivery)
             return
-        if is_prefill:
-            self._pace.observe(step.tokens, 1e3 * (perf_counter() - began_s))
+        if step.is_prefill:
+            self._pace.observe(step.tokens, elapsed_ms)
         self._scheduler.commit(step)
         self._advance_all(step, delivery)
+
+    def _propose(self) -> dict[Scheduled, list[int]]:
+        """Drafts for the sequences that decode, as many as a step of their number may carry."""
+        budget = draft_budget(self._scheduler.decoding) if self._drafts else 0
+        drafts: dict[Scheduled, list[int]] = {}
+        for sequence, running in self._by_sequence.items():
+            if budget <= 0:
+                break
+            if sequence.is_decoding:
+                left = running.task.max_tokens - running.completion_tokens - 1
+                draft = running.drafter.propose(min(budget, left)) if left > 0 else []
+                if draft:
+                    drafts[sequence] = draft
+                    budget -= len(draft)
+        return drafts
+
+    def _decode(self, step: Step) -> float:
+        """Compute a step, abortable; its time in ms."""
+        began_s = perf_counter()
+        with self._step_lock:
+            self._step_tokens = {
+                self._by_sequence[sequence].task.key: len(chunk.tokens) for sequence, chunk in step.chunks
+            }
+            self._step_size = step.tokens
+        self._step_began_s = began_s
+        try:
+            self._backend.decode([chunk for _, chunk in step.chunks])
+        finally:
+            self._step_began_s = None
+            with self._step_lock:
+                self._step_tokens = {}
+                self._backend.rearm()
+        return 1e3 * (perf_counter() - began_s)
 
     def _isolate(self, step: Step, error: EngineFailed, delivery: Delivery) -> None:
         """A batch failed: run its chunks one by one, so that only who is at fault fails."""
         for sequence, chunk in step.chunks:
-            running = self._by_slot[sequence.slot]
-            single = Step(((sequence, chunk),), ())
+            running = self._by_sequence[sequence]
+            single = Step((), ((sequence, chunk),), step.is_prefill)
             try:
                 if len(step.chunks) == 1:
                     raise error
                 self._backend.decode([chunk])
+            except BackendLost:
+                raise
             except EngineFailed as own_error:
                 delivery.events.append((running.task.key, [_failed(own_error)]))
                 self._release(running, delivery)
@@ -216,64 +233,102 @@ class Worker:
                 self._scheduler.commit(single)
                 self._advance_all(single, delivery)
 
+    def _apply(self, operations: Sequence[MemoryOperation]) -> None:
+        for operation in operations:
+            if isinstance(operation, Forget):
+                self._backend.remove(operation.sequence, 0)
+            else:
+                self._backend.copy(operation.source, operation.target, operation.length)
+
+    def _rebuild(self, error: BackendLost, delivery: Delivery) -> None:
+        """Fail everything, tell so at once, and begin again with an empty cache."""
+        logger.error("llama.cpp failed and is being rebuilt: %s", error.message)
+        for running in list(self._running.values()):
+            delivery.events.append((running.task.key, [_failed(error)]))
+            self._release(running, delivery)
+        self._deliver(Delivery(delivery.events, delivery.released, failure=error))
+        delivery.clear()
+        self._scheduler = self._new_scheduler()
+        self._backend.reset()
+        delivery.has_recovered = True
+        logger.warning("llama.cpp was rebuilt")
+
+    def _new_scheduler(self) -> Scheduler:
+        backend = self._backend
+        return Scheduler(
+            sequences=backend.sequences,
+            ctx_tokens=backend.ctx_tokens,
+            batch_tokens=backend.batch_tokens,
+            can_cut=backend.can_cut,
+            reuses_prefixes=self._reuses_prefixes,
+        )
+
+    # What a step's logits say
+
     def _advance_all(self, step: Step, delivery: Delivery) -> None:
         row = 0
         for sequence, chunk in step.chunks:
-            running = self._by_slot[sequence.slot]
-            if not chunk.wants_logits:
+            running = self._by_sequence[sequence]
+            if chunk.rows == 0:
                 progress = Prefill(min(sequence.computed, sequence.prompt_tokens), sequence.prompt_tokens)
                 delivery.events.append((running.task.key, [progress]))
                 continue
             try:
-                events, is_over = self._advance(running, row)
+                events, is_over = self._advance(running, row, chunk.tokens[1:] if chunk.rows > 1 else ())
             except Exception as error:
                 events, is_over = [_failed(error)], True
-            row += 1
+            row += chunk.rows
             if events:
                 delivery.events.append((running.task.key, events))
             if is_over:
                 self._release(running, delivery)
 
-    def _advance(self, running: _Running, row: int) -> tuple[list[Event], bool]:
-        """Sample one token of a sequence; its events, and whether they are its last."""
-        task, decoder = running.task, running.decoder
+    def _advance(self, running: Running, row: int, draft: Sequence[int]) -> tuple[list[Event], bool]:
+        """Sample a token of a sequence, and more while the draft is right; whether they are its last."""
+        sequence = running.sequence
+        base = sequence.computed - len(draft)  # in the cache without the draft
         events: list[Event] = []
         if running.completion_tokens == 0:
-            running.first_token_s = perf_counter()
-            events.append(Started(running.sequence.prompt_tokens, cached_tokens=0))
-        token = running.sampler.sample(row)
-        running.completion_tokens += 1
+            events.append(running.started())
         reason: FinishReason | None = None
-        if token in self._end_tokens:
-            reason = "stop"
-        else:
-            logprob: TokenLogprob | None = None
-            if task.top_logprobs is not None:
-                logprob = self._backend.logprobs(row, token, task.top_logprobs)
-            events += decoder.feed(self._pieces[token], logprob)
-            if decoder.stopped is not None:
-                reason = "stop_sequence"
-            elif running.completion_tokens >= task.max_tokens:
-                reason = "length"
+        accepted = 0
+        for drafted in (*draft, None):
+            token = running.sampler.sample(row + accepted)
+            reason = self._take(running, token, row + accepted, events)
+            if reason is not None or token != drafted:
+                break
+            accepted += 1
+        if draft:
+            running.observe_draft(len(draft), accepted)
+            if accepted < len(draft):
+                self._scheduler.cut(sequence, base + accepted)
+                assert sequence.id is not None
+                self._backend.remove(sequence.id, base + accepted)
         if reason is None:
-            running.sequence.tokens.append(token)
             return events, False
-        events += decoder.finish()
-        if decoder.stopped is not None:  # what was held back ended in a stop string after all
+        events += running.decoder.finish()
+        if running.decoder.stopped is not None:  # what was held back ended in a stop string after all
             reason = "stop_sequence"
-        events.append(self._finished(running, reason))
+        events.append(running.finished(reason))
         return events, True
 
-    def _finished(self, running: _Running, reason: FinishReason) -> Finished:
-        return Finished(
-            reason=reason,
-            stop_sequence=running.decoder.stopped,
-            usage=Usage(running.sequence.prompt_tokens, 0, running.completion_tokens),
-            timings=Timings(
-                prefill_ms=1e3 * (running.first_token_s - running.submitted_s),
-                decode_ms=1e3 * (perf_counter() - running.first_token_s),
-            ),
-        )
+    def _take(self, running: Running, token: int, row: int, events: list[Event]) -> FinishReason | None:
+        """Count one sampled token and say its text; why it is the last, if it is."""
+        task, decoder = running.task, running.decoder
+        running.completion_tokens += 1
+        running.last_token_s = perf_counter()
+        if token in self._end_tokens:
+            return "stop"
+        logprob: TokenLogprob | None = None
+        if task.top_logprobs is not None:
+            logprob = self._backend.logprobs(row, token, task.top_logprobs)
+        events += decoder.feed(self._pieces[token], logprob)
+        if decoder.stopped is not None:
+            return "stop_sequence"
+        if running.completion_tokens >= task.max_tokens:
+            return "length"
+        running.sequence.tokens.append(token)
+        return None
 
 
 def _failed(error: Exception) -> Failed:

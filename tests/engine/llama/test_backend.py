@@ -1,16 +1,22 @@
 """llama.cpp through the backend and the worker, with the real default model."""
 
+import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 import pytest
+from tests.engine.llama.conftest import forget
 
-from corral.engine.backend import Chunk
+from corral.engine.backend import Chunk, StepAborted
 from corral.engine.llama.backend import LlamaBackend, LlamaOptions
+from corral.engine.llama.sampler import ChainSampler, TopKSampler
 from corral.engine.pace import Pace
 from corral.engine.prompt import Prompter
-from corral.engine.worker import Cancel, Submit, Task, Worker
+from corral.engine.task import Task
+from corral.engine.worker import Worker
 from corral.errors import EngineFailed, StartupError
 from corral.events import Completion, Event, collect
 from corral.request import Message, Sampling
@@ -27,19 +33,20 @@ def ask(llama: LlamaBackend) -> Callable[..., list[Completion]]:
     prompter = Prompter(llama.chat_format, llama.vocabulary)
 
     def ask(questions: list[str], samplings: list[Sampling], **options: object) -> list[Completion]:
-        worker = Worker(llama, slots=8, pace=Pace(30, 128), deliver=lambda _: None)
+        forget(llama)
+        worker = Worker(llama, pace=Pace(30, 128), deliver=lambda _: None)
         events: dict[int, list[Event]] = {}
         released: list[int] = []
         for key, (question, sampling) in enumerate(zip(questions, samplings, strict=True)):
             prompt = prompter.tokens([Message("user", question)])
             task = Task(key, prompt, sampling, **{"max_tokens": 24, **options})  # type: ignore[arg-type]
-            worker.post_nowait(Submit(task))
+            worker.submit_nowait(task)
         while len(released) < len(questions):
             delivery = worker.turn()
             assert delivery is not None
             for key, more in delivery.events:
                 events.setdefault(key, []).extend(more)
-            released += delivery.released
+            released += [key for key, _ in delivery.released]
         worker.check_idle()
         return [collect(events[key]) for key in range(len(questions))]
 
@@ -79,7 +86,7 @@ def test_a_seed_gives_the_same_text_again(ask: Callable[..., list[Completion]]) 
 
 def test_what_a_seed_draws_does_not_depend_on_who_else_draws(llama: LlamaBackend) -> None:
     prompt = llama.vocabulary.tokenize("Once upon a time there was a", parse_control=False)
-    llama.decode([Chunk(0, 0, prompt, wants_logits=True)])
+    llama.decode([Chunk(0, 0, prompt, rows=1)])
     hot = Sampling(temperature=2.0, top_k=0, top_p=1.0, min_p=0.0, seed=7)
     alone, beside = llama.sampler(hot, prompt), llama.sampler(hot, prompt)
     other = llama.sampler(Sampling(temperature=2.0), prompt)
@@ -111,7 +118,7 @@ def test_logit_bias_and_penalties_have_their_effect(
 
 def test_logprobs_are_those_of_the_distribution(llama: LlamaBackend) -> None:
     prompt = llama.vocabulary.tokenize("The capital of France is", parse_control=False)
-    llama.decode([Chunk(0, 0, prompt, wants_logits=True)])
+    llama.decode([Chunk(0, 0, prompt, rows=1)])
     token = llama.sampler(GREEDY, prompt).sample(0)
     entry = llama.logprobs(0, token, top=5)
     llama.remove(0, 0)
@@ -123,21 +130,21 @@ def test_logprobs_are_those_of_the_distribution(llama: LlamaBackend) -> None:
 
 
 def test_a_cancelled_sequence_leaves_no_cell_behind(llama: LlamaBackend) -> None:
-    worker = Worker(llama, slots=8, pace=Pace(30, 64), deliver=lambda _: None)
-    worker.post_nowait(Submit(Task(1, list(range(100, 300)), GREEDY, 50)))
+    worker = Worker(llama, pace=Pace(30, 64), deliver=lambda _: None)
+    worker.submit_nowait(Task(1, list(range(100, 300)), GREEDY, 50))
     worker.turn()
     assert llama.length(0) == 64
-    worker.post_nowait(Cancel(1))
+    worker.cancel_nowait(1)
     worker.turn()
     worker.check_idle()
 
 
 def test_a_batch_that_llama_refuses_leaves_the_cache_as_it_was(llama: LlamaBackend) -> None:
-    llama.decode([Chunk(0, 0, [1, 2, 3], wants_logits=True)])
+    llama.decode([Chunk(0, 0, [1, 2, 3], rows=1)])
     with pytest.raises(EngineFailed):
-        llama.decode([Chunk(0, 3, [len(llama.vocabulary.pieces) + 5], wants_logits=True)])
+        llama.decode([Chunk(0, 3, [len(llama.vocabulary.pieces) + 5], rows=1)])
     assert llama.length(0) == 3
-    llama.decode([Chunk(0, 3, [4], wants_logits=True)])
+    llama.decode([Chunk(0, 3, [4], rows=1)])
     llama.remove(0, 0)
 
 
@@ -163,3 +170,90 @@ def test_a_file_that_is_no_model_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(StartupError) as caught:
         LlamaBackend(file, LlamaOptions(slots=1))
     assert "\n" not in str(caught.value)
+
+
+def test_an_abort_from_another_thread_ends_the_step_and_leaves_the_cache_as_it_was(
+    llama: LlamaBackend,
+) -> None:
+    llama.decode([Chunk(0, 0, [1, 2, 3], rows=0)])
+    began_s = perf_counter()
+    llama.decode([Chunk(1, 0, list(range(500)), rows=1)])
+    whole_s = perf_counter() - began_s
+    abort = threading.Timer(whole_s / 10, llama.abort)
+    abort.start()
+    began_s = perf_counter()
+    with pytest.raises(StepAborted):
+        llama.decode([Chunk(0, 3, list(range(500)), rows=1)])
+    assert perf_counter() - began_s < whole_s
+    abort.join()
+    assert llama.length(0) == 3
+    with pytest.raises(StepAborted):
+        llama.decode([Chunk(0, 3, [4], rows=1)])
+    llama.rearm()
+    llama.decode([Chunk(0, 3, [4], rows=1)])
+    assert llama.length(0) == 4
+
+
+def test_a_copied_prefix_continues_like_the_original(llama: LlamaBackend) -> None:
+    prompt = llama.vocabulary.tokenize("The capital of France is the city of", parse_control=False)
+    sampler = llama.sampler(GREEDY, prompt)
+    llama.decode([Chunk(0, 0, prompt[:-1], rows=0)])
+    llama.copy(0, 1, len(prompt) - 1)
+    llama.decode([Chunk(0, len(prompt) - 1, prompt[-1:], rows=1)])
+    original = sampler.sample(0)
+    llama.decode([Chunk(1, len(prompt) - 1, prompt[-1:], rows=1)])
+    assert sampler.sample(0) == original
+    llama.remove(0, 0)
+    assert llama.length(1) == len(prompt), "the copy outlives its source"
+
+
+def test_a_lost_context_is_replaced_by_an_empty_one(llama: LlamaBackend) -> None:
+    llama.decode([Chunk(0, 0, [1, 2, 3], rows=1)])
+    llama.reset()
+    assert llama.length(0) == 0
+    llama.decode([Chunk(0, 0, [1, 2, 3], rows=1)])
+
+
+def test_a_second_turn_prefills_only_what_is_new(
+    ask: Callable[..., list[Completion]], llama: LlamaBackend
+) -> None:
+    prompter = Prompter(llama.chat_format, llama.vocabulary)
+    worker = Worker(llama, pace=Pace(30, 128), deliver=lambda _: None)
+    messages = [Message("user", "Say hello.")]
+    for turn in range(2):
+        worker.submit_nowait(Task(turn, prompter.tokens(messages), GREEDY, 16))
+        events: list[Event] = []
+        released: list[int] = []
+        while not released:
+            delivery = worker.turn()
+            assert delivery is not None
+            events += [event for _, more in delivery.events for event in more]
+            released += [key for key, _ in delivery.released]
+        completion = collect(events)
+        messages += [Message("assistant", completion.text), Message("user", "Again, please.")]
+    usage = completion.finished.usage
+    assert usage.cached_tokens > 0.5 * usage.prompt_tokens
+    worker.check_idle()
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(seed=3),
+        Sampling(seed=5, temperature=2.0, top_k=100, top_p=1.0, min_p=0.0),
+        Sampling(seed=7, temperature=1.5, top_k=1),
+    ],
+)
+def test_the_quick_way_to_top_k_draws_what_the_whole_chain_draws(
+    llama: LlamaBackend, sampling: Sampling
+) -> None:
+    prompt = llama.vocabulary.tokenize("Once upon a time there was a", parse_control=False)
+    llama.decode([Chunk(0, 0, prompt, rows=1)])
+    quick = llama.sampler(sampling, prompt)
+    assert isinstance(quick, TopKSampler)
+    # A bias of nothing on one token changes no draw, but needs the whole chain.
+    whole = llama.sampler(replace(sampling, logit_bias=((0, 0.0),)), prompt)
+    assert isinstance(whole, ChainSampler)
+    assert [quick.sample(0) for _ in range(300)] == [whole.sample(0) for _ in range(300)]
+    quick.close()
+    whole.close()

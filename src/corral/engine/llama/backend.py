@@ -18,10 +18,12 @@ import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
-from corral.engine.backend import ChatFormat, Chunk
+from corral.engine.backend import BackendLost, ChatFormat, Chunk, Sampler, StepAborted
 from corral.engine.llama import log
+from corral.engine.llama.abort import AbortFlag
 from corral.engine.llama.memory import check_fits
-from corral.engine.llama.sampler import ChainSampler, GreedySampler
+from corral.engine.llama.modelfile import load_failure
+from corral.engine.llama.sampler import ChainSampler, GreedySampler, TopKSampler
 from corral.engine.llama.vocabulary import LlamaVocabulary
 from corral.errors import EngineFailed, StartupError
 from corral.events import TokenLogprob
@@ -29,6 +31,9 @@ from corral.request import Sampling
 
 BATCH_TOKENS = 512
 AUTO_CTX_TOKENS = 32_768
+REMAINDERS = 32  # sequences beside the running ones, for prefixes to be reused
+MAX_SEQUENCES = 256  # llama.cpp's LLAMA_MAX_SEQ
+ROWS = 16  # rows of logits a step may have beside one of each slot, for drafted tokens
 
 _FLASH_ATTN = {
     "auto": llama_cpp.LLAMA_FLASH_ATTN_TYPE_AUTO,
@@ -74,16 +79,16 @@ class LlamaBackend:
         self.sequence_ctx_tokens = llama_cpp.llama_model_n_ctx_train(self._model)
         self.ctx_tokens = options.ctx_tokens or min(self.sequence_ctx_tokens, AUTO_CTX_TOKENS)
         self.batch_tokens = max(BATCH_TOKENS, options.slots)
+        self.sequences = min(options.slots + REMAINDERS, MAX_SEQUENCES)
+        self.can_cut = _can_cut(self._model)
+        self._options = options
+        self._abort = AbortFlag()
         try:
             check_fits(self._model, self.ctx_tokens, options)
-            self._context = self._new_context(options)
+            self._open_context()
         except StartupError:
             llama_cpp.llama_model_free(self._model)
             raise
-        memory = llama_cpp.llama_get_memory(self._context)
-        if memory is None:
-            raise StartupError("the model keeps no memory of a text, so it cannot generate one")
-        self._memory = memory
         # llama.cpp rounds the context up to its padding.
         self.ctx_tokens = min(self.ctx_tokens, llama_cpp.llama_n_ctx(self._context))
         self.vocabulary = LlamaVocabulary(self._model)
@@ -102,9 +107,9 @@ class LlamaBackend:
         rows = self._batch.fill(chunks)
         code = llama_cpp.llama_decode(self._context, self._batch.struct)
         if code != 0:
-            for chunk in chunks:
+            for chunk in chunks:  # whole micro-batches of an aborted step stay in memory
                 self.remove(chunk.sequence, chunk.position)
-            raise EngineFailed(_decode_failure(code))
+            raise _decode_failure(code)
         if rows:
             self._logits = self._logits_view(rows)
 
@@ -121,12 +126,31 @@ class LlamaBackend:
             tuple(TokenLogprob(pieces[other], float(logits[other])) for other in ranked.tolist()),
         )
 
-    def sampler(self, sampling: Sampling, prompt: Sequence[int]) -> GreedySampler | ChainSampler:
+    def sampler(self, sampling: Sampling, prompt: Sequence[int]) -> Sampler:
         if sampling.is_greedy and not sampling.has_penalties and not sampling.logit_bias:
             return GreedySampler(self._row)
+        if TopKSampler.serves(sampling, self._vocabulary_tokens):
+            return TopKSampler(self._row, sampling, self._vocabulary_tokens)
         return ChainSampler(
             self._context, sampling, prompt, self._vocabulary_tokens, self._batch.index_of_row
         )
+
+    def abort(self) -> None:
+        self._abort.set()
+
+    def rearm(self) -> None:
+        self._abort.clear()
+
+    def reset(self) -> None:
+        llama_cpp.llama_free(self._context)
+        self._logits_views.clear()
+        try:
+            self._open_context()
+        except StartupError as error:
+            raise EngineFailed(str(error)) from error
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        llama_cpp.llama_memory_seq_cp(self._memory, source, target, 0, length)
 
     def remove(self, sequence: int, start: int) -> None:
         llama_cpp.llama_memory_seq_rm(self._memory, sequence, start, -1)
@@ -143,13 +167,16 @@ class LlamaBackend:
         view: NDArray[np.float32] = self._logits[row]
         return view
 
-    def _new_context(self, options: LlamaOptions) -> llama_cpp.llama_context_p:
+    def _open_context(self) -> None:
+        options = self._options
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = self.ctx_tokens
         params.n_batch = self.batch_tokens
         params.n_ubatch = BATCH_TOKENS
-        params.n_seq_max = options.slots
-        params.n_outputs_max = options.slots  # else scratch for the logits of a whole batch: 100 MB here
+        params.n_seq_max = self.sequences
+        # Else llama.cpp sets aside the logits of a whole batch: 100 MB here.
+        params.n_outputs_max = max(self.sequences, options.slots + ROWS)
+        params.swa_full = False
         params.n_threads = params.n_threads_batch = options.threads or os.cpu_count() or 1
         params.flash_attn_type = _FLASH_ATTN[options.flash_attn]
         params.type_k = _KV_TYPES[options.kv_type_k]
@@ -159,7 +186,11 @@ class LlamaBackend:
         context: llama_cpp.llama_context_p | None = llama_cpp.llama_init_from_model(self._model, params)
         if context is None:
             raise StartupError(f"llama.cpp cannot make a context of {self.ctx_tokens} tokens: {log.reason()}")
-        return context
+        memory = llama_cpp.llama_get_memory(context)
+        if memory is None:
+            raise StartupError("the model keeps no memory of a text, so it cannot generate one")
+        self._context, self._memory = context, memory
+        self._abort.install(context)
 
     def _logits_view(self, rows: int) -> NDArray[np.float32]:
         pointer = llama_cpp.llama_get_logits(self._context)
@@ -197,7 +228,8 @@ class _Batch:
 
     def fill(self, chunks: Sequence[Chunk]) -> int:
         """Lay the chunks out; returns how many rows of logits they ask for."""
-        self._rows = rows = []
+        rows: list[int] = []
+        self._rows = rows
         end = 0
         for chunk in chunks:
             start, end = end, end + len(chunk.tokens)
@@ -205,9 +237,9 @@ class _Batch:
             self._positions[start:end] = self._counting[: end - start] + chunk.position
             self._sequences[start:end] = chunk.sequence
             self._logits[start:end] = 0
-            if chunk.wants_logits:
-                self._logits[end - 1] = 1
-                rows.append(end - 1)
+            if chunk.rows:
+                self._logits[end - chunk.rows : end] = 1
+                rows.extend(range(end - chunk.rows, end))
         self.struct.n_tokens = end
         return len(rows)
 
@@ -222,19 +254,32 @@ def _pointer(array: NDArray[Any], element: Any) -> Any:
 def _load_model(path: Path, options: LlamaOptions) -> llama_cpp.llama_model_p:
     params = llama_cpp.llama_model_default_params()
     params.n_gpu_layers = options.gpu_layers
-    model: llama_cpp.llama_model_p | None = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
+    with log.quietly():
+        model: llama_cpp.llama_model_p | None = llama_cpp.llama_model_load_from_file(
+            os.fsencode(path), params
+        )
     if model is None:
-        raise StartupError(f"llama.cpp cannot load {path}: {log.reason()}")
+        raise load_failure(path)
     return model
 
 
-def _decode_failure(code: int) -> str:
+def _can_cut(model: llama_cpp.llama_model_p) -> bool:
+    """Not where the model keeps one state for all positions, or only the last ones of some layers."""
+    return not (
+        llama_cpp.llama_model_is_recurrent(model)
+        or llama_cpp.llama_model_is_hybrid(model)
+        or llama_cpp.llama_model_n_swa(model) > 0
+    )
+
+
+def _decode_failure(code: int) -> Exception:
+    """What llama_decode's return code means (llama.h)."""
     match code:
         case 1:
-            return "the KV cache has no room for this step"
+            return EngineFailed("the KV cache has no room for this step")
         case 2:
-            return "the step was aborted"
+            return StepAborted()
         case -1:
-            return "llama.cpp refused the batch"
+            return EngineFailed("llama.cpp refused the batch")
         case _:
-            return f"llama.cpp failed in a step (code {code})"
+            return BackendLost(f"llama.cpp failed in a step (code {code})")

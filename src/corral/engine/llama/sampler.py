@@ -1,5 +1,8 @@
 """Samplers on llama.cpp's logits: greedy in numpy, everything else by llama.cpp's own sampler chain.
 
+llama.cpp's chain begins with an array of every token of the vocabulary, which costs more than all that
+follows. Greedy needs none, and top-k needs only the candidates that can be among the k: see TopKSampler.
+
 One chain per sequence holds its random state and the tokens its penalties look at, so what other
 sequences do never changes what a seed draws. The order is llama.cpp's: bias, penalties, top-k, top-p,
 min-p, temperature, then the draw.
@@ -17,6 +20,11 @@ from numpy.typing import NDArray
 
 from corral.request import Sampling
 
+STRIDE = 64
+
+_TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
+_TOKEN_DATA_POINTER = ctypes.POINTER(llama_cpp.llama_token_data)
+
 Row = Callable[[int], NDArray[np.float32]]
 """Logits of a row of the last step, [vocabulary]."""
 
@@ -33,6 +41,45 @@ class GreedySampler:
 
     def close(self) -> None:
         pass
+
+
+class TopKSampler:
+    """A llama.cpp chain that begins with top-k, given only tokens that can be among the k.
+
+    Cut the vocabulary into groups of STRIDE tokens: the k-th largest of their maxima is a lower bound of the
+    k-th largest logit, since k groups hold one at least as large. What lies below it cannot be among the k.
+    The draw is that of the whole chain, token for token; a test holds the two against each other.
+    """
+
+    def __init__(self, row: Row, sampling: Sampling, vocabulary_tokens: int) -> None:
+        self._row = row
+        self._top_k = sampling.top_k
+        self._chain = _chain(sampling, vocabulary_tokens)
+
+    def sample(self, row: int) -> int:
+        logits = self._row(row)
+        whole = len(logits) // STRIDE * STRIDE
+        # A group is a column, not a row: 6 us for 49,152 logits instead of 49. It need not be contiguous.
+        maxima = logits[:whole].reshape(STRIDE, -1).max(axis=0)
+        bound = np.partition(maxima, -self._top_k)[-self._top_k]
+        tokens = np.flatnonzero(logits >= bound)
+        candidates = np.zeros(len(tokens), _TOKEN_DATA)
+        candidates["id"] = tokens
+        candidates["logit"] = logits[tokens]
+        array = llama_cpp.llama_token_data_array(
+            data=ctypes.cast(candidates.ctypes.data, _TOKEN_DATA_POINTER), size=len(tokens), selected=-1
+        )
+        llama_cpp.llama_sampler_apply(self._chain, ctypes.byref(array))
+        return int(candidates["id"][array.selected])
+
+    def close(self) -> None:
+        llama_cpp.llama_sampler_free(self._chain)
+
+    @staticmethod
+    def serves(sampling: Sampling, vocabulary_tokens: int) -> bool:
+        """Whether top-k comes first and leaves most of the vocabulary out."""
+        has_more = sampling.has_penalties or bool(sampling.logit_bias) or sampling.is_greedy
+        return not has_more and 0 < sampling.top_k <= vocabulary_tokens // STRIDE // 2
 
 
 class ChainSampler:

@@ -1,0 +1,86 @@
+"""Which cells of the KV cache belong to whom: a mirror of llama.cpp's unified cache, kept to count.
+
+llama.cpp keeps one pool of cells. A cell belongs to every sequence that shares its token: copying a prefix
+to another sequence takes no new cells, and a cell is free when its last owner lets go. It does not say how
+many are free, so we keep the same books. A *pinned* sequence is one that runs; the cells that only unpinned
+sequences hold can be had by forgetting those.
+"""
+
+
+class CellTable:
+    """Books of `cells` cells and `sequences` sequences, each a run of cells by position."""
+
+    def __init__(self, cells: int, sequences: int) -> None:
+        self._free = list(range(cells - 1, -1, -1))
+        self._owners = [0] * cells
+        self._pins = [0] * cells
+        self._cells: list[list[int]] = [[] for _ in range(sequences)]
+        self._is_pinned = [False] * sequences
+        self.pinned = 0
+        """Cells that a pinned sequence holds."""
+
+    @property
+    def free(self) -> int:
+        return len(self._free)
+
+    @property
+    def reclaimable(self) -> int:
+        """Cells that are free once every unpinned sequence is forgotten."""
+        return len(self._owners) - self.pinned
+
+    def length(self, sequence: int) -> int:
+        return len(self._cells[sequence])
+
+    def unpinned(self, sequence: int, length: int) -> int:
+        """How many of a sequence's first `length` cells no running sequence holds."""
+        return sum(self._pins[cell] == 0 for cell in self._cells[sequence][:length])
+
+    def append(self, sequence: int, count: int) -> None:
+        """Take `count` free cells; the caller has seen to it that there are as many."""
+        pinned = int(self._is_pinned[sequence])
+        for _ in range(count):
+            cell = self._free.pop()
+            self._owners[cell] = 1
+            self._pins[cell] = pinned
+            self._cells[sequence].append(cell)
+        self.pinned += pinned * count
+
+    def share(self, source: int, target: int, length: int) -> None:
+        """Give the empty, pinned sequence `target` the first `length` cells of `source` too."""
+        shared = self._cells[source][:length]
+        for cell in shared:
+            self._owners[cell] += 1
+            self._pin(cell)
+        self._cells[target] = shared
+
+    def truncate(self, sequence: int, length: int) -> None:
+        """Let go of everything from position `length` on."""
+        cells = self._cells[sequence]
+        is_pinned = self._is_pinned[sequence]
+        while len(cells) > length:
+            cell = cells.pop()
+            if is_pinned:
+                self._unpin(cell)
+            self._owners[cell] -= 1
+            if self._owners[cell] == 0:
+                self._free.append(cell)
+
+    def pin(self, sequence: int) -> None:
+        """The sequence runs now."""
+        self._is_pinned[sequence] = True
+        for cell in self._cells[sequence]:
+            self._pin(cell)
+
+    def unpin(self, sequence: int) -> None:
+        """The sequence runs no more."""
+        self._is_pinned[sequence] = False
+        for cell in self._cells[sequence]:
+            self._unpin(cell)
+
+    def _pin(self, cell: int) -> None:
+        self._pins[cell] += 1
+        self.pinned += self._pins[cell] == 1
+
+    def _unpin(self, cell: int) -> None:
+        self._pins[cell] -= 1
+        self.pinned -= self._pins[cell] == 0

