@@ -1,0 +1,363 @@
+"""HTTP/2 on one connection: Hypercorn's protocol with bounded buffers and streams that fail alone.
+
+Differences, and why:
+- A stream's buffer is bounded also while its window is closed (an empty read is no room), and a stream that
+  takes nothing for `send_timeout_s` is reset.
+- A body that ends early is ended with RST_STREAM, so that no client takes it for whole or waits for the rest.
+- Window is given back when the app has read the bytes: an app that does not read holds up its own stream, not
+  the parser and its siblings.
+- What arrives for a stream that is over is dropped, but its bytes are given back to the connection's window.
+- A request that cannot become an ASGI scope is answered 400 on its stream.
+- A client that resets streams faster than anybody changes their mind loses the connection (CVE-2023-44487).
+- PRIORITY is ignored (RFC 9113, 5.3.2), and with it a tree that any client could grow.
+"""
+
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import h2.config
+import h2.connection
+import h2.events
+import h2.settings
+import trio
+from h2.errors import ErrorCodes
+from h2.exceptions import ProtocolError
+from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.protocol.events import (
+    Body,
+    EndBody,
+    InformationalResponse,
+    Request,
+    Response,
+    StreamClosed,
+    Trailers,
+)
+from hypercorn.protocol.events import (
+    Event as StreamEvent,
+)
+from hypercorn.protocol.h2 import H2Protocol
+from hypercorn.protocol.http_stream import HTTPStream
+from hypercorn.utils import filter_pseudo_headers
+from hyperframe.frame import GoAwayFrame
+from priority.priority import MissingStreamError
+
+from corral.transport.limits import Limits
+from corral.transport.stream_buffer import StreamBuffer
+
+# Window of the whole connection for request bodies. HTTP/2's own 64 KiB would let one app that does not read
+# hold up every other upload on the connection; a stream keeps its 64 KiB.
+CONNECTION_WINDOW_BYTES = 1024 * 1024
+_DEFAULT_WINDOW_BYTES = 65_535
+
+# The longest frame we allow: HTTP/2's default, and h2's.
+FRAME_BYTES = 16384
+
+# Streams a client may reset while they are being answered: so many at once, so many per second for long. More
+# is an attack that lets us begin requests it never means to wait for.
+RESETS_AT_ONCE = 200
+RESETS_PER_S = 50
+
+_METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_PATH = re.compile(rb"(/[\x21-\x7e]*|\*)")
+
+
+class HTTP2(H2Protocol):
+    """Parses frames into requests, writes responses in turns of one DATA frame; `send` takes the bytes."""
+
+    streams: dict[int, HTTPStream]  # type: ignore[assignment]  # no WebSocket here
+    stream_buffers: dict[int, StreamBuffer]  # type: ignore[assignment]
+
+    def __init__(self, limits: Limits, *args: Any) -> None:
+        super().__init__(*args)
+        self._limits = limits
+        self._uploads: set[int] = set()  # streams whose request is not whole yet
+        self._at_odds = False  # one of us broke the protocol
+        self._resets_paid_until = 0.0  # when, at RESETS_PER_S, all resets so far would be paid for
+        self.connection.local_settings = h2.settings.Settings(
+            client=False,
+            initial_values={
+                h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS: self.config.h2_max_concurrent_streams,
+                h2.settings.SettingCodes.MAX_HEADER_LIST_SIZE: limits.header_bytes,
+            },
+        )
+        self.connection.decoder.max_header_list_size = limits.header_bytes
+
+    # What the connection asks
+
+    @property
+    def idle(self) -> bool:
+        """No request is being served."""
+        return not self.streams
+
+    @property
+    def saturated(self) -> bool:
+        """Never: the windows bound what can be here."""
+        return False
+
+    @property
+    def survives_fin(self) -> bool:
+        """Never: a stream ends with END_STREAM; FIN ends the connection."""
+        return False
+
+    @property
+    def unread(self) -> bool:
+        """The client goes on sending what it does not know to be wrong, until it has read our GOAWAY."""
+        return self._at_odds
+
+    async def time_out(self) -> None:
+        """Say GOAWAY: the connection has nothing to do any more and closes after this."""
+        await self._go_away(ErrorCodes.NO_ERROR)
+
+    async def fail(self) -> None:
+        """Say GOAWAY: this side made a mistake, and the connection closes after this."""
+        await self._go_away(ErrorCodes.INTERNAL_ERROR)
+
+    async def announce_shutdown(self) -> None:
+        """Tell the client to take new requests elsewhere; running ones go on.
+
+        h2 can only say GOAWAY as the last thing it says, so this one is made by hand.
+        """
+        frame = GoAwayFrame(0, last_stream_id=self.connection.highest_inbound_stream_id)
+        await self.send(RawData(data=frame.serialize()))
+
+    def drop_nowait(self, stream_id: int, code: ErrorCodes) -> None:
+        """End a stream with RST_STREAM, its buffer with it. The frame still has to be flushed."""
+        with suppress(ProtocolError):  # over already, or the whole connection is
+            self.connection.reset_stream(stream_id, code)
+        self._forget(stream_id)
+
+    async def flush(self) -> None:
+        """Write what h2 has to say."""
+        await self._flush()
+
+    async def taken(self, stream_id: int, size: int) -> None:
+        """The app has read `size` bytes of a stream's body: give the window back."""
+        self._acknowledge(stream_id, size)
+        await self._flush()
+
+    # What Hypercorn's protocol does, and how it is done here
+
+    async def initiate(self, headers: Any = None, settings: Any = None) -> None:
+        del headers, settings  # of an upgrade from HTTP/1.1, which is not served
+        self.connection.initiate_connection()
+        self.connection.increment_flow_control_window(CONNECTION_WINDOW_BYTES - _DEFAULT_WINDOW_BYTES)
+        await self._flush()
+        self.task_group.spawn(self.send_task)
+
+    async def handle(self, event: Event) -> None:
+        if isinstance(event, RawData):
+            try:
+                events = self.connection.receive_data(event.data)
+            except ProtocolError:
+                self._at_odds = True
+                await self._flush()  # h2 has its GOAWAY ready
+                await self.send(Closed())
+                return
+            await self._handle_events(events)
+            # h2 minds a frame that is too long only once it has all of it, 16 MiB perhaps: look ourselves.
+            if int.from_bytes(self.connection.incoming_buffer._data[:3], "big") > FRAME_BYTES:
+                await self._go_away(ErrorCodes.FRAME_SIZE_ERROR)
+                await self.send(Closed())
+        elif isinstance(event, Closed):
+            self.closed = True
+            for stream_id in list(self.streams):
+                await self._close_stream(stream_id)
+            for stream_id in list(self.stream_buffers):
+                self._forget(stream_id)
+            await self.has_data.set()
+
+    async def _handle_events(self, events: list[h2.events.Event]) -> None:
+        for event in events:
+            if isinstance(event, h2.events.RequestReceived):
+                if self.context.terminated.is_set():
+                    self.connection.reset_stream(event.stream_id, ErrorCodes.REFUSED_STREAM)
+                else:
+                    await self._create_stream(event)
+            elif isinstance(event, h2.events.DataReceived):
+                await self._receive_body(event)
+            elif isinstance(event, h2.events.StreamEnded):
+                self._uploads.discard(event.stream_id)
+                if event.stream_id in self.streams:
+                    await self.streams[event.stream_id].handle(EndBody(stream_id=event.stream_id))
+            elif isinstance(event, h2.events.StreamReset):
+                if event.stream_id in self.streams and not self._may_reset():
+                    await self._go_away(ErrorCodes.ENHANCE_YOUR_CALM)
+                    await self.send(Closed())
+                    return
+                self._forget(event.stream_id)
+                await self._close_stream(event.stream_id)
+                await self.send(Updated(idle=self.idle))
+            elif isinstance(event, h2.events.WindowUpdated):
+                await self._window_updated(event.stream_id)
+            elif isinstance(event, h2.events.RemoteSettingsChanged):
+                if h2.settings.SettingCodes.INITIAL_WINDOW_SIZE in event.changed_settings:
+                    await self._window_updated(None)
+            elif isinstance(event, h2.events.ConnectionTerminated):
+                await self.send(Closed())
+                return
+        await self._flush()
+
+    def _may_reset(self) -> bool:
+        now = trio.current_time()
+        self._resets_paid_until = max(self._resets_paid_until, now) + 1 / RESETS_PER_S
+        return self._resets_paid_until - now <= RESETS_AT_ONCE / RESETS_PER_S
+
+    async def _receive_body(self, event: h2.events.DataReceived) -> None:
+        stream = self.streams.get(event.stream_id)
+        if stream is None or stream.closed:
+            self._acknowledge(event.stream_id, event.flow_controlled_length)
+            return
+        self._acknowledge(event.stream_id, event.flow_controlled_length - len(event.data))  # padding
+        await stream.handle(Body(stream_id=event.stream_id, data=event.data))
+
+    async def _create_stream(self, request: h2.events.RequestReceived) -> None:
+        stream_id = request.stream_id
+        pseudo = {name: value for name, value in request.headers if name.startswith(b":")}
+        method, path = pseudo.get(b":method", b""), pseudo.get(b":path", b"")
+        if not _METHOD.fullmatch(method) or not _PATH.fullmatch(path):
+            headers = [(b":status", b"400"), *self.config.response_headers("h2")]
+            self.connection.send_headers(stream_id, headers, end_stream=True)
+            return
+        stream = self.streams[stream_id] = HTTPStream(
+            self.app,
+            self.config,
+            self.context,
+            self.task_group,
+            self.ssl,
+            self.client,
+            self.server,
+            self.stream_send,
+            stream_id,
+        )
+        self.stream_buffers[stream_id] = StreamBuffer(self._limits.notsent_lowat_bytes)
+        self.priority.insert_stream(stream_id)
+        self.priority.block(stream_id)
+        if request.stream_ended is None:
+            self._uploads.add(stream_id)
+        await self.send(Updated(idle=False))
+        await stream.handle(
+            Request(
+                stream_id=stream_id,
+                headers=filter_pseudo_headers(request.headers),
+                http_version="2",
+                method=method.decode("ascii").upper(),
+                raw_path=path,
+                state=self.connection_state,
+            )
+        )
+        await self.context.mark_request()
+        if stream.closed:  # answered without the app: not a name of this server
+            await self._end_stream(stream_id)
+
+    async def stream_send(self, event: StreamEvent) -> None:
+        stream_id = event.stream_id
+        buffer = self.stream_buffers.get(stream_id)
+        if isinstance(event, StreamClosed):
+            await self._end_stream(stream_id)
+        elif buffer is None or buffer.dropped:
+            await trio.lowlevel.checkpoint()  # reset meanwhile: the disconnect is on its way to the app
+        elif isinstance(event, (InformationalResponse, Response)):
+            headers = [(b":status", b"%d" % event.status_code), *event.headers]
+            try:
+                self.connection.send_headers(stream_id, headers + self.config.response_headers("h2"))
+            except ProtocolError:
+                return
+            await self._flush()
+        elif isinstance(event, Body):
+            buffer.push_nowait(event.data)
+            await self._unblock(stream_id)
+            await self._pace(stream_id, buffer, lambda: buffer.room)
+        elif isinstance(event, EndBody):
+            buffer.end()
+            await self._unblock(stream_id)
+            await self._pace(stream_id, buffer, lambda: buffer.dropped)  # END_STREAM is said
+        elif isinstance(event, Trailers):
+            await self._pace(stream_id, buffer, lambda: buffer.drained)
+            try:
+                self.connection.send_headers(stream_id, event.headers, end_stream=True)
+            except ProtocolError:
+                return
+            buffer.end()
+            self._forget(stream_id)
+            await self._flush()
+
+    async def _pace(self, stream_id: int, buffer: StreamBuffer, reached: Callable[[], bool]) -> None:
+        """Hold the app until its stream has moved; reset a stream that does not."""
+        if not await buffer.wait_for(reached, self._limits.send_timeout_s):
+            self.drop_nowait(stream_id, ErrorCodes.ENHANCE_YOUR_CALM)
+            await self._flush()
+            await self._close_stream(stream_id)
+
+    async def _end_stream(self, stream_id: int) -> None:
+        """The app has no more to say: make sure the client learns how that was meant."""
+        buffer = self.stream_buffers.get(stream_id)
+        if buffer is not None and not buffer.ended:
+            self.drop_nowait(stream_id, ErrorCodes.INTERNAL_ERROR)  # the body was cut short
+        elif stream_id in self._uploads and buffer is None:
+            self.drop_nowait(stream_id, ErrorCodes.NO_ERROR)  # answered: stop uploading (RFC 9113, 8.1)
+        self._uploads.discard(stream_id)
+        await self._close_stream(stream_id)
+        await self._flush()
+        if self.idle and self.context.terminated.is_set():
+            await self._go_away(ErrorCodes.NO_ERROR)
+        await self.send(Updated(idle=self.idle))
+
+    async def _send_data(self, stream_id: int) -> None:
+        # No checkpoint between taking bytes from the buffer and handing them to h2: a stream cannot be
+        # dropped in between, and whoever waits for the buffer to drain finds END_STREAM said.
+        buffer = self.stream_buffers.get(stream_id)
+        if buffer is None:
+            self._forget(stream_id)
+            return
+        try:
+            window = self.connection.local_flow_control_window(stream_id)
+            data = buffer.pop_nowait(max(0, min(window, self.connection.max_outbound_frame_size)))
+            finished = buffer.ended and buffer.drained
+            if data:
+                self.connection.send_data(stream_id, data, end_stream=finished)
+            elif finished:
+                self.connection.end_stream(stream_id)  # needs no window
+            else:
+                self.priority.block(stream_id)
+            if finished:
+                self._forget(stream_id)
+        except ProtocolError:  # h2 will not have another byte of it: the connection is ending
+            self._forget(stream_id)
+            await self._close_stream(stream_id)
+        await self._flush()
+
+    async def _unblock(self, stream_id: int) -> None:
+        self.priority.unblock(stream_id)
+        await self.has_data.set()
+
+    async def _window_updated(self, stream_id: int | None) -> None:
+        for known in list(self.stream_buffers) if not stream_id else [stream_id]:
+            if known in self.stream_buffers:
+                self.priority.unblock(known)
+        await self.has_data.set()
+
+    async def _close_stream(self, stream_id: int) -> None:
+        stream = self.streams.pop(stream_id, None)
+        if stream is not None:
+            await stream.handle(StreamClosed(stream_id=stream_id))
+
+    def _forget(self, stream_id: int) -> None:
+        """Drop a stream's buffer and its turn. Idempotent."""
+        buffer = self.stream_buffers.pop(stream_id, None)
+        if buffer is not None:
+            buffer.drop()
+        with suppress(MissingStreamError):
+            self.priority.remove_stream(stream_id)
+
+    def _acknowledge(self, stream_id: int, size: int) -> None:
+        if size and not self.closed:
+            with suppress(ProtocolError):  # the connection is closing: nobody waits for window any more
+                self.connection.acknowledge_received_data(size, stream_id)
+
+    async def _go_away(self, code: ErrorCodes) -> None:
+        self._at_odds = code is not ErrorCodes.NO_ERROR
+        with suppress(ProtocolError):  # said already
+            self.connection.close_connection(code)
+        await self._flush()
