@@ -1,0 +1,145 @@
+"""What bench.py measures, a round at a time: streams over HTTP, and the same through the raw loop."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import trio
+
+from figures import gaps
+from loadclient import Chat, Target, chat
+from prompts import chatml, messages
+from rawloop import RoundRequest, RoundResult
+from serverproc import subprocess_of, thread_times
+from sse import Answer
+
+
+class HttpRound(msgspec.Struct, frozen=True):
+    """One round over HTTP. CPU seconds are None for a server that is not ours to look into.
+
+    `loop_cpu_s` is the main thread's, `engine_cpu_s` that of all other threads, llama.cpp's own included.
+    """
+
+    streams: int
+    prompt_tokens: int
+    output_tokens: int
+    wall_s: float
+    ttft_s: list[float]
+    gap_s: list[float]
+    loop_cpu_s: float | None
+    engine_cpu_s: float | None
+    client_cpu_s: float
+    broken: list[str]
+
+    @property
+    def tokens_s(self) -> float:
+        return self.output_tokens / self.wall_s
+
+
+async def http_round(
+    target: Target, prompts: Sequence[list[dict[str, str]]], output_tokens: int, *, pid: int | None
+) -> HttpRound:
+    """All prompts at once, each a stream of its own on a connection of its own, read to their ends.
+
+    `wall_s` runs from before the first connects to after the last has ended. Cancel-safe.
+    """
+    answers: list[Answer] = []
+
+    async def one(prompt: list[dict[str, str]]) -> None:
+        request = Chat(prompt, output_tokens, temperature=0.0, stream=True)
+        answers.append(await chat(target, request))
+
+    before = thread_times(pid) if pid is not None else []
+    client_before = time.process_time()
+    started = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        for prompt in prompts:
+            nursery.start_soon(one, prompt)
+    wall_s = trio.current_time() - started
+    client_cpu_s = time.process_time() - client_before
+    loop_cpu_s = engine_cpu_s = None
+    if pid is not None:
+        spent = {thread.tid: thread.cpu_s for thread in thread_times(pid)}
+        for thread in before:
+            if thread.tid in spent:
+                spent[thread.tid] -= thread.cpu_s
+        loop_cpu_s = spent.pop(pid, 0.0)
+        engine_cpu_s = sum(spent.values())
+    return HttpRound(
+        streams=len(prompts),
+        prompt_tokens=sum(answer.usage.prompt_tokens for answer in answers if answer.usage),
+        output_tokens=sum(answer.completion_tokens for answer in answers),
+        wall_s=wall_s,
+        ttft_s=[answer.ttft_s for answer in answers if answer.ttft_s is not None],
+        gap_s=[gap for answer in answers for gap in gaps(answer.content_s)],
+        loop_cpu_s=loop_cpu_s,
+        engine_cpu_s=engine_cpu_s,
+        client_cpu_s=client_cpu_s,
+        broken=[_why(answer) for answer in answers if not answer.is_whole],
+    )
+
+
+def _why(answer: Answer) -> str:
+    return f"{answer.ending} {answer.status} {answer.error} {answer.violations}"
+
+
+class RawProcess:
+    """The raw loop in its own process; `round` asks it for one round."""
+
+    def __init__(self, process: trio.Process) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._stdin = process.stdin
+        self._stdout = process.stdout
+        self._buffer = b""
+
+    async def round(self, prompts: Sequence[list[dict[str, str]]], output_tokens: int) -> RoundResult:
+        """The same prompts, rendered by ChatML, through the loop.
+
+        Not cancel-safe: the answer of a cancelled round would be read by the next.
+        """
+        request = RoundRequest([chatml(prompt) for prompt in prompts], output_tokens)
+        await self._stdin.send_all(msgspec.json.encode(request) + b"\n")
+        return msgspec.json.decode(await self.line(), type=RoundResult)
+
+    async def line(self) -> bytes:
+        """One line of its stdout. Raises RuntimeError when it ended."""
+        while (end := self._buffer.find(b"\n")) < 0:
+            data = await self._stdout.receive_some()
+            if not data:
+                raise RuntimeError("the raw loop ended")
+            self._buffer += data
+        line, self._buffer = self._buffer[:end], self._buffer[end + 1 :]
+        return line
+
+
+@asynccontextmanager
+async def raw_process(
+    model: Path, *, sequences: int, threads: int, spin_count: str
+) -> AsyncIterator[RawProcess]:
+    """Start the raw loop and wait until its model is loaded; terminate it at the end."""
+    command = [sys.executable, str(Path(__file__).with_name("rawloop.py")), "--model", str(model)]
+    command += ["--sequences", str(sequences), "--threads", str(threads)]
+    env = {"GOMP_SPINCOUNT": spin_count, **os.environ}
+    async with subprocess_of(command, env, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        raw = RawProcess(process)
+        await raw.line()
+        yield raw
+
+
+class PromptSource:
+    """Hands out prompts that were never asked before in this run, so that no round answers for another."""
+
+    def __init__(self) -> None:
+        self._next = 1_000_000 + int(time.time()) % 100_000 * 10  # always seven digits
+
+    def take(self, count: int, *, words: int = 0) -> list[list[dict[str, str]]]:
+        """`count` new conversations."""
+        first = self._next
+        self._next += count
+        return [messages(number, words=words) for number in range(first, first + count)]

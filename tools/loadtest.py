@@ -1,0 +1,207 @@
+"""Load for any OpenAI-compatible server, from the clients of real life: those who leave, those who stall.
+
+    python tools/loadtest.py --scenario chat  --concurrency 8 --duration 30
+    python tools/loadtest.py --scenario abort --abort-at queue,prefill,decode --prompt-tokens 1500
+    python tools/loadtest.py --scenario slow  --slow-readers 50 --slow-bytes-s 0 --chart latency.svg
+    python tools/loadtest.py --scenario mixed --rate 5 --http 2 --max-ttft-p95-ms 2000 --max-errors 0
+
+Exit code: 0 when every threshold is met, 1 when one is missed, 2 for a wrong command line, 130 after Ctrl-C
+(the report of what was seen until then is printed all the same).
+"""
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import trio
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+import chart
+from figures import Threshold, percentile, summarize
+from http1 import FramingError
+from loadclient import Leave, Target
+from report import Report, build, text
+from residual import PHASES
+from scenarios import SCENARIOS, Load, Tally, run
+from serverproc import served_model
+
+PROGRESS_S = 0.25
+
+
+def _list(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line; what is wrong in it ends the program with 2 and one line."""
+    parser = argparse.ArgumentParser(
+        prog="loadtest", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--base-url", default="http://127.0.0.1:8000/v1", help="[%(default)s]")
+    add("--api-key")
+    add("--model", help="[the first that the server lists]")
+    add("--insecure", action="store_true", help="accept any TLS certificate")
+    add("--scenario", choices=SCENARIOS, default="chat")
+    add("--concurrency", type=int, default=8, help="clients in the closed loop; victims per round of abort")
+    add("--rate", type=float, help="requests per second, Poisson, instead of a closed loop")
+    add("--duration", type=float, default=30.0, metavar="S")
+    add(
+        "--grace", type=float, default=30.0, metavar="S", help="for running requests at the end [%(default)s]"
+    )
+    add("--prompt-tokens", type=int, default=55)
+    add("--output-tokens", type=int, default=64)
+    add("--abort-at", type=_list, default=PHASES, metavar="PHASE,..", help="of queue, prefill, decode")
+    add(
+        "--leave",
+        type=_list,
+        default=("fin", "rst"),
+        metavar="HOW,..",
+        help="fin, rst; rst_stream, goaway on h2",
+    )
+    add("--slow-readers", type=int, default=8, help="attached beside the healthy ones in scenario slow")
+    add("--slow-bytes-s", type=float, default=0.0, help="how fast they read; 0: they stop [%(default)s]")
+    add("--http", choices=("1.1", "2"), default="1.1")
+    add("--status-path", default="/status/events")
+    add("--seed", type=int, default=0)
+    add("--json", type=Path, metavar="FILE")
+    add("--chart", type=Path, metavar="FILE.svg|html")
+    add("--max-ttft-p95-ms", type=float)
+    add("--max-inter-token-p95-ms", type=float)
+    add("--max-cancel-p95-ms", type=float)
+    add("--max-eviction-p95-s", type=float)
+    add("--min-tokens-s", type=float)
+    add("--max-errors", type=int)
+    args = parser.parse_args(argv)
+    if unknown := set(args.abort_at) - set(PHASES):
+        parser.error(f"--abort-at: no phase {', '.join(sorted(unknown))}; there are {', '.join(PHASES)}")
+    ways = {how.value for how in Leave} - (set() if args.http == "2" else {"rst_stream", "goaway"})
+    if unknown := set(args.leave) - ways:
+        parser.error(f"--leave: HTTP/{args.http} has no {', '.join(sorted(unknown))}")
+    if args.scenario == "abort" and (args.rate is not None or args.http == "2"):
+        parser.error("--scenario abort measures in rounds over HTTP/1.1: no --rate, no --http 2")
+    if args.chart is not None and args.chart.suffix not in (".svg", ".html", ".htm"):
+        parser.error("--chart: the name must end in .svg or .html")
+    return args
+
+
+def thresholds(args: argparse.Namespace, report: Report) -> list[Threshold]:
+    """Those given on the command line, with what was measured."""
+    limits = [
+        ("TTFT p95 ms", args.max_ttft_p95_ms, report.ttft_ms.p95, True),
+        ("inter-token p95 ms", args.max_inter_token_p95_ms, report.inter_token_ms.p95, True),
+        ("time to cancel p95 ms", args.max_cancel_p95_ms, report.all_cancels_p95_ms, True),
+        ("eviction p95 s", args.max_eviction_p95_s, report.eviction_s.p95, True),
+        ("tokens/s", args.min_tokens_s, report.tokens_s, False),
+        ("errors", args.max_errors, float(report.error_count), True),
+    ]
+    return [
+        Threshold(name, limit, measured, at_most)
+        for name, limit, measured, at_most in limits
+        if limit is not None
+    ]
+
+
+def progress(tally: Tally, now_s: float, duration_s: float) -> Table:
+    """One line of what goes on now; latency is that of the last 50 polite clients."""
+    recent = [r.answer for r in tally.records[-200:] if r.kind == "chat"][-50:]
+    tokens = sum(r.answer.completion_tokens for r in tally.records if r.kind == "chat")
+    ttft = summarize([a.ttft_s for a in recent if a.ttft_s is not None], scale=1e3)
+    passed_s = now_s - tally.started_s
+    shown = Table.grid(padding=(0, 2))
+    cancels = [s for seconds in tally.cancel_s.values() for s in seconds]
+    shown.add_row(
+        f"{passed_s:5.1f}/{duration_s:.0f} s",
+        "running " + (" ".join(f"{n} {kind}" for kind, n in tally.running.items() if n) or "none"),
+        f"ended {len(tally.records)}",
+        f"{tokens / max(passed_s, 1e-9):.0f} tok/s",
+        f"TTFT {ttft.p50 or 0:.0f}/{ttft.p95 or 0:.0f} ms",
+        f"to cancel {percentile(cancels, 0.5) * 1e3:.0f} ms" if cancels else "",
+    )
+    return shown
+
+
+async def _show(tally: Tally, duration_s: float, live: Live) -> None:
+    while True:
+        live.update(progress(tally, trio.current_time(), duration_s), refresh=True)
+        await trio.sleep(PROGRESS_S)
+
+
+async def measure(load: Load, console: Console) -> Report:
+    """Run the load with live progress until its end, or until SIGINT; the report either way."""
+    tally = Tally(trio.current_time())
+    interrupted = False
+    with (
+        trio.open_signal_receiver(signal.SIGINT) as signals,
+        Live(console=console, auto_refresh=False) as live,
+    ):
+
+        async def stop_on_signal(scope: trio.CancelScope) -> None:
+            nonlocal interrupted
+            async for _ in signals:
+                interrupted = True
+                scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stop_on_signal, nursery.cancel_scope)
+            nursery.start_soon(_show, tally, load.duration_s, live)
+            await run(load, tally)
+            nursery.cancel_scope.cancel()
+    return build(tally, load.scenario, trio.current_time(), interrupted=interrupted)
+
+
+async def load_from(args: argparse.Namespace) -> Load:
+    """The load that the command line asks for; asks the server for its model. Raises OSError, ValueError."""
+    target = Target.from_url(args.base_url, api_key=args.api_key, verify=not args.insecure)
+    model = args.model or await served_model(target)
+    return Load(
+        target=Target.from_url(args.base_url, model=model, api_key=args.api_key, verify=not args.insecure),
+        scenario=args.scenario,
+        concurrency=args.concurrency,
+        rate=args.rate,
+        duration_s=args.duration,
+        grace_s=args.grace,
+        prompt_tokens=args.prompt_tokens,
+        output_tokens=args.output_tokens,
+        abort_at=args.abort_at,
+        leaves=tuple(Leave(how) for how in args.leave),
+        slow_readers=args.slow_readers,
+        slow_bytes_s=args.slow_bytes_s,
+        http=args.http,
+        status_path=args.status_path,
+        seed=args.seed,
+    )
+
+
+async def _main(args: argparse.Namespace, console: Console) -> Report:
+    return await measure(await load_from(args), console)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run, print, write, and say by the exit code whether the thresholds were met."""
+    args = parse(argv)
+    try:
+        report = trio.run(_main, args, Console(stderr=True))
+    except (OSError, ValueError, RuntimeError, FramingError) as error:
+        print(f"loadtest: {args.base_url}: {error}", file=sys.stderr)
+        return 1
+    held = thresholds(args, report)
+    print(text(report, held))
+    if args.json:
+        args.json.write_bytes(
+            msgspec.json.format(msgspec.json.encode({"report": report, "thresholds": held}))
+        )
+    if args.chart:
+        chart.write(report, args.chart)
+    if report.interrupted:
+        return 130
+    return 0 if all(threshold.is_met for threshold in held) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
