@@ -1,21 +1,33 @@
-from corral.engine.pace import GRANULE_TOKENS, Pace
+from corral.engine.pace import BURST, DECODE_SHARE, GRANULE_TOKENS, Pace
 
 
-def test_the_budget_approaches_what_the_measured_speed_allows() -> None:
+def measured(token_ms: float, decode_ms: float = 0.0) -> Pace:
     pace = Pace(step_budget_ms=30, idle_tokens=128)
-    for _ in range(50):
-        pace.observe(prefill_tokens=64, elapsed_ms=32)
-    assert pace.prefill_tokens(has_decoding=True) == 48  # 60 tokens, down to a whole tile
+    for _ in range(80):
+        pace.observe_prefill(tokens=64, elapsed_ms=64 * token_ms)
+        pace.observe_decode(elapsed_ms=decode_ms)
+    return pace
+
+
+def test_the_budget_is_what_the_measured_speed_allows_down_to_a_whole_tile() -> None:
+    assert measured(token_ms=0.5).prefill_tokens(decoding=4, prefilling=1) == 48
+
+
+def test_a_slow_batch_may_be_slowed_by_the_same_factor_as_a_fast_one() -> None:
+    pace = measured(token_ms=1.0, decode_ms=40)
+    assert pace.prefill_tokens(decoding=16, prefilling=1) == DECODE_SHARE * 40 // 16 * 16
+
+
+def test_a_burst_of_prompts_gets_more_but_not_without_end() -> None:
+    pace = measured(token_ms=1.0)
+    assert pace.prefill_tokens(decoding=4, prefilling=8) == 48
+    assert pace.prefill_tokens(decoding=1, prefilling=50) == BURST * 30 // 16 * 16
 
 
 def test_a_slow_model_still_advances_and_a_fast_one_is_bounded() -> None:
-    slow, fast = Pace(30, 128), Pace(30, 128)
-    for _ in range(50):
-        slow.observe(prefill_tokens=16, elapsed_ms=16_000)
-        fast.observe(prefill_tokens=128, elapsed_ms=0.1)
-    assert slow.prefill_tokens(has_decoding=True) == GRANULE_TOKENS
-    assert fast.prefill_tokens(has_decoding=True) == 128
+    assert measured(token_ms=1000).prefill_tokens(decoding=1, prefilling=1) == GRANULE_TOKENS
+    assert measured(token_ms=0.001).prefill_tokens(decoding=1, prefilling=1) == 128
 
 
 def test_with_nothing_decoding_the_budget_is_the_whole_chunk() -> None:
-    assert Pace(1, 128).prefill_tokens(has_decoding=False) == 128
+    assert Pace(1, 128).prefill_tokens(decoding=0, prefilling=1) == 128

@@ -9,6 +9,7 @@ from itertools import count
 import trio
 
 from corral.engine.backend import Backend
+from corral.engine.draft_model import DraftModel
 from corral.engine.pace import Pace
 from corral.engine.prompt import Prompter
 from corral.engine.task import Delivery, Released, Task
@@ -45,10 +46,15 @@ class Engine:
         step_budget_ms: float,
         reuses_prefixes: bool = True,
         drafts: bool = True,
+        draft_backend: Backend | None = None,
     ) -> None:
+        """Raises StartupError if the draft model does not go with the model."""
+        if slots > backend.sequences:
+            raise ValueError(f"{slots} slots on a backend of {backend.sequences} sequences")
         self.slots = slots
         self._reuses_prefixes = reuses_prefixes
         self._drafts = drafts
+        self._draft_model = None if draft_backend is None else DraftModel(draft_backend, backend)
         self.failure: EngineFailed | None = None
         self._backend = backend
         self._pace = Pace(step_budget_ms, min(IDLE_PREFILL_TOKENS, backend.batch_tokens))
@@ -94,6 +100,7 @@ class Engine:
             deliver=deliver,
             reuses_prefixes=self._reuses_prefixes,
             drafts=self._drafts,
+            draft_model=self._draft_model,
         )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._supervise, worker)
@@ -154,6 +161,9 @@ class Engine:
             await trio.to_thread.run_sync(
                 worker.run, limiter=trio.CapacityLimiter(1), thread_name="corral-engine"
             )
+        except EngineFailed as error:
+            logger.error("the engine cannot be rebuilt: %s", error.message)
+            self._fail(EngineFailed(f"the engine failed and cannot be rebuilt: {error.message}"))
         except Exception:
             logger.exception("the engine's thread died")
             self._fail(EngineFailed("the engine failed; the server needs a restart"))

@@ -1,7 +1,12 @@
 """How many prompt tokens a step may carry so that decoding streams keep their pace.
 
-Pure: it is told how long each prefill step took and answers with a budget. The cost per token is a moving
-average, since it grows with the context and changes with whatever else the machine does.
+Pure: it is told how long each step took and answers with a budget. Costs are moving averages, since they
+grow with the context and change with whatever else the machine does.
+
+Between two decode steps a prefill step may take as long as `step_budget_ms`, or DECODE_SHARE times as long
+as a decode step where that is more: a slow batch is slowed by the same factor as a fast one. And while more
+sequences wait for their first token than decode, it may take as many times longer, up to BURST: otherwise a
+burst of prompts would crawl behind the first of them, and everybody would be late, the first one too.
 """
 
 from dataclasses import dataclass
@@ -9,23 +14,32 @@ from dataclasses import dataclass
 SMOOTHING = 0.2
 GRANULE_TOKENS = 16  # kernels work on tiles: budgets in between cost as much as the next one up
 FIRST_GUESS_MS = 1.0  # per token, before anything was measured
+DECODE_SHARE = 1.5
+BURST = 4.0
 
 
 @dataclass(slots=True)
 class Pace:
-    """`step_budget_ms` of prefill between two decode steps, `idle_tokens` when nothing decodes."""
+    """Budgets for prefill steps: `idle_tokens` when nothing decodes, and never more."""
 
     step_budget_ms: float
     idle_tokens: int
     _token_ms: float = FIRST_GUESS_MS
+    _decode_ms: float = 0.0
 
-    def prefill_tokens(self, *, has_decoding: bool) -> int:
-        """The budget of the next prefill step, in tokens."""
-        if not has_decoding:
+    def prefill_tokens(self, *, decoding: int, prefilling: int) -> int:
+        """The budget of the next prefill step, in tokens, by how many sequences do what."""
+        if not decoding:
             return self.idle_tokens
-        tokens = int(self.step_budget_ms / self._token_ms)
+        burst = min(max(prefilling / decoding, 1.0), BURST)
+        budget_ms = max(self.step_budget_ms, DECODE_SHARE * self._decode_ms) * burst
+        tokens = int(budget_ms / self._token_ms)
         return min(max(GRANULE_TOKENS, tokens - tokens % GRANULE_TOKENS), self.idle_tokens)
 
-    def observe(self, prefill_tokens: int, elapsed_ms: float) -> None:
-        """Learn from a step of nothing but prefill."""
-        self._token_ms += SMOOTHING * (max(1e-3, elapsed_ms / prefill_tokens) - self._token_ms)
+    def observe_prefill(self, tokens: int, elapsed_ms: float) -> None:
+        """Learn from a prefill step."""
+        self._token_ms += SMOOTHING * (max(1e-3, elapsed_ms / tokens) - self._token_ms)
+
+    def observe_decode(self, elapsed_ms: float) -> None:
+        """Learn from a decode step."""
+        self._decode_ms += SMOOTHING * (elapsed_ms - self._decode_ms)

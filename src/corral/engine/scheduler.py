@@ -122,8 +122,9 @@ class Scheduler:
         self._free_ids = list(range(self.sequences - 1, -1, -1))
 
     @property
-    def has_decoding(self) -> bool:
-        return any(sequence.is_decoding for sequence in self.running)
+    def decodes_next(self) -> bool:
+        """Whether the next step may decode, and so may carry drafts."""
+        return not self._is_prefill_turn or all(sequence.is_decoding for sequence in self.running)
 
     @property
     def decoding(self) -> int:

@@ -87,7 +87,7 @@ class Running:
         self.sequence = sequence
         self.sampler = sampler
         self.decoder = TextDecoder(task.stop)
-        self.drafter = PromptLookup(sequence.tokens)
+        self.lookup = PromptLookup(sequence.tokens)
         self.completion_tokens = 0
         self.drafted_tokens = 0
         self.accepted_tokens = 0
@@ -103,11 +103,10 @@ class Running:
         self.cached_tokens = self.sequence.cached_tokens
         return Started(self.sequence.prompt_tokens, self.cached_tokens)
 
-    def observe_draft(self, drafted: int, accepted: int) -> None:
-        """Count a verified draft, and let the drafter learn from it."""
-        self.drafted_tokens += drafted
-        self.accepted_tokens += accepted
-        self.drafter.observe(drafted, accepted)
+    @property
+    def tokens_left(self) -> int:
+        """How many more tokens may be sampled."""
+        return self.task.max_tokens - self.completion_tokens
 
     def finished(self, reason: FinishReason) -> Finished:
         """The last event of a task that ended as it should."""

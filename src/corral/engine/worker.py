@@ -15,6 +15,7 @@ from queue import Empty, SimpleQueue
 from time import perf_counter
 
 from corral.engine.backend import Backend, BackendLost, StepAborted
+from corral.engine.draft_model import DraftModel
 from corral.engine.drafting import draft_budget
 from corral.engine.pace import Pace
 from corral.engine.scheduler import Forget, MemoryOperation, Scheduler, Step
@@ -40,12 +41,16 @@ class Worker:
         deliver: Callable[[Delivery], None],
         reuses_prefixes: bool = True,
         drafts: bool = True,
+        draft_model: DraftModel | None = None,
     ) -> None:
         self._backend = backend
         self._deliver = deliver
         self._pace = pace
         self._reuses_prefixes = reuses_prefixes
-        self._drafts = drafts and backend.can_cut
+        self._drafts = drafts
+        self._draft_model = draft_model
+        self._drafted_by_model: set[Scheduled] = set()
+        self._can_draft = backend.can_cut and (drafts or draft_model is not None)
         self._scheduler = self._new_scheduler()
         self._commands: SimpleQueue[Command] = SimpleQueue()
         self._running: dict[int, Running] = {}
@@ -154,6 +159,8 @@ class Worker:
     ) -> None:
         del self._running[running.task.key]
         del self._by_sequence[running.sequence]
+        if self._draft_model is not None:
+            self._draft_model.forget(running.sequence)
         released = running.released(cancelled_s)
         self._scheduler.remove(running.sequence)
         running.sampler.close()
@@ -163,7 +170,8 @@ class Worker:
     # One step
 
     def _step(self, delivery: Delivery) -> None:
-        budget = self._pace.prefill_tokens(has_decoding=self._scheduler.has_decoding)
+        decoding = self._scheduler.decoding
+        budget = self._pace.prefill_tokens(decoding=decoding, prefilling=len(self._running) - decoding)
         step = self._scheduler.plan(budget, self._propose())
         self._apply(step.memory)
         try:
@@ -178,23 +186,38 @@ class Worker:
             self._isolate(step, error, delivery)
             return
         if step.is_prefill:
-            self._pace.observe(step.tokens, elapsed_ms)
+            self._pace.observe_prefill(step.tokens, elapsed_ms)
+        else:
+            self._pace.observe_decode(elapsed_ms)
         self._scheduler.commit(step)
         self._advance_all(step, delivery)
 
     def _propose(self) -> dict[Scheduled, list[int]]:
-        """Drafts for the sequences that decode, as many as a step of their number may carry."""
-        budget = draft_budget(self._scheduler.decoding) if self._drafts else 0
+        """Drafts for the sequences that decode, as many tokens as a step of their number may carry.
+
+        What a sequence said before is looked at first, since that costs nothing; then a draft model is asked.
+        """
+        decoding = [sequence for sequence in self._by_sequence if sequence.is_decoding]
+        budget = draft_budget(len(decoding))
         drafts: dict[Scheduled, list[int]] = {}
-        for sequence, running in self._by_sequence.items():
-            if budget <= 0:
-                break
-            if sequence.is_decoding:
-                left = running.task.max_tokens - running.completion_tokens - 1
-                draft = running.drafter.propose(min(budget, left)) if left > 0 else []
-                if draft:
-                    drafts[sequence] = draft
-                    budget -= len(draft)
+        self._drafted_by_model = set()
+        if budget <= 0 or not self._can_draft or not self._scheduler.decodes_next:
+            return drafts
+        wants: dict[Scheduled, int] = {}
+        for sequence in decoding:
+            running = self._by_sequence[sequence]
+            limit = min(budget, running.tokens_left - 1)  # beside each draft a token of its own comes out
+            draft = running.lookup.propose(limit) if self._drafts and limit > 0 else []
+            if draft:
+                drafts[sequence] = draft
+                budget -= len(draft)
+            elif limit > 0:
+                wants[sequence] = limit
+        if self._draft_model is not None and wants and budget >= len(wants):
+            share = budget // len(wants)
+            by_model = self._draft_model.propose({s: min(limit, share) for s, limit in wants.items()})
+            self._drafted_by_model = set(by_model)
+            drafts |= by_model
         return drafts
 
     def _decode(self, step: Step) -> float:
@@ -299,7 +322,7 @@ class Worker:
                 break
             accepted += 1
         if draft:
-            running.observe_draft(len(draft), accepted)
+            self._observe_draft(running, len(draft), accepted)
             if accepted < len(draft):
                 self._scheduler.cut(sequence, base + accepted)
                 assert sequence.id is not None
@@ -311,6 +334,14 @@ class Worker:
             reason = "stop_sequence"
         events.append(running.finished(reason))
         return events, True
+
+    def _observe_draft(self, running: Running, drafted: int, accepted: int) -> None:
+        running.drafted_tokens += drafted
+        running.accepted_tokens += accepted
+        if running.sequence in self._drafted_by_model and self._draft_model is not None:
+            self._draft_model.observe(running.sequence, drafted, accepted)
+        else:
+            running.lookup.observe(drafted, accepted)
 
     def _take(self, running: Running, token: int, row: int, events: list[Event]) -> FinishReason | None:
         """Count one sampled token and say its text; why it is the last, if it is."""
