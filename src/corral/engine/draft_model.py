@@ -39,9 +39,7 @@ class DraftModel:
     def __init__(self, backend: Backend, target: Backend) -> None:
         """Raises StartupError if the two models do not share their vocabulary."""
         if list(backend.vocabulary.pieces) != list(target.vocabulary.pieces):
-            raise StartupError(
-                "the draft model has another vocabulary than the model: its tokens mean nothing"
-            )
+            raise StartupError("the draft model has another vocabulary than the model")
         if not backend.can_cut:
             raise StartupError("the draft model's memory cannot be cut, so wrong drafts could not be undone")
         self._backend = backend

@@ -136,10 +136,12 @@ class LlamaBackend:
         )
 
     def abort(self) -> None:
+        log.set_quiet(True)  # llama.cpp reports an abort as an error
         self._abort.set()
 
     def rearm(self) -> None:
         self._abort.clear()
+        log.set_quiet(False)
 
     def reset(self) -> None:
         llama_cpp.llama_free(self._context)

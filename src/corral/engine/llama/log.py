@@ -77,11 +77,16 @@ def install() -> None:
 def quietly() -> Iterator[None]:
     """Log everything at debug level: for a call whose failure its caller reports, with `reason()`."""
     install()
-    _router.quiet = True
+    set_quiet(True)
     try:
         yield
     finally:
-        _router.quiet = False
+        set_quiet(False)
+
+
+def set_quiet(is_quiet: bool) -> None:
+    """From now on, log everything at debug level, or at its own. From any thread."""
+    _router.quiet = is_quiet
 
 
 def last_error() -> str | None:
