@@ -1,8 +1,8 @@
-from corral.engine.pace import BURST, DECODE_SHARE, GRANULE_TOKENS, Pace
+from corral.engine.pace import BURST, DECODE_SHARE, GRANULE_TOKENS, IDLE_STEP_MS, LEAST_IDLE_TOKENS, Pace
 
 
 def measured(token_ms: float, decode_ms: float = 0.0) -> Pace:
-    pace = Pace(step_budget_ms=30, idle_tokens=128)
+    pace = Pace(step_budget_ms=30, batch_tokens=512)
     for _ in range(80):
         pace.observe_prefill(tokens=64, elapsed_ms=64 * token_ms)
         pace.observe_decode(elapsed_ms=decode_ms)
@@ -26,8 +26,10 @@ def test_a_burst_of_prompts_gets_more_but_not_without_end() -> None:
 
 def test_a_slow_model_still_advances_and_a_fast_one_is_bounded() -> None:
     assert measured(token_ms=1000).prefill_tokens(decoding=1, prefilling=1) == GRANULE_TOKENS
-    assert measured(token_ms=0.001).prefill_tokens(decoding=1, prefilling=1) == 128
+    assert measured(token_ms=0.001).prefill_tokens(decoding=1, prefilling=1) == 512
 
 
-def test_with_nothing_decoding_the_budget_is_the_whole_chunk() -> None:
-    assert Pace(1, 128).prefill_tokens(decoding=0, prefilling=1) == 128
+def test_with_nothing_decoding_a_step_takes_its_time() -> None:
+    assert measured(token_ms=1.0).prefill_tokens(decoding=0, prefilling=1) == IDLE_STEP_MS
+    assert measured(token_ms=50).prefill_tokens(decoding=0, prefilling=1) == LEAST_IDLE_TOKENS
+    assert measured(token_ms=0.01).prefill_tokens(decoding=0, prefilling=1) == 512

@@ -16,12 +16,22 @@ from corral.request import Sampling
 CONVERSATION = "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"
 
 
+class FixedPace(Pace):
+    """The same budget for every prefill step."""
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__(30, tokens)
+
+    def prefill_tokens(self, *, decoding: int, prefilling: int) -> int:
+        return self.batch_tokens
+
+
 class Bench:
     """A worker and everything it has delivered, by task key."""
 
     def __init__(self, backend: ScriptedBackend, idle_tokens: int = 64, **options: bool) -> None:
         self.backend = backend
-        self.worker = Worker(backend, pace=Pace(30, idle_tokens), deliver=self.take, **options)
+        self.worker = Worker(backend, pace=FixedPace(idle_tokens), deliver=self.take, **options)
         self.events: dict[int, list[Event]] = {}
         self.released: list[int] = []
         self.work: dict[int, Released] = {}

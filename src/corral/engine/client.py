@@ -20,7 +20,6 @@ from corral.request import GenerationRequest, Sampling
 
 logger = logging.getLogger("corral.engine")
 
-IDLE_PREFILL_TOKENS = 128  # a step's prefill when nothing decodes: no larger one is faster on a CPU
 PROMPT_THREADS = 2
 
 
@@ -57,7 +56,7 @@ class Engine:
         self._draft_model = None if draft_backend is None else DraftModel(draft_backend, backend)
         self.failure: EngineFailed | None = None
         self._backend = backend
-        self._pace = Pace(step_budget_ms, min(IDLE_PREFILL_TOKENS, backend.batch_tokens))
+        self._pace = Pace(step_budget_ms, backend.batch_tokens)
         self._prompter = Prompter(backend.chat_format, backend.vocabulary)
         self._prompt_threads = trio.CapacityLimiter(PROMPT_THREADS)
         self._subscribers: dict[int, Subscriber] = {}

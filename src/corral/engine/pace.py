@@ -7,6 +7,9 @@ Between two decode steps a prefill step may take as long as `step_budget_ms`, or
 as a decode step where that is more: a slow batch is slowed by the same factor as a fast one. And while more
 sequences wait for their first token than decode, it may take as many times longer, up to BURST: otherwise a
 burst of prompts would crawl behind the first of them, and everybody would be late, the first one too.
+
+With nothing decoding a step takes IDLE_STEP_MS. Longer ones are no faster on a CPU, and what a cancelled
+prefill leaves behind is what its finished steps computed.
 """
 
 from dataclasses import dataclass
@@ -16,25 +19,29 @@ GRANULE_TOKENS = 16  # kernels work on tiles: budgets in between cost as much as
 FIRST_GUESS_MS = 1.0  # per token, before anything was measured
 DECODE_SHARE = 1.5
 BURST = 4.0
+IDLE_STEP_MS = 160.0
+LEAST_IDLE_TOKENS = 64  # below it the weights are read more often than computed with
 
 
 @dataclass(slots=True)
 class Pace:
-    """Budgets for prefill steps: `idle_tokens` when nothing decodes, and never more."""
+    """Budgets for prefill steps of at most `batch_tokens`."""
 
     step_budget_ms: float
-    idle_tokens: int
+    batch_tokens: int
     _token_ms: float = FIRST_GUESS_MS
     _decode_ms: float = 0.0
 
     def prefill_tokens(self, *, decoding: int, prefilling: int) -> int:
         """The budget of the next prefill step, in tokens, by how many sequences do what."""
         if not decoding:
-            return self.idle_tokens
+            return max(LEAST_IDLE_TOKENS, self._tokens(IDLE_STEP_MS))
         burst = min(max(prefilling / decoding, 1.0), BURST)
-        budget_ms = max(self.step_budget_ms, DECODE_SHARE * self._decode_ms) * burst
+        return self._tokens(max(self.step_budget_ms, DECODE_SHARE * self._decode_ms) * burst)
+
+    def _tokens(self, budget_ms: float) -> int:
         tokens = int(budget_ms / self._token_ms)
-        return min(max(GRANULE_TOKENS, tokens - tokens % GRANULE_TOKENS), self.idle_tokens)
+        return min(max(GRANULE_TOKENS, tokens - tokens % GRANULE_TOKENS), self.batch_tokens)
 
     def observe_prefill(self, tokens: int, elapsed_ms: float) -> None:
         """Learn from a prefill step."""

@@ -133,7 +133,7 @@ def test_a_cancelled_sequence_leaves_no_cell_behind(llama: LlamaBackend) -> None
     worker = Worker(llama, pace=Pace(30, 64), deliver=lambda _: None)
     worker.submit_nowait(Task(1, list(range(100, 300)), GREEDY, 50))
     worker.turn()
-    assert llama.length(0) == 64
+    assert llama.length(0) == 64, "what a batch takes"
     worker.cancel_nowait(1)
     worker.turn()
     worker.check_idle()
