@@ -52,14 +52,14 @@ class Gate:
 class Exchange:
     """One request and its response, as they come. `leave()` is the client's disconnect."""
 
-    def __init__(self) -> None:
+    def __init__(self, buffered_chunks: int) -> None:
         self.status: int | None = None
         self.headers: dict[str, str] = {}
         self.is_over = trio.Event()
         self.aborted = False
         self._left = trio.Event()
         self._started = trio.Event()
-        self._to_client, self._chunks = trio.open_memory_channel[bytes](1000)
+        self._to_client, self._chunks = trio.open_memory_channel[bytes](buffered_chunks)
 
     def leave(self) -> None:
         self._left.set()
@@ -133,9 +133,10 @@ class Client:
         *,
         headers: dict[str, str] | None = None,
         raw: Sequence[bytes] | None = None,
+        buffered_chunks: int = 1000,
     ) -> Exchange:
         """Start a request; `raw` are the body's pieces as they arrive, `body` is sent as JSON."""
-        exchange = Exchange()
+        exchange = Exchange(buffered_chunks)
         pieces = raw if raw is not None else [b"" if body is None else json.dumps(body).encode()]
         given = {"host": "localhost:8000", **(headers or {})}
         if raw is None:
@@ -159,9 +160,9 @@ class Client:
         self._nursery.start_soon(exchange.run, self.app, scope, pieces)
         return exchange
 
-    def chat(self, text: str = "hello", **fields: Any) -> Exchange:
+    def chat(self, text: str = "hello", *, buffered_chunks: int = 1000, **fields: Any) -> Exchange:
         body = {"model": "scripted", "messages": [{"role": "user", "content": text}], **fields}
-        return self.send("POST", "/v1/chat/completions", body)
+        return self.send("POST", "/v1/chat/completions", body, buffered_chunks=buffered_chunks)
 
 
 @asynccontextmanager

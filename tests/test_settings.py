@@ -3,12 +3,14 @@
 import logging
 import os
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from corral.settings import Settings, SettingsError, flag_name, load
+from corral.transport.limits import Limits
 
 DOCS = Path(__file__).parent.parent / "docs" / "settings.md"
 
@@ -143,10 +145,24 @@ def test_a_variable_without_the_prefix_is_nobodys(
 
 def test_every_setting_has_a_unit_or_a_reason_and_a_description() -> None:
     unitless = {"model", "slots", "threads", "gpu_layers", "flash_attn", "kv_type_k", "kv_type_v", "queue"}
-    unitless |= {"bind", "certfile", "keyfile", "api_keys", "allowed_hosts", "log_level"}
+    unitless |= {"prefix_reuse", "prompt_lookup", "status_key", "status_content", "bind", "certfile"}
+    unitless |= {"keyfile", "connections", "connections_per_address", "backlog", "api_keys"}
+    unitless |= {"allowed_hosts", "log_level"}
     for name, field in Settings.model_fields.items():
         assert field.description, name
         assert name in unitless or name.endswith(("_s", "_ms", "_tokens", "_bytes", "_events")), name
+
+
+def test_every_limit_of_a_connection_is_a_setting_with_the_same_default() -> None:
+    for limit in fields(Limits):
+        assert Settings.model_fields[limit.name].default == limit.default, limit.name
+
+
+@pytest.mark.parametrize("text", ["false", "0", "no"])
+def test_what_is_on_can_be_switched_off(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("CORRAL_PREFIX_REUSE", text)
+    assert not load().prefix_reuse
+    assert not load({"prompt_lookup": text}).prompt_lookup
 
 
 def test_the_documentation_lists_every_setting_with_its_flag_variable_and_default() -> None:
@@ -161,5 +177,5 @@ def test_the_documentation_lists_every_setting_with_its_flag_variable_and_defaul
         flag, variable, _, default, meaning = documented[name]
         assert flag == flag_name(name)
         assert variable == f"CORRAL_{name.upper()}"
-        assert default == ("" if field.default in (None, ()) else str(field.default))
+        assert default == ("" if field.default in (None, (), "") else str(field.default))
         assert meaning == field.description

@@ -1,11 +1,14 @@
 """Wiring: settings to a running server. It owns the root nursery, in which the engine and the app live."""
 
+import json
 import logging
-import os
+import shlex
 import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import fields
 from functools import partial
 from typing import Any
 
@@ -13,12 +16,16 @@ import sniffio
 import trio
 
 from corral import transport
+from corral.assets import static_folder
 from corral.engine.backend import Backend
 from corral.engine.client import Engine
 from corral.errors import StartupError
 from corral.http.app import HttpOptions, create_app
 from corral.http.guard import host_name
+from corral.http.pages import read_files
 from corral.serving.generation import Service
+from corral.serving.ledger import Ledger
+from corral.serving.operations import Operations
 from corral.settings import Settings, load
 from corral.transport.limits import Limits
 
@@ -34,10 +41,6 @@ WRONG_SERVER = (
 )
 
 
-# The longest a finished step waits for the GIL while the event loop is busy; Python's default is 5 ms.
-SWITCH_INTERVAL_S = float(os.environ.get("CORRAL_SWITCH_INTERVAL_MS", "0.5")) / 1e3
-
-
 class Application:
     """The ASGI app. The model is loaded at lifespan startup, and everything lives inside the lifespan.
 
@@ -51,10 +54,11 @@ class Application:
         self._app: Any = None
         self.service: Service | None = None
         """What takes requests to the engine; None outside the lifespan."""
-        self.startup_error: StartupError | None = None
-        """Why the model could not be opened, if so."""
+        self.model = ""
+        """The model's public name, once it is loaded."""
         self._watches_shutdown = False
         self._nursery: trio.Nursery
+        self._operations: Operations
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -72,7 +76,9 @@ class Application:
         # So the first request tells us about it; a server that never had one has nothing to drain.
         await connection["terminated"].wait()
         if self.service is not None:
+            operations = self._operations
             await self.service.drain(self._settings.drain_s)
+            operations.close()
 
     async def _lifespan(self, scope: Message, receive: Receive, send: Send) -> None:
         if sniffio.current_async_library() != "trio":
@@ -82,10 +88,10 @@ class Application:
         try:
             backend, model = await trio.to_thread.run_sync(self._open_model)
         except StartupError as error:
-            self.startup_error = error
             await receive()
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
+        self.model = model
         try:
             await self._serve(backend, model, scope, receive, send)
         finally:
@@ -95,13 +101,23 @@ class Application:
         self, backend: Backend, model: str, scope: Message, receive: Receive, send: Send
     ) -> None:
         settings = self._settings
-        engine = Engine(backend, slots=settings.slots, step_budget_ms=settings.step_budget_ms)
+        engine = Engine(
+            backend,
+            slots=settings.slots,
+            step_budget_ms=settings.step_budget_ms,
+            reuses_prefixes=settings.prefix_reuse,
+            drafts=settings.prompt_lookup,
+        )
         service = Service(
             engine,
             queue_limit=settings.queue,
             subscriber_events=settings.subscriber_events,
             max_output_tokens=settings.max_output_tokens,
+            request_deadline_s=settings.request_deadline_s,
+            ledger=Ledger(slots=settings.slots, keeps_content=settings.status_content),
         )
+        operations = Operations(service, engine, model=model, stall_s=settings.stall_s)
+        files = await trio.to_thread.run_sync(read_files, static_folder())
         options = HttpOptions(
             model=model,
             created_s=int(time.time()),
@@ -110,16 +126,22 @@ class Application:
             body_timeout_s=settings.body_timeout_s,
             api_keys=settings.api_keys,
             host_names=(*settings.allowed_hosts, host_name(settings.bind)),
+            status_key=settings.status_key,
+            shows_content=settings.status_content,
         )
         async with trio.open_nursery() as nursery:
             await nursery.start(engine.run)
             self._nursery = nursery
-            self.service, self._app = service, create_app(service, options)
+            for task in operations.tasks:
+                nursery.start_soon(task)
+            self.service, self._operations = service, operations
+            self._app = create_app(service, operations, files, options)
             try:
                 await self._app(scope, receive, send)  # returns after lifespan.shutdown
             finally:
                 self.service = self._app = None
                 nursery.cancel_scope.cancel()
+        service.ledger.close()
 
 
 def application() -> Application:
@@ -133,32 +155,64 @@ def application() -> Application:
 def main(settings: Settings) -> int:
     """`corral serve`: bind, load the model, then serve until SIGTERM or SIGINT; the exit code.
 
-    Raises StartupError or OSError before anything is served.
+    Raises StartupError or OSError before anything is served, and what ends the app's lifespan later.
     """
     _configure_process(settings)
     app = Application(settings, partial(open_llama, settings))
-    try:
-        trio.run(_serve, settings, app)
-    except BaseException:
-        if app.startup_error is not None:
-            raise app.startup_error from None  # Hypercorn wraps it
-        raise
+    trio.run(_serve, settings, app)
     return 0
 
 
 async def _serve(settings: Settings, app: Application) -> None:
     stop = trio.Event()
+    failure: Exception | None = None
     async with trio.open_nursery() as nursery:
         await nursery.start(_watch_signals, stop, nursery.cancel_scope)
-        await transport.serve(
-            app,
-            bind=[settings.bind],
-            limits=_limits(settings),
-            certfile=str(settings.certfile) if settings.certfile else None,
-            keyfile=str(settings.keyfile) if settings.keyfile else None,
-            shutdown_trigger=stop.wait,
-        )
+        try:
+            await transport.serve(
+                app,
+                bind=[settings.bind],
+                limits=_limits(settings),
+                certfile=str(settings.certfile) if settings.certfile else None,
+                keyfile=str(settings.keyfile) if settings.keyfile else None,
+                shutdown_trigger=stop.wait,
+                task_status=_Greeting(settings, app),
+            )
+        except Exception as error:
+            failure = error  # raised outside, where the nursery does not wrap it
         nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+
+
+class _Greeting:
+    """As a task status, told the addresses once the app answers at them; prints what to try first."""
+
+    def __init__(self, settings: Settings, app: Application) -> None:
+        self._settings = settings
+        self._app = app
+
+    def started(self, value: list[str] | None = None) -> None:
+        assert value is not None
+        with suppress(OSError):  # nobody reads it
+            print(greeting(value[0], self._app.model, self._settings), flush=True)
+
+
+def greeting(address: str, model: str, settings: Settings) -> str:
+    """The pages' addresses, and a line of shell that streams a chat from the server at `address`."""
+    # Listening on every interface is an address to listen on, and not one to talk to.
+    base = address.replace("://0.0.0.0:", "://127.0.0.1:").replace("://[::]:", "://[::1]:")
+    body = {"model": model, "stream": True, "messages": [{"role": "user", "content": "Hello!"}]}
+    options = ["-H 'Content-Type: application/json'"]
+    if settings.api_keys:
+        options.append("-H 'Authorization: Bearer YOUR_KEY'")
+    if settings.certfile:
+        options.append("-k")
+    return (
+        f"corral: {model} is ready: chat at {base}/, status at {base}/status, API at {base}/v1; try\n"
+        f"  curl -N {shlex.quote(base + '/v1/chat/completions')} {' '.join(options)} \\\n"
+        f"    -d {shlex.quote(json.dumps(body))}"
+    )
 
 
 async def _watch_signals(
@@ -174,14 +228,14 @@ async def _watch_signals(
 
 
 def _limits(settings: Settings) -> Limits:
-    return Limits(drain_s=settings.drain_s)
+    return Limits(**{limit.name: getattr(settings, limit.name) for limit in fields(Limits)})
 
 
 def _configure_process(settings: Settings) -> None:
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
     )
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    sys.setswitchinterval(settings.switch_interval_ms / 1e3)
 
 
 def open_llama(settings: Settings) -> tuple[Backend, str]:

@@ -82,6 +82,20 @@ class Settings(BaseSettings):
     max_output_tokens: int = Field(
         0, ge=0, description="Cap on the tokens of one answer. 0: only the context limits it."
     )
+    prefix_reuse: bool = Field(
+        True, description="Keep what ended sequences computed, for later prompts that begin the same."
+    )
+    prompt_lookup: bool = Field(
+        True,
+        description="Draft tokens by looking up earlier text; never changes what is said, only how fast.",
+    )
+    switch_interval_ms: float = Field(
+        0.5,
+        gt=0,
+        allow_inf_nan=False,
+        description="Longest a finished engine step waits for Python's global lock while the event loop "
+        "is busy.",
+    )
 
     # Admission
     queue: int = Field(
@@ -99,6 +113,32 @@ class Settings(BaseSettings):
         256, ge=8, description="Engine steps a client may lag behind before it is evicted."
     )
 
+    request_deadline_s: float = Field(
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Longest a request may take, from acceptance to its end. 0: no limit.",
+    )
+
+    # Watching
+    status_key: str = Field(
+        "",
+        repr=False,
+        description="Key to /status and /metrics, and to stopping requests. Empty: one of the API keys, "
+        "if there are any.",
+    )
+    status_content: bool = Field(
+        False,
+        description="Show prompts and output on /status, to those with the status key or, without one, "
+        "on this machine.",
+    )
+    stall_s: float = Field(
+        30.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Longest an engine step may take before /health says 503.",
+    )
+
     # HTTP
     bind: str = Field("127.0.0.1:8000", description="HOST:PORT to listen on; an IPv6 host goes in brackets.")
     certfile: FilePath | None = Field(
@@ -109,6 +149,51 @@ class Settings(BaseSettings):
     body_timeout_s: float = Field(
         30.0, gt=0, allow_inf_nan=False, description="Longest a request body may take to arrive."
     )
+    header_timeout_s: float = Field(
+        10.0, gt=0, allow_inf_nan=False, description="Longest a request head may take to arrive."
+    )
+    header_bytes: int = Field(
+        32768, ge=1024, description="Largest request head, or header list over HTTP/2; past that, 431."
+    )
+    tls_handshake_timeout_s: float = Field(
+        10.0, gt=0, allow_inf_nan=False, description="Longest a TLS handshake may take."
+    )
+    keep_alive_s: float = Field(
+        75.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Longest a connection may stand idle between requests; more than a proxy in front "
+        "keeps its own. (The frames on a quiet stream are keepalive_s.)",
+    )
+    send_timeout_s: float = Field(
+        10.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Longest a client may read nothing of what is written to it before it is dropped.",
+    )
+    evict_grace_s: float = Field(
+        0.25,
+        gt=0,
+        allow_inf_nan=False,
+        description="Over HTTP/2: how long the connection of an evicted stream may take to show that it "
+        "moves, before it is dropped with all its streams.",
+    )
+    notsent_lowat_bytes: int = Field(
+        4096,
+        ge=1,
+        description="How much of a response may wait unsent in the kernel, or in memory for a stream of "
+        "HTTP/2.",
+    )
+    connections: int = Field(
+        4096, ge=0, description="Connections at a time; past that, 503 (over TLS, closed). 0: no limit."
+    )
+    connections_per_address: int = Field(
+        2048,
+        ge=0,
+        description="Connections at a time from one IPv4 address or one IPv6 /64; a reverse proxy is one. "
+        "0: no limit.",
+    )
+    backlog: int = Field(1024, ge=1, description="Connections that the kernel may hold ready to be accepted.")
     api_keys: CommaSeparated = Field(
         (),
         repr=False,
@@ -195,7 +280,7 @@ def load(flags: Mapping[str, Any] | None = None, *, config: Path | None = None) 
             source = f"{name} in {file}"
         if first["type"] == "extra_forbidden":
             raise SettingsError(f"{source}: there is no such setting{_hint(name)}") from None
-        shown = "" if name == "api_keys" else f"; got {str(first['input'])!r}"
+        shown = "" if name in ("api_keys", "status_key") else f"; got {str(first['input'])!r}"
         raise SettingsError(f"{source}: {_plain(first['msg'])}{shown}") from None
 
 
@@ -223,9 +308,15 @@ def _add_flag(parser: argparse.ArgumentParser, *names: str, **options: Any) -> a
         options["metavar"] = {"s": "SECONDS", "ms": "MS"}.get(unit, unit.upper())
     elif info.annotation is int:
         options["metavar"] = "N"
+    elif info.annotation is bool:
+        options |= {"nargs": "?", "const": "true", "metavar": "BOOL"}
+    elif info.annotation is bool:
+        options["metavar"] = "true|false"
+    elif field == "status_key":
+        options["metavar"] = "KEY"
     elif info.annotation == FilePath | None:
         options["metavar"] = "FILE"
-    default = "" if info.default in (None, ()) else f" [{info.default}]"
+    default = "" if info.default in (None, (), "") else f" [{info.default}]"
     options["help"] = f"{info.description}{default}".replace("%", "%%")
     # The short form is the documented one, so it goes first.
     return parser.add_argument(*sorted(names, key=len), **options)

@@ -191,8 +191,7 @@ async def test_a_client_that_leaves_does_not_disturb_the_others() -> None:
 
 async def test_a_reader_that_stops_is_evicted_and_its_slot_is_free_at_once() -> None:
     async with serving(ScriptedBackend(), slots=1, subscriber_events=8) as client:
-        stalled = client.chat(stream=True)
-        # It never reads: the harness' buffer of 1,000 chunks stands for the kernel's.
+        stalled = client.chat(stream=True, buffered_chunks=2)  # and never reads
         await stalled.is_over.wait()
         assert stalled.aborted
         assert (await client.chat("next", max_tokens=3).json())["usage"]["completion_tokens"] == 3

@@ -21,3 +21,15 @@ async def test_overflow_is_told_once_and_nothing_comes_after_the_gap() -> None:
     with trio.move_on_after(0) as scope:
         await subscription.receive_waiting()
     assert scope.cancelled_caught
+
+
+async def test_the_bound_in_bytes_counts_what_waits() -> None:
+    overflows: list[str] = []
+    subscription: Subscription[str] = Subscription(100, lambda: overflows.append("full"), max_bytes=10)
+    for _ in range(3):
+        subscription.push_nowait("item", 10)
+        assert await subscription.receive_waiting() == ["item"]
+    subscription.push_nowait("item", 6)
+    subscription.push_nowait("item", 6)
+    assert overflows == ["full"]
+    assert await subscription.receive_waiting() == ["item"]

@@ -3,7 +3,7 @@
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -12,19 +12,39 @@ from quart.typing import ResponseReturnValue
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
-from corral.dialects import Dialect
+from corral import __version__
+from corral.dialects import Call, Dialect
 from corral.dialects.chat import ChatDialect
 from corral.errors import CorralError, MethodNotAllowed, NotFound
 from corral.http.connection import ScopedHTTPConnection, enter_for_request
-from corral.http.guard import HostCheck, KeyCheck, client_key, read_body
-from corral.http.stream import HEADERS, EventStreamBody
-from corral.serving.generation import Service
+from corral.http.guard import (
+    Access,
+    HostCheck,
+    KeyCheck,
+    OriginCheck,
+    access,
+    access_of,
+    client_key,
+    read_body,
+)
+from corral.http.operator import OperatorCheck
+from corral.http.pages import StaticFile, add_pages
+from corral.http.status import add_status
+from corral.http.stream import EVENT_STREAM, HEADERS, AnswerBody, GenerationBody
+from corral.serving.generation import Generation, Service
+from corral.serving.ledger import About
+from corral.serving.operations import Operations
 
 logger = logging.getLogger("corral.http")
 
 OPENAI = ChatDialect()
 JSON = "application/json"
-KEYLESS_PATHS = frozenset({"/health"})  # load balancers carry no key
+SAFE_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,50 +58,77 @@ class HttpOptions:
     body_timeout_s: float
     api_keys: tuple[str, ...]
     host_names: tuple[str, ...]
+    status_key: str = ""
+    shows_content: bool = False
 
 
 class CorralApp(QuartTrio):
     asgi_http_class = ScopedHTTPConnection
 
 
-def create_app(service: Service, options: HttpOptions) -> CorralApp:
-    """The app over a running service."""
+def create_app(
+    service: Service, operations: Operations, files: Mapping[str, StaticFile], options: HttpOptions
+) -> CorralApp:
+    """The app over a running service; `files` are those of static/."""
     app = CorralApp("corral", static_folder=None)
     hosts = HostCheck(options.host_names)
+    origins = OriginCheck(options.host_names)
     keys = KeyCheck(options.api_keys)
+    operators = OperatorCheck(
+        status_key=options.status_key, api_keys=options.api_keys, shows_content=options.shows_content
+    )
 
     @app.before_request
     async def guard() -> None:
         g.request_id = f"req_{secrets.token_hex(12)}"
+        level = access_of(app.view_functions.get(request.endpoint or ""))
         hosts.check(request)
-        if request.path not in KEYLESS_PATHS:
+        origins.check(request, is_page=level is Access.PUBLIC and request.method == "GET")
+        if level is Access.CLIENT:
             keys.check(request)
+        elif level is Access.OPERATOR:
+            operators.check(request)
 
     @app.after_request
     async def name_request(response: Response) -> Response:
         response.headers["X-Request-Id"] = g.get("request_id", "")
+        response.headers.update(SAFE_HEADERS)
         return response
 
     app.add_url_rule(
-        "/v1/chat/completions", "chat", _generate(ChatDialect(), service, options), methods=["POST"]
+        "/v1/chat/completions", "chat", _generate(ChatDialect(), "chat", service, options), methods=["POST"]
     )
+    add_pages(app, files)
+    add_status(app, service, operations, operators, keepalive_s=options.keepalive_s)
 
     @app.get("/v1/models")
     async def models() -> Response:
+        """The model, in OpenAI's list."""
         return _json({"object": "list", "data": [_model(service, options)]})
 
     @app.get("/v1/models/<path:name>")
     async def model(name: str) -> Response:
+        """One model of that list."""
         if name != options.model:
             raise NotFound(f"there is no model {name!r} here, only {options.model!r}")
         return _json(_model(service, options))
 
+    @app.get("/props")
+    async def props() -> Response:
+        """What this server is, and every route it has."""
+        return _json(_props(app, service, options))
+
     @app.get("/health")
+    @access(Access.PUBLIC)
     async def health() -> Response:
+        """200 while requests are taken and answered; else 503 and why not."""
         if service.failure is not None:
             return _json({"status": "failed", "message": service.failure.message}, status=503)
         if service.is_draining:
             return _json({"status": "draining"}, status=503)
+        if operations.stall.is_stalled:
+            age_s = round(operations.stall.step_age_s or 0.0, 1)
+            return _json({"status": "stalled", "step_age_s": age_s}, status=503)
         return _json({"status": "ok"})
 
     @app.errorhandler(Exception)
@@ -92,7 +139,7 @@ def create_app(service: Service, options: HttpOptions) -> CorralApp:
 
 
 def _generate(
-    dialect: Dialect, service: Service, options: HttpOptions
+    dialect: Dialect, api: str, service: Service, options: HttpOptions
 ) -> Callable[[], Awaitable[ResponseReturnValue]]:
     """The route of a dialect: one way for all of them, streaming or not."""
 
@@ -108,22 +155,41 @@ def _generate(
         )
         call = dialect.parse(body)
         prepared = await service.prepare(call.request)
-        generation = enter_for_request(service.open(prepared, client_key(request)))
-        id, created_s = f"{dialect.id_prefix}{secrets.token_hex(12)}", int(time.time())
-        if not call.wants_stream:
-            completions = await generation.complete()
-            return Response(call.complete(id, created_s, options.model, completions), content_type=JSON)
-        body_stream = EventStreamBody(
-            generation,
-            call.stream(id, created_s, options.model),
-            keepalive_s=options.keepalive_s,
-            abort=request.scope["extensions"]["corral.transport"]["abort"],
+        about = About(
+            id=f"{dialect.id_prefix}{secrets.token_hex(12)}",
+            api=api,
+            model=options.model,
+            streams=call.wants_stream,
+            address=request.remote_addr or "",
         )
-        response = Response(body_stream, content_type="text/event-stream; charset=utf-8", headers=HEADERS)
-        response.timeout = None  # else Quart's RESPONSE_TIMEOUT cuts every stream after a minute
-        return response
+        generation = enter_for_request(service.open(prepared, client_key(request), about))
+        try:
+            return await _respond(call, generation, about, options)
+        except Exception:
+            generation.record.ended_by("failed")  # unless it knows better
+            raise
 
+    generate.__doc__ = f"Generates text, in the manner of the {api} API; POST."
     return generate
+
+
+async def _respond(call: Call, generation: Generation, about: About, options: HttpOptions) -> Response:
+    created_s = int(time.time())
+    if not call.wants_stream:
+        completions = await generation.complete()
+        answer = call.complete(about.id, created_s, options.model, completions)
+        response = Response(AnswerBody(answer, generation.record), content_type=JSON)
+        response.content_length = len(answer)
+        return response
+    stream = GenerationBody(
+        generation,
+        call.stream(about.id, created_s, options.model),
+        keepalive_s=options.keepalive_s,
+        abort=request.scope["extensions"]["corral.transport"]["abort"],
+    )
+    response = Response(stream, content_type=EVENT_STREAM, headers=HEADERS)
+    response.timeout = None  # else Quart's RESPONSE_TIMEOUT cuts every stream after a minute
+    return response
 
 
 def _as_corral_error(error: Exception) -> CorralError:
@@ -157,4 +223,30 @@ def _model(service: Service, options: HttpOptions) -> dict[str, object]:
         "created": options.created_s,
         "owned_by": "corral",
         "max_model_len": service.request_ctx_tokens,
+    }
+
+
+def _props(app: CorralApp, service: Service, options: HttpOptions) -> dict[str, object]:
+    routes = []
+    for rule in sorted(app.url_map.iter_rules(), key=lambda rule: rule.rule):
+        view = app.view_functions[rule.endpoint]
+        routes.append(
+            {
+                "path": rule.rule,
+                "methods": sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}),
+                "access": access_of(view).name.lower(),
+                "about": (view.__doc__ or "").partition("\n")[0],
+            }
+        )
+    return {
+        "server": "corral",
+        "version": __version__,
+        "model": options.model,
+        "slots": service.slots,
+        "ctx_tokens": service.ctx_tokens,
+        "request_ctx_tokens": service.request_ctx_tokens,
+        "keepalive_s": options.keepalive_s,
+        "body_limit_bytes": options.body_limit_bytes,
+        "needs_api_key": bool(options.api_keys),
+        "routes": routes,
     }

@@ -2,12 +2,42 @@
 
 import hmac
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from enum import Enum, auto
+from typing import TypeVar
 
 import trio
 from quart import Request
 
 from corral.errors import Forbidden, PayloadTooLarge, RequestTimeout, Unauthorized
+
+F = TypeVar("F", bound=Callable[..., object])
+
+
+class Access(Enum):
+    """Who may use a route."""
+
+    PUBLIC = auto()
+    """Anybody: it says nothing of what goes on. Pages, and what load balancers ask."""
+    CLIENT = auto()
+    """Who has an API key, where there are any. The default."""
+    OPERATOR = auto()
+    """Who has the status key; see `operator`."""
+
+
+def access(level: Access) -> Callable[[F], F]:
+    """Say who may use a route; goes between the route's decorator and its function."""
+
+    def mark(view: F) -> F:
+        view.access = level  # type: ignore[attr-defined]
+        return view
+
+    return mark
+
+
+def access_of(view: object) -> Access:
+    level = getattr(view, "access", Access.CLIENT)
+    return level if isinstance(level, Access) else Access.CLIENT
 
 
 class HostCheck:
@@ -26,6 +56,30 @@ class HostCheck:
         name = host_name(host)
         if host and "*" not in self._names and not _is_address(name) and name not in self._names:
             raise Forbidden(f"this server does not answer to the name {name!r}; see --allowed-hosts")
+
+
+class OriginCheck:
+    """Refuses what another site's page sends or reads through a visitor's browser.
+
+    There is no CORS here, so a browser would keep the answer from such a page; but the request would have
+    been run, and a stream can be timed. `names` are those of our own that a proxy may hide from `Host`.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = {name.lower() for name in names if name != "*"}
+
+    def check(self, request: Request, *, is_page: bool) -> None:
+        """Raises Forbidden. A link from elsewhere to a page is fine; only browsers send any of this."""
+        origin = request.headers.get("Origin")
+        if origin is not None:
+            host = origin.partition("://")[2].lower()
+            own = request.headers.get("Host", "").lower()
+            if not host or (host != own and host_name(host) not in self._names):
+                raise Forbidden(f"this server takes no requests from pages of {origin}")
+        site = request.headers.get("Sec-Fetch-Site", "none")
+        is_link = is_page and request.headers.get("Sec-Fetch-Mode") == "navigate"
+        if origin is None and site not in ("none", "same-origin") and not is_link:
+            raise Forbidden("this server takes no requests from pages of other sites")
 
 
 class KeyCheck:

@@ -1,8 +1,8 @@
 """One request from acceptance to its one exit.
 
-    with service.open(prepared, client) as generation:      # QueueFull, or a place in line
-        async for ... in generation.subscription            # Queued*, then what the engine says
-                                                            # leaving, however: out of queue and engine
+    with service.open(prepared, client, about) as generation:   # QueueFull, or a place in line
+        await generation.subscription.receive_waiting()         # Queued*, then what the engine says
+                                                                # leaving, however: out of queue and engine
 
 Everything here but the waiting is synchronous, so no cancellation can fall between taking and giving back.
 """
@@ -13,21 +13,34 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from time import perf_counter
 
 import trio
 
 from corral.engine.client import Engine, Subscriber
-from corral.errors import ContextExceeded, CorralError, Draining, EngineFailed, InvalidRequest, ShutDown
+from corral.engine.task import Released
+from corral.errors import (
+    ClientTooSlow,
+    ContextExceeded,
+    CorralError,
+    DeadlineExceeded,
+    Draining,
+    EngineFailed,
+    InvalidRequest,
+    ShutDown,
+    StoppedByOperator,
+)
 from corral.events import Collector, Completion, Event, Failed, Queued
 from corral.request import GenerationRequest
 from corral.serving.admission import Admission, Ticket
+from corral.serving.deadlines import Deadlines
+from corral.serving.ledger import About, Ledger, Record
 from corral.serving.subscription import Subscription
 
 logger = logging.getLogger("corral.serving")
 
 FIRST_GUESS_S = 2.0  # how long a request takes, before any has finished
 SMOOTHING = 0.2
+FAREWELL_S = 1.0  # how long those that were ended at shutdown may take to be gone
 
 Batch = tuple[int, list[Event]]
 """A choice's index, and what happened to it in one engine step."""
@@ -46,15 +59,30 @@ class Service:
     """Takes requests to the engine: checks them, queues them, and sees them out."""
 
     def __init__(
-        self, engine: Engine, *, queue_limit: int, subscriber_events: int, max_output_tokens: int
+        self,
+        engine: Engine,
+        *,
+        queue_limit: int,
+        subscriber_events: int,
+        max_output_tokens: int,
+        request_deadline_s: float = 0.0,
+        ledger: Ledger | None = None,
     ) -> None:
+        self.ledger = Ledger(slots=engine.slots) if ledger is None else ledger
+        self.on_draining: list[Callable[[], None]] = []
+        """Called when the first request is refused from now on. May not block or raise."""
         self._engine = engine
+        self._deadlines: Deadlines[Generation] | None = (
+            Deadlines(request_deadline_s, _deadline_passed) if request_deadline_s else None
+        )
         self._admission = Admission(engine.slots, queue_limit)
         self._subscriber_events = subscriber_events
         self._max_output_tokens = max_output_tokens
         self._request_s = FIRST_GUESS_S
         self._idle = trio.lowlevel.ParkingLot()
-        self._open: set[Generation] = set()
+        self._settled = trio.lowlevel.ParkingLot()
+        self.ledger.on_settled.append(self._wake_settled)
+        self._open: dict[str, Generation] = {}
         self._is_draining = False
 
     @property
@@ -76,6 +104,15 @@ class Service:
         return self._admission.free_slots
 
     @property
+    def slots(self) -> int:
+        return self._engine.slots
+
+    @property
+    def ctx_tokens(self) -> int:
+        """Tokens that all running requests may hold together."""
+        return self._engine.ctx_tokens
+
+    @property
     def request_ctx_tokens(self) -> int:
         """Tokens one request may hold, prompt and output together."""
         return self._engine.request_ctx_tokens
@@ -85,6 +122,13 @@ class Service:
 
         Raises InvalidRequest, ContextExceeded if prompt plus requested output cannot fit, or Draining.
         """
+        try:
+            return await self._prepare(request)
+        except CorralError as error:
+            self.ledger.refused(error)
+            raise
+
+    async def _prepare(self, request: GenerationRequest) -> Prepared:
         self._refuse_if_draining()
         if request.n > self._engine.slots:
             raise InvalidRequest(
@@ -100,38 +144,54 @@ class Service:
         return Prepared(request, prompt, self._output_tokens(request, len(prompt)))
 
     @contextmanager
-    def open(self, prepared: Prepared, client: str) -> Iterator["Generation"]:
+    def open(self, prepared: Prepared, client: str, about: About) -> Iterator["Generation"]:
         """Take a prepared request in, for a client key; raises QueueFull or Draining.
 
         On leaving, its place in the queue is free, and its sequences leave the engine before the next step.
         """
-        self._refuse_if_draining()
-        generation = Generation(
-            self._engine,
-            self._admission,
-            prepared,
-            client,
-            max_items=self._subscriber_events,
-            on_released=self._wake_if_idle,
-        )
-        began_s = perf_counter()
-        self._admission.join(generation.ticket, retry_after_s=self._retry_after_s())
-        self._open.add(generation)
+        generation = self._enter(prepared, client, about)
         try:
             yield generation
         finally:
-            self._open.remove(generation)
+            if self._deadlines is not None:
+                self._deadlines.remove(generation)
+            del self._open[about.id]
             generation.close()
+            generation.record.over()
             self._wake_if_idle()
-            self._request_s += SMOOTHING * (perf_counter() - began_s - self._request_s)
+            self._request_s += SMOOTHING * (generation.record.total_s - self._request_s)
+
+    async def run(self) -> None:
+        """End the requests that take too long, until cancelled; nothing to do without a deadline."""
+        if self._deadlines is not None:
+            await self._deadlines.run()
+
+    def stop(self, id: str) -> bool:
+        """End a request because an operator wants it; False if there is none of that id to be ended."""
+        generation = self._open.get(id)
+        if generation is None or generation.record.ended_s is not None:
+            return False
+        generation.end(StoppedByOperator("an operator stopped this request"))
+        return True
+
+    def eta_s(self, position: int) -> float:
+        """How long the waiter at `position` will probably wait for a slot."""
+        return (position + 1) / self._admission.slots * self._request_s
 
     async def drain(self, drain_s: float) -> None:
-        """Take no new request, and end those that still run after `drain_s` with ShutDown; cancel-safe."""
+        """Take no new request, and end those that still run after `drain_s` with ShutDown; cancel-safe.
+
+        Returns when they have left the engine too, which is within a step if the engine is well.
+        """
         self._is_draining = True
+        for callback in self.on_draining:
+            callback()
         with trio.move_on_after(drain_s):
             await self.wait_idle()
-        for generation in tuple(self._open):
+        for generation in tuple(self._open.values()):
             generation.end(ShutDown("the server shut down before the answer was complete"))
+        with trio.move_on_after(FAREWELL_S):
+            await self.wait_settled()
 
     async def wait_idle(self) -> None:
         """Wait until nothing is queued and every slot is free; a checkpoint, cancel-safe."""
@@ -139,11 +199,40 @@ class Service:
         while not self._admission.is_idle:
             await self._idle.park()
 
+    async def wait_settled(self) -> None:
+        """Wait until every request is over and settled; a checkpoint, cancel-safe."""
+        await trio.lowlevel.checkpoint()
+        while self.ledger.live:
+            await self._settled.park()
+
     def check_idle(self) -> None:
         """Assert that no request has left anything behind; for tests."""
         assert not self._admission.waiting, "tickets left in the queue"
         assert self._admission.free_slots == self._admission.slots, "permits are lost"
         self._engine.check_idle()
+
+    def _enter(self, prepared: Prepared, client: str, about: About) -> "Generation":
+        record = self.ledger.accept(about, prepared.request, len(prepared.prompt), prepared.max_tokens)
+        try:
+            self._refuse_if_draining()
+            generation = Generation(
+                self._engine,
+                self._admission,
+                prepared,
+                client,
+                record,
+                max_items=self._subscriber_events,
+                on_released=self._wake_if_idle,
+            )
+            self._admission.join(generation.ticket, retry_after_s=self._retry_after_s())
+        except CorralError as error:
+            self.ledger.forget(record)
+            self.ledger.refused(error)
+            raise
+        self._open[about.id] = generation
+        if self._deadlines is not None:
+            self._deadlines.add(generation)
+        return generation
 
     def _refuse_if_draining(self) -> None:
         if self._is_draining:
@@ -163,6 +252,9 @@ class Service:
             )
         return min(wanted or room, self._max_output_tokens or room)
 
+    def _wake_settled(self, _record: Record) -> None:
+        self._settled.unpark_all()
+
     def _wake_if_idle(self) -> None:
         if self._admission.is_idle:
             self._idle.unpark_all()
@@ -176,7 +268,7 @@ class Generation:
     """A request in the queue or the engine; its events come on `subscription`, by choice.
 
     A reader that lets `subscription` run full is evicted: the sequences leave the engine at once and
-    `on_evicted` is called, which may not block or raise.
+    `on_evicted` is called, which may not block or raise. Set it before anything is awaited after `open`.
     """
 
     def __init__(
@@ -185,11 +277,13 @@ class Generation:
         admission: Admission,
         prepared: Prepared,
         client: str,
+        record: Record,
         *,
         max_items: int,
         on_released: Callable[[], None],
     ) -> None:
         self.prepared = prepared
+        self.record = record
         self.subscription: Subscription[Batch | None] = Subscription(max_items, self._overflowed)
         self.ticket = Ticket(prepared.request.n, client, start=self._start, moved=self._moved)
         self.on_evicted: Callable[[], None] = lambda: None
@@ -205,22 +299,35 @@ class Generation:
             self._engine.cancel(key)
 
     def end(self, error: CorralError) -> None:
-        """End it for a reason of ours: its sequences leave the engine, its reader is told. Synchronous."""
+        """End it for a reason of ours: its sequences leave the engine, its reader is told. Synchronous.
+
+        Harmless once the engine has ended it: then its reader has an end already.
+        """
+        if self.record.ended_s is not None:
+            return
         self.close()
         self._happened(0, [Failed(error)])
 
     async def complete(self) -> list[Completion]:
-        """The whole answer, one Completion per choice; raises the error of the first that failed."""
+        """The whole answer, one Completion per choice; raises the error of the first that failed.
+
+        Call it before anything is awaited after `open`. Raises ClientTooSlow if we could not keep up.
+        """
         collectors = [Collector() for _ in range(self.prepared.request.n)]
-        while any(collector.completion is None for collector in collectors):
-            for batch in await self.subscription.receive_waiting():
-                if batch is not None:
-                    choice, events = batch
-                    for event in events:
-                        collectors[choice].feed(event)
+        with trio.CancelScope() as scope:
+            self.on_evicted = scope.cancel
+            while any(collector.completion is None for collector in collectors):
+                for batch in await self.subscription.receive_waiting():
+                    if batch is not None:
+                        choice, events = batch
+                        for event in events:
+                            collectors[choice].feed(event)
+        if scope.cancelled_caught:
+            raise ClientTooSlow("the answer came faster than it was taken")
         return [collector.completion for collector in collectors if collector.completion is not None]
 
     def _start(self) -> None:
+        self.record.admitted(self.prepared.request.n)
         prepared, request = self.prepared, self.prepared.request
         for choice in range(request.n):
             sampling = request.sampling
@@ -238,7 +345,7 @@ class Generation:
                 )
             except EngineFailed as error:
                 self._happened(choice, [Failed(error)])
-                self._released()
+                self._released(Released())
             else:
                 self._keys.append(key)
 
@@ -247,12 +354,19 @@ class Generation:
             self._happened(choice, [Queued(position)])
 
     def _happened(self, choice: int, events: list[Event]) -> None:
+        self.record.observe(choice, events)
         self.subscription.push_nowait((choice, events))
 
-    def _released(self) -> None:
+    def _released(self, released: Released) -> None:
+        self.record.released(released)  # first: its lane may go to whoever the release lets in
         self._admission.release()
         self._on_released()
 
     def _overflowed(self) -> None:
+        self.record.ended_by("evicted")
         self.close()
         self.on_evicted()
+
+
+def _deadline_passed(generation: Generation) -> None:
+    generation.end(DeadlineExceeded("the request took longer than this server allows"))

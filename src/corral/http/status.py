@@ -1,0 +1,113 @@
+"""The operator's routes: what runs, live and in numbers, and the means to stop it."""
+
+from urllib.parse import parse_qs
+
+import msgspec
+import trio
+from quart import Quart, Response, request
+
+from corral.errors import InvalidRequest, NotFound, Unauthorized
+from corral.http.connection import enter_for_request
+from corral.http.guard import Access, access, read_body
+from corral.http.operator import COOKIE, OperatorCheck
+from corral.http.stream import EVENT_STREAM, HEADERS, EventStreamBody
+from corral.serving.broker import Viewer
+from corral.serving.generation import Service
+from corral.serving.operations import Operations
+
+JSON = "application/json"
+NO_STORE = {"Cache-Control": "no-store"}
+KEY_BODY_BYTES = 4096
+COOKIE_AGE_S = 30 * 86_400
+
+
+class StatusBody(EventStreamBody):
+    """What a viewer's channel brings, until the server shuts down."""
+
+    def __init__(self, viewer: Viewer, *, keepalive_s: float) -> None:
+        super().__init__(
+            keepalive_s=keepalive_s, abort=request.scope["extensions"]["corral.transport"]["abort"]
+        )
+        self._viewer = viewer
+        viewer.on_evicted = self._evict
+
+    async def _next(self) -> bytes:
+        try:
+            return await self._viewer.receive()
+        except trio.EndOfChannel:
+            raise StopAsyncIteration from None
+
+    def _tick(self) -> None:
+        self._viewer.tick_nowait()
+
+
+def add_status(
+    app: Quart, service: Service, operations: Operations, operators: OperatorCheck, *, keepalive_s: float
+) -> None:
+    """The routes, guarded by `operators`."""
+    status = operations.status
+
+    @app.get("/status/json")
+    @access(Access.OPERATOR)
+    async def status_json() -> Response:
+        """Everything /status shows, once."""
+        snapshot = status.snapshot(with_content=operators.sees_content(request))
+        return Response(msgspec.json.encode(snapshot), content_type=JSON, headers=NO_STORE)
+
+    @app.get("/status/events")
+    @access(Access.OPERATOR)
+    async def status_events() -> Response:
+        """Everything /status shows, live, as server-sent events."""
+        if request.method == "HEAD":
+            return Response(b"", content_type=EVENT_STREAM, headers=HEADERS)
+        viewer = enter_for_request(
+            status.broker.subscribe(
+                sees_content=operators.sees_content(request),
+                last_event_id=request.headers.get("Last-Event-ID"),
+            )
+        )
+        response = Response(
+            StatusBody(viewer, keepalive_s=keepalive_s), content_type=EVENT_STREAM, headers=HEADERS
+        )
+        response.timeout = None  # else Quart's RESPONSE_TIMEOUT cuts every stream after a minute
+        return response
+
+    @app.post("/status/key")
+    @access(Access.PUBLIC)
+    async def status_key() -> Response:
+        """Takes the status key from the page's form and keeps a digest of it in a cookie."""
+        if not operators.needs_key:
+            raise NotFound("this server has no status key")
+        body = await read_body(request, limit_bytes=KEY_BODY_BYTES, timeout_s=10.0)
+        given = parse_qs(body.decode("utf-8", "replace")).get("key", [""])[0].strip()
+        if not given:
+            raise InvalidRequest("the key is missing", param="key")
+        cookie = operators.cookie(given)
+        if cookie is None:
+            raise Unauthorized("this is not the status key")
+        response = Response(b"", status=204, headers=NO_STORE)
+        response.set_cookie(
+            COOKIE,
+            cookie,
+            max_age=COOKIE_AGE_S,
+            httponly=True,
+            samesite="Strict",
+            secure=request.scheme == "https",
+        )
+        return response
+
+    @app.delete("/v1/requests/<id>")
+    @access(Access.OPERATOR)
+    async def stop_request(id: str) -> Response:
+        """Stops a request; its client is told that an operator did."""
+        operators.check_stop(request)
+        if not service.stop(id):
+            raise NotFound(f"no request {id!r} is running or waiting")
+        return Response(msgspec.json.encode({"id": id, "stopped": True}), content_type=JSON)
+
+    @app.get("/metrics")
+    @access(Access.OPERATOR)
+    async def metrics() -> Response:
+        """Counters, gauges and distributions for Prometheus."""
+        data, content_type = operations.metrics.expose(request.headers.get("Accept", ""))
+        return Response(data, content_type=content_type, headers=NO_STORE)

@@ -1,0 +1,147 @@
+// One request, closely. Output grows by appending to its text node; nothing of it is rendered again.
+
+import { byId, element, setFacts, setText, setWidth } from "./dom.js";
+import { OUTCOMES, STATES, clock, count, duration, percent, rate, shortId } from "./format.js";
+import { totalMs } from "./store.js";
+
+const SPENT = [
+  ["queue_ms", "queued", "queue"],
+  ["prefill_ms", "prefill", "prefill"],
+  ["decode_ms", "decode", "decode"],
+  ["blocked_write_ms", "write", "blocked write"],
+];
+const FOLLOW_PX = 40;
+
+export class Detail {
+  constructor() {
+    this.id = null;
+    this.outputs = [];
+    this.messages = null;
+    this.bars = SPENT.map(([, state]) => {
+      const bar = element("span");
+      bar.dataset.state = state;
+      return bar;
+    });
+    byId("spent").append(...this.bars);
+    byId("spent-key").append(
+      ...SPENT.map(([, state, name]) => {
+        const item = element("li");
+        const dot = element("i");
+        dot.dataset.state = state;
+        item.append(dot, element("span", "dim", name), element("b"));
+        return item;
+      }),
+    );
+  }
+
+  show(request) {
+    byId("detail-empty").hidden = Boolean(request);
+    byId("detail-body").hidden = !request;
+    byId("stop").hidden = !request || Boolean(request.outcome) || request.state === "write";
+    if (!request) {
+      setText(byId("detail-title"), "No request yet");
+      return;
+    }
+    if (request.id !== this.id) this.#select(request.id);
+    const state = request.outcome ? (OUTCOMES[request.outcome] ?? request.outcome) : STATES[request.state];
+    setText(byId("detail-title"), `${shortId(request.id)} · ${state}`);
+    const from = request.client ? ` from ${request.client}` : "";
+    const began = request.started_at ? `, began ${clock(request.started_at)}` : "";
+    setText(byId("detail-line"), `${request.id}${from}${began}`);
+    this.#showSpent(request);
+    this.#showFacts(request);
+    this.#showContent(request);
+  }
+
+  #select(id) {
+    this.id = id;
+    this.outputs = [];
+    this.messages = null;
+    byId("outputs").replaceChildren();
+    byId("messages").replaceChildren();
+  }
+
+  #showSpent(request) {
+    const known = SPENT.map(([field]) => request[field] ?? 0);
+    const total = Math.max(1e-6, known.reduce((sum, ms) => sum + ms, 0));
+    SPENT.forEach(([, , name], index) => {
+      setWidth(this.bars[index], known[index] / total);
+      this.bars[index].title = `${name}: ${duration(known[index])}`;
+      setText(byId("spent-key").children[index].lastElementChild, duration(known[index]));
+    });
+    byId("spent").setAttribute("aria-label", SPENT.map(([, , name], i) => `${name} ${duration(known[i])}`).join(", "));
+  }
+
+  #showFacts(request) {
+    const params = request.params ?? {};
+    const drafts = request.drafted ? `${count(request.accepted)} of ${count(request.drafted)}` : undefined;
+    setFacts(byId("facts"), [
+      ["Total", duration(totalMs(request))],
+      ["TTFT", duration(request.ttft_ms)],
+      ["Prompt", count(request.prompt_tokens)],
+      ["Cached", count(request.cached_tokens)],
+      ["Prefilled", count(request.prefilled_tokens)],
+      ["Output", count(request.completion_tokens)],
+      ["Prefill", request.prefill_tok_s === undefined ? undefined : `${rate(request.prefill_tok_s)}/s`],
+      ["Decode", request.decode_tok_s === undefined ? undefined : `${rate(request.decode_tok_s)}/s`],
+      ["Drafts accepted", drafts, request.drafted ? percent(request.accepted / request.drafted) : ""],
+      ["Max tokens", count(params.max_tokens)],
+      ["Temperature", params.temperature],
+      ["Top p", params.top_p],
+      ["Top k", params.top_k],
+      ["Min p", params.min_p],
+      ["Seed", params.seed],
+      ["Choices", params.n > 1 ? params.n : undefined],
+      ["Stop strings", params.stop],
+      ["Tools", params.tools],
+    ]);
+  }
+
+  #showContent(request) {
+    const isShown = request.messages !== undefined || (request.output ?? []).some(Boolean);
+    byId("content").hidden = !isShown;
+    byId("content-hidden").hidden = isShown;
+    if (!isShown) return;
+    if (request.messages && this.messages !== request.messages) {
+      this.messages = request.messages;
+      byId("messages-block").hidden = false;
+      setText(byId("messages-count"), request.messages.length);
+      byId("messages").replaceChildren(...request.messages.map(messageNode));
+    } else if (!request.messages) {
+      byId("messages-block").hidden = true;
+    }
+    this.#showOutput(request.output ?? []);
+  }
+
+  #showOutput(output) {
+    const box = byId("outputs");
+    const follows = box.scrollHeight - box.scrollTop - box.clientHeight < FOLLOW_PX;
+    let grew = false;
+    output.forEach((text, choice) => {
+      while (this.outputs.length <= choice) {
+        const node = document.createTextNode("");
+        const pre = element("pre");
+        pre.dir = "auto";
+        pre.append(node);
+        box.append(pre);
+        this.outputs.push(node);
+      }
+      const node = this.outputs[choice];
+      const wanted = text ?? "";
+      if (wanted.length === node.length) return;
+      grew = true;
+      if (wanted.length > node.length) node.appendData(wanted.slice(node.length));
+      else node.data = wanted;
+    });
+    if (grew && follows) box.scrollTop = box.scrollHeight;
+  }
+}
+
+function messageNode(message) {
+  const node = element("div", "message");
+  const cut = message.chars ? `, the first ${count(message.content.length)} of ${count(message.chars)} characters` : "";
+  const text = element("pre", "", message.content);
+  text.dir = "auto";
+  node.append(element("p", "message-role", message.role + cut), text);
+  return node;
+}

@@ -1,0 +1,139 @@
+// One lane per slot, and the queue. A lane's nodes are made once and only their text changes.
+
+import { byId, element, setData, setText, setWidth } from "./dom.js";
+import { OUTCOMES, STATES, count, duration, isTrouble, rate, shortId } from "./format.js";
+import { totalMs } from "./store.js";
+
+const TAIL_CHARS = 240;
+
+class Lane {
+  constructor(number, select) {
+    this.number = number;
+    this.request = null;
+    this.node = element("li", "lane-item");
+    this.button = element("button", "lane");
+    this.button.type = "button";
+    this.button.addEventListener("click", () => this.request && select(this.request.id));
+    this.slot = element("span", "lane-number", String(number));
+    this.state = element("span", "badge");
+    this.id = element("span", "lane-id");
+    this.tags = element("span", "tags");
+    this.speed = element("span", "lane-speed");
+    this.bar = element("span", "bar");
+    this.cached = element("span", "bar-cached");
+    this.done = element("span", "bar-done");
+    this.bar.append(this.cached, this.done);
+    this.numbers = element("span", "lane-numbers");
+    this.tail = element("span", "lane-tail");
+    const head = element("span", "lane-head");
+    head.append(this.slot, this.state, this.id, this.tags, this.speed);
+    this.button.append(head, this.bar, this.numbers, this.tail);
+    this.node.append(this.button);
+  }
+
+  show(request, selected) {
+    this.request = request ?? null;
+    this.button.disabled = !request;
+    setData(this.button, "state", request ? (request.outcome ? "over" : request.state) : "free");
+    this.button.setAttribute("aria-pressed", String(Boolean(request) && request.id === selected));
+    this.bar.hidden = this.numbers.hidden = !request;
+    if (!request) {
+      setText(this.state, "free");
+      setData(this.state, "phase", "idle");
+      for (const node of [this.id, this.tags, this.speed, this.tail]) setText(node, "");
+      this.tail.hidden = true;
+      return;
+    }
+    const { outcome } = request;
+    setText(this.state, outcome ? (OUTCOMES[outcome] ?? outcome) : STATES[request.state]);
+    setData(this.state, "phase", outcome ? (isTrouble(outcome) ? "bad" : "over") : request.state);
+    setText(this.id, shortId(request.id));
+    showTags(this.tags, request);
+    const prefilling = request.state === "prefill" && !outcome;
+    setText(this.speed, prefilling || request.decode_tok_s === undefined ? "" : `${rate(request.decode_tok_s)} tok/s`);
+    const prompt = Math.max(1, request.prompt_tokens);
+    setWidth(this.cached, (request.cached_tokens ?? 0) / prompt);
+    setWidth(this.done, (request.prefilled_tokens ?? 0) / prompt);
+    setText(this.numbers, numbers(request));
+    const text = (request.output ?? []).filter(Boolean).at(-1) ?? "";
+    this.tail.hidden = !text;
+    setText(this.tail, text.slice(-TAIL_CHARS));
+  }
+}
+
+function numbers(request) {
+  const prompt = request.prompt_tokens;
+  const done = (request.cached_tokens ?? 0) + (request.prefilled_tokens ?? 0);
+  const parts = [done < prompt && !request.outcome ? `${count(done)} of ${count(prompt)} prompt` : `${count(prompt)} prompt`];
+  if (request.cached_tokens) parts.push(`${count(request.cached_tokens)} cached`);
+  if (request.completion_tokens) parts.push(`${count(request.completion_tokens)} out`);
+  if (request.ttft_ms !== undefined) parts.push(`TTFT ${duration(request.ttft_ms)}`);
+  parts.push(duration(totalMs(request)));
+  return parts.join(" · ");
+}
+
+export function showTags(node, request) {
+  const flags = request.flags ?? {};
+  const tags = [];
+  if (request.cached_tokens) tags.push("cache hit");
+  if (request.drafted || flags.spec_decode) tags.push("spec decode");
+  if (flags.stream) tags.push("stream");
+  if (flags.tools) tags.push("tools");
+  if (flags.thinking) tags.push("thinking");
+  if (request.api && request.api !== "chat") tags.unshift(request.api);
+  const wanted = tags.join("|");
+  if (node.dataset.tags === wanted) return;
+  node.dataset.tags = wanted;
+  node.replaceChildren(...tags.map((tag) => element("span", "tag", tag)));
+}
+
+export class Lanes {
+  constructor(select) {
+    this.select = select;
+    this.lanes = [];
+    this.list = byId("lanes");
+  }
+
+  show(store, selected) {
+    const slots = store.server.slots;
+    if (this.lanes.length !== slots) {
+      this.lanes = Array.from({ length: slots }, (_, number) => new Lane(number, this.select));
+      this.list.replaceChildren(...this.lanes.map((lane) => lane.node));
+    }
+    let used = 0;
+    for (const lane of this.lanes) {
+      const request = store.lane(lane.number);
+      if (request && !request.outcome) used += 1;
+      lane.show(request, selected);
+    }
+    setText(byId("slots-used"), `${used} of ${slots} in use`);
+    this.showQueue(store, selected);
+  }
+
+  showQueue(store, selected) {
+    const { queue } = store;
+    byId("queue-block").hidden = queue.length === 0;
+    setText(byId("queue-count"), `${queue.length} waiting`);
+    const list = byId("queue");
+    while (list.children.length > queue.length) list.lastElementChild.remove();
+    while (list.children.length < queue.length) {
+      const item = element("li");
+      const button = element("button", "place");
+      button.type = "button";
+      button.append(element("span", "place-number"), element("span", "lane-id"), element("span", "place-wait"), element("span", "dim"));
+      button.addEventListener("click", () => this.select(button.dataset.id));
+      item.append(button);
+      list.append(item);
+    }
+    queue.forEach((place, index) => {
+      const button = list.children[index].firstElementChild;
+      const [number, id, waited, eta] = button.children;
+      setData(button, "id", place.id);
+      button.setAttribute("aria-pressed", String(place.id === selected));
+      setText(number, place.position + 1);
+      setText(id, shortId(place.id));
+      setText(waited, `waits ${duration(1000 * place.waited_s + performance.now() - place.at)}`);
+      setText(eta, `slot in about ${duration(1000 * place.eta_s)}`);
+    });
+  }
+}

@@ -1,0 +1,251 @@
+"""Who gets what: keys, content, foreign origins and names, and that every route is accounted for."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from tests.harness import Client, Gate, serving
+
+from corral.engine.scripted import ScriptedBackend, replying
+
+DOCS = Path(__file__).parents[2] / "docs"
+SECRET = "sesquipedalian"
+PROXIED = {"X-Forwarded-For": "203.0.113.9"}
+ROUTES = [
+    ("GET", "/"),
+    ("GET", "/status"),
+    ("GET", "/status/json"),
+    ("GET", "/status/events"),
+    ("POST", "/status/key"),
+    ("GET", "/metrics"),
+    ("GET", "/props"),
+    ("GET", "/health"),
+    ("GET", "/v1/models"),
+    ("GET", "/v1/models/scripted"),
+    ("POST", "/v1/chat/completions"),
+    ("DELETE", "/v1/requests/chatcmpl-1"),
+    ("GET", "/static/status/main.js"),
+    ("GET", "/robots.txt"),
+]
+
+
+def secretive() -> ScriptedBackend:
+    return ScriptedBackend(replying(lambda _: SECRET * 3))
+
+
+async def everything(client: Client, headers: dict[str, str]) -> bytes:
+    """Every byte the operator's routes send somebody, with a request that runs and one that is over."""
+    before = client.send("GET", "/status/events", headers=headers)
+    await before.started()
+    if before.status == 200:
+        await before.chunk()
+    await client.chat(SECRET).json()
+    await client.service.wait_settled()
+    paths = ("/status/json", "/metrics", "/props", "/health", "/status")
+    parts = [await client.send("GET", path, headers=headers).body() for path in paths]
+    events = client.send("GET", "/status/events", headers=headers)
+    parts.append(await events.chunk())
+    if before.status == 200:
+        while b"event: finished" not in parts[-1]:
+            parts.append(await before.chunk())
+    for exchange in (before, events):
+        exchange.leave()
+        await exchange.is_over.wait()
+    return b"".join(parts)
+
+
+@pytest.mark.parametrize(
+    ("settings", "headers", "sees"),
+    [
+        ({}, {}, False),
+        ({"status_content": True}, {}, True),
+        ({"status_content": True}, PROXIED, False),
+        ({"status_content": True}, {"Via": "1.1 proxy"}, False),
+        ({"status_key": "open", "status_content": True}, {"Authorization": "Bearer open"}, True),
+        ({"status_key": "open", "status_content": True}, {"Authorization": "Bearer open", **PROXIED}, True),
+        ({"status_key": "open", "status_content": True}, {}, False),
+        ({"status_key": "open", "status_content": True}, {"Authorization": "Bearer shut"}, False),
+        ({"status_key": "open", "status_content": True}, {"Cookie": "corral_status=open"}, False),
+        ({"status_key": "open"}, {"Authorization": "Bearer open"}, False),
+    ],
+)
+async def test_content_is_in_the_bytes_only_of_those_who_may_see_it(
+    settings: dict[str, Any], headers: dict[str, str], sees: bool
+) -> None:
+    async with serving(secretive(), **settings) as client:
+        assert (SECRET.encode() in await everything(client, headers)) is sees
+
+
+async def test_the_key_is_asked_once_and_kept_in_a_cookie_no_script_can_read() -> None:
+    async with serving(secretive(), status_key="open sesame") as client:
+        assert client.send("GET", "/status").status is None
+        page = client.send("GET", "/status")
+        await page.body()
+        assert page.status == 200, "the page itself holds nothing"
+        refused = client.send("GET", "/status/json")
+        assert (await refused.json())["error"]["code"] == "invalid_api_key"
+        wrong = client.send("POST", "/status/key", raw=[b"key=open+says+me"])
+        await wrong.body()
+        assert (wrong.status, "set-cookie" in wrong.headers) == (401, False)
+        right = client.send("POST", "/status/key", raw=[b"key=open+sesame"])
+        await right.body()
+        assert right.status == 204
+        cookie = right.headers["set-cookie"]
+        assert "HttpOnly" in cookie
+        assert "SameSite=Strict" in cookie
+        assert "sesame" not in cookie
+        with_cookie = client.send("GET", "/status/json", headers={"Cookie": cookie.partition(";")[0]})
+        assert (await with_cookie.json())["server"]["phase"] == "idle"
+
+
+async def test_without_a_status_key_an_api_key_opens_the_status_page() -> None:
+    async with serving(secretive(), api_keys=("one", "two")) as client:
+        for path in ("/status/json", "/metrics"):
+            refused = client.send("GET", path)
+            await refused.body()
+            assert refused.status == 401
+            allowed = client.send("GET", path, headers={"Authorization": "Bearer two"})
+            await allowed.body()
+            assert allowed.status == 200
+
+
+@pytest.mark.parametrize(("headers", "status"), [({}, 404), (PROXIED, 403)])
+async def test_without_a_key_only_this_machine_may_stop_requests(
+    headers: dict[str, str], status: int
+) -> None:
+    async with serving(secretive()) as client:
+        stop = client.send("DELETE", "/v1/requests/nobody", headers=headers)
+        await stop.body()
+        assert stop.status == status
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://localhost:3000"},
+        {"Origin": "http://localhost:8000.evil.example"},
+        {"host": "evil.example:8000"},
+        {"host": "evil.example:8000", "Origin": "http://evil.example:8000"},
+        {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"},
+        {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "no-cors"},
+    ],
+)
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+async def test_another_sites_page_gets_nothing(method: str, path: str, headers: dict[str, str]) -> None:
+    async with serving(secretive(), status_content=True) as client:
+        exchange = client.send(method, path, {"messages": []}, headers=headers)
+        await exchange.started()
+        assert exchange.status == 403
+        body = await exchange.body()
+        assert json.loads(body)["error"]["code"] == "forbidden"
+        assert not [name for name in exchange.headers if name.startswith("access-control")]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "http://localhost:8000"},
+        {"Origin": "https://llm.example"},
+        {"Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors"},
+        {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"},
+    ],
+)
+async def test_our_own_pages_and_links_to_them_are_served(headers: dict[str, str]) -> None:
+    async with serving(secretive(), allowed_hosts=("llm.example",)) as client:
+        page = client.send("GET", "/status", headers=headers)
+        await page.body()
+        assert page.status == 200
+
+
+async def test_pages_are_strict_cached_with_care_and_typed() -> None:
+    async with serving(secretive()) as client:
+        for path, content_type in (
+            ("/", "text/html; charset=utf-8"),
+            ("/status", "text/html; charset=utf-8"),
+            ("/static/status/main.js", "text/javascript; charset=utf-8"),
+            ("/static/vendor/dompurify/purify.es.mjs", "text/javascript; charset=utf-8"),
+            ("/static/shared/icon.svg", "image/svg+xml"),
+        ):
+            page = client.send("GET", path)
+            body = await page.body()
+            assert (page.status, page.headers["content-type"]) == (200, content_type)
+            assert page.headers["cache-control"] == "no-cache"
+            assert page.headers["x-content-type-options"] == "nosniff"
+            if content_type.startswith("text/html"):
+                policy = page.headers["content-security-policy"]
+                assert "default-src 'none'" in policy
+                assert "unsafe" not in policy
+                assert b"style=" not in body
+                assert b"<script>" not in body
+            again = client.send("GET", path, headers={"If-None-Match": page.headers["etag"]})
+            assert (await again.body(), again.status) == (b"", 304)
+        for path in ("/static/../pyproject.toml", "/static/nothing", "/static/"):
+            missing = client.send("GET", path)
+            await missing.body()
+            assert missing.status == 404
+
+
+async def test_props_lists_every_route_of_the_router_and_says_what_it_is_for() -> None:
+    async with serving(secretive()) as client:
+        props = await client.send("GET", "/props").json()
+        listed = {route["path"]: route for route in props["routes"]}
+        rules = list(client.app._app.url_map.iter_rules())
+        assert sorted(listed) == sorted({rule.rule for rule in rules})
+        for rule in rules:
+            route = listed[rule.rule]
+            assert set(route["methods"]) == rule.methods - {"HEAD", "OPTIONS"}
+            assert route["about"], rule.rule
+        assert {path for path, route in listed.items() if route["access"] == "public"} == {
+            "/",
+            "/health",
+            "/robots.txt",
+            "/static/<path:name>",
+            "/status",
+            "/status/key",
+        }
+        assert props["model"] == "scripted"
+
+
+async def test_metrics_are_typed_documented_and_named_with_units() -> None:
+    gate = Gate()
+    gate.open()
+    async with serving(ScriptedBackend(on_step=gate)) as client:
+        await client.chat(max_tokens=3).json()
+        await client.service.wait_settled()
+        scrape = client.send("GET", "/metrics")
+        families = {f.name: f for f in text_string_to_metric_families((await scrape.body()).decode())}
+        assert scrape.headers["content-type"].startswith("text/plain; version=")
+        ours = {name: family for name, family in families.items() if name.startswith("corral")}
+        assert len(ours) > 20
+        for name, family in ours.items():
+            assert family.documentation.endswith("."), name
+            assert family.type in ("counter", "gauge", "histogram", "info"), name
+            if family.type == "histogram":
+                assert name.endswith(("_seconds", "_per_second")), name
+        [sample] = [s for s in ours["corral_requests"].samples if s.name.endswith("_total")]
+        assert (sample.labels, sample.value) == ({"api": "chat", "outcome": "length"}, 1.0)
+        assert ours["corral_completion_tokens"].samples[0].value == 3
+
+
+async def test_the_grafana_dashboard_asks_for_metrics_that_there_are() -> None:
+    dashboard = json.loads((DOCS / "grafana" / "corral.json").read_text())
+    asked = {
+        name
+        for panel in dashboard["panels"]
+        for target in panel["targets"]
+        for name in re.findall(r"\b(?:corral|process)_\w+", target["expr"])
+    }
+    async with serving(ScriptedBackend()) as client:
+        # Labelled metrics have samples once there is something to label.
+        await client.chat(max_tokens=2).json()
+        await client.chat(n=99).body()
+        await client.service.wait_settled()
+        metrics = (await client.send("GET", "/metrics").body()).decode()
+    samples = {re.split(r"[{ ]", line)[0] for line in metrics.splitlines() if not line.startswith("#")}
+    assert asked <= samples, asked - samples
+    assert len(asked) > 15

@@ -1,0 +1,434 @@
+"""What an operator sees and does, from end to end on the scripted backend, at the ASGI boundary."""
+
+import json
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, get_args
+
+import pytest
+import trio
+import trio.testing
+from tests.harness import Client, Exchange, Gate, serving
+
+from corral.engine.scripted import ScriptedBackend, replying
+from corral.serving.ledger import Outcome, Record
+
+
+def echo() -> ScriptedBackend:
+    return ScriptedBackend(
+        replying(lambda conversation: conversation.split("user\n")[-1].split("\n")[0].upper())
+    )
+
+
+@asynccontextmanager
+async def opening(gate: Gate) -> AsyncIterator[None]:
+    """Let everything through at the end, or a failed assertion would hang in the engine."""
+    try:
+        yield
+    finally:
+        gate.open()
+
+
+class Watch:
+    """A reader of /status/events that keeps the page's picture by the documented rules."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self.exchange = exchange
+        self.state: dict[str, Any] = {}
+        self.events: list[tuple[str, Any]] = []
+        self.raw = b""
+        self.last_id = ""
+
+    async def until(self, condition: Callable[["Watch"], Any]) -> None:
+        while not condition(self):
+            self._take(await self.exchange.chunk())
+
+    def take_waiting(self) -> None:
+        """What has come, without waiting for more."""
+        while True:
+            try:
+                self._take(self.exchange._chunks.receive_nowait())
+            except trio.WouldBlock:
+                return
+
+    def request(self, id: str) -> dict[str, Any]:
+        return next(request for request in self.state["requests"] if request["id"] == id)
+
+    def _take(self, data: bytes) -> None:
+        self.raw += data
+        assert data.endswith(b"\n\n")
+        for frame in data.decode().split("\n\n")[:-1]:
+            if frame.startswith((":", "retry:")):
+                continue
+            id, event, payload = frame.split("\n")
+            self.last_id = id.removeprefix("id: ")
+            self._apply(event.removeprefix("event: "), json.loads(payload.removeprefix("data: ")))
+
+    def _apply(self, event: str, data: Any) -> None:
+        self.events.append((event, data))
+        match event:
+            case "snapshot":
+                self.state = data
+            case "server":
+                self.state.update(data)
+            case "queue":
+                self.state["queue"] = data
+            case "token":
+                self.request(data["id"])["output"][data["index"]] += data["text"]
+            case "finished":
+                self.state["history"].append(data)
+                self.state["requests"] = [r for r in self.state["requests"] if r["id"] != data["id"]]
+            case "request":
+                known = {request["id"]: request for request in self.state["requests"]}
+                known.setdefault(data["id"], {"output": [""] * 8}).update(data)
+                self.state["requests"] = list(known.values())
+
+
+@asynccontextmanager
+async def watching(client: Client, **headers: str) -> AsyncIterator[Watch]:
+    watch = Watch(client.send("GET", "/status/events", headers=headers))
+    try:
+        await watch.until(lambda watch: watch.state)
+        yield watch
+    finally:
+        watch.exchange.leave()
+        await watch.exchange.is_over.wait()
+
+
+def settled(client: Client) -> list[Record]:
+    records: list[Record] = []
+    client.service.ledger.on_settled.append(records.append)
+    return records
+
+
+# Every way out
+
+
+async def by_stop(client: Client, gate: Gate, clock: trio.testing.MockClock) -> None:
+    gate.open()
+    await client.chat("hello").json()
+
+
+async def by_stop_sequence(client: Client, gate: Gate, clock: trio.testing.MockClock) -> None:
+    gate.open()
+    await client.chat("hello", stop=["L"], stream=True).body()
+
+
+async def by_length(client: Client, gate: Gate, clock: trio.testing.MockClock) -> None:
+    gate.open()
+    await client.chat("hello", max_tokens=2, stream=True).body()
+
+
+async def by_disconnected(client: Client, gate: Gate, clock: trio.testing.MockClock) -> None:
+    stream = client.chat("hello", stream=True)
+    await stream.chunk()
+    await gate.wait_arrived()
+    stream.leave()
+    gate.open()
+
+
+async def by_evicted(client: Client, gate: Gate, clock: trio.testing.MockClock) -> None:
+    stalled = client.chat("RAMBLE", stream=True)  # more than the harness' 1,000 chunks can hold
+    gate.open()
+    await stalled.is_over.wait()
+    assert stalled.aborted
+
+
+async def by_stopped_by_operator(client: Client, gate: Gate, clock: trio.testing.MockClock) -> None:
+    stream = client.chat("hello", stream=True)
+    first = json.loads((await stream.chunk()).removeprefix(b"data: "))
+    await gate.wait_arrived()
+    stop = client.send("DELETE", f"/v1/requests/{first['id']}")
+    assert (await stop.json(), stop.status) == ({"id": first["id"], "stopped": True}, 200)
+    assert b'"code":"stopped_by_operator"' in await stream.body()
+    gate.open()
+
+
+async def by_deadline(client: Client, gate: Gate, clock: trio.testing.MockClock) -> None:
+    answer = client.chat("hello")
+    await gate.wait_arrived()
+    await trio.testing.wait_all_tasks_blocked()
+    clock.jump(60.1)
+    assert (await answer.json())["error"]["code"] == "deadline_exceeded"
+    assert answer.status == 504
+    gate.open()
+
+
+async def by_shutdown(client: Client, gate: Gate, clock: trio.testing.MockClock) -> None:
+    stream = client.chat("hello", stream=True)
+    await stream.chunk()
+    await gate.wait_arrived()
+    client.terminated.set()
+    await trio.testing.wait_all_tasks_blocked()
+    clock.jump(11)
+    assert b'"code":"server_shutdown"' in await stream.body()
+    gate.open()
+
+
+async def by_failed(client: Client, gate: Gate, clock: trio.testing.MockClock) -> None:
+    gate.open()
+    assert b'"code":"engine_failed"' in await client.chat("BREAK", stream=True).body()
+
+
+WAYS: dict[str, Callable[[Client, Gate, trio.testing.MockClock], Awaitable[None]]] = {
+    name.removeprefix("by_"): way for name, way in list(globals().items()) if name.startswith("by_")
+}
+
+
+def test_every_outcome_has_a_test_but_that_which_nothing_can_produce_yet() -> None:
+    assert set(get_args(Outcome)) - set(WAYS) == {"tool_calls"}
+
+
+@pytest.mark.parametrize("outcome", WAYS)
+async def test_every_way_out_settles_the_ledger_once(
+    outcome: str, mock_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    def reply(conversation: str) -> str:
+        if "BREAK" in conversation:
+            raise ZeroDivisionError
+        if "RAMBLE" in conversation:
+            return "y" * 4000
+        return conversation.split("user\n")[-1].split("\n")[0].upper()
+
+    gate = Gate()
+    backend = ScriptedBackend(replying(reply), on_step=gate)
+    with caplog.at_level(logging.INFO, "corral.requests"):
+        async with serving(backend, request_deadline_s=60, subscriber_events=8) as client, opening(gate):
+            async with watching(client) as watch:
+                records = settled(client)
+                await WAYS[outcome](client, gate, mock_clock)
+                await client.service.wait_settled()
+                await trio.testing.wait_all_tasks_blocked()
+                mock_clock.jump(1)
+                await watch.until(lambda watch: watch.state["totals"]["requests"])
+                assert [event for event, _ in watch.events].count("finished") == 1
+                assert [row["outcome"] for row in watch.state["history"]] == [outcome]
+                assert watch.state["requests"] == []
+                assert watch.state["totals"]["by_outcome"] == {outcome: 1}
+            assert [record.outcome for record in records] == [outcome]
+            [record] = records
+            assert record.total_s == pytest.approx(sum(record.spent_s.values()), rel=1e-9)
+            row = watch.state["history"][0]
+            parts = [row[f"{name}_ms"] for name in ("queue", "prefill", "decode", "blocked_write")]
+            assert sum(parts) == pytest.approx(row["total_ms"], rel=0.01, abs=0.05)
+    lines = [entry.getMessage() for entry in caplog.records if entry.name == "corral.requests"]
+    assert len(lines) == 1
+    assert f" outcome={outcome} " in lines[0]
+    assert "hello" not in lines[0].lower()
+
+
+async def test_a_client_that_leaves_the_queue_is_settled_too() -> None:
+    gate = Gate()
+    async with serving(ScriptedBackend(on_step=gate), slots=1) as client, opening(gate):
+        records = settled(client)
+        running = client.chat("first", stream=True)
+        await gate.wait_arrived()
+        queued = client.chat("second", stream=True)
+        await queued.chunk()
+        queued.leave()
+        await queued.is_over.wait()
+        assert [(r.outcome, r.spent_s["prefill"]) for r in records] == [("disconnected", 0)]
+        running.leave()
+
+
+# What is seen
+
+
+async def test_two_requests_are_seen_in_their_own_lanes_and_grow_token_by_token() -> None:
+    gate = Gate()
+    async with (
+        serving(ScriptedBackend(on_step=gate), status_content=True) as client,
+        opening(gate),
+        watching(client) as watch,
+    ):
+        streams = [client.chat(text, stream=True, max_tokens=9) for text in ("one", "two")]
+        ids = [json.loads((await s.chunk()).removeprefix(b"data: "))["id"] for s in streams]
+        gate.open()
+        bodies = [await stream.body() for stream in streams]
+        await client.service.wait_settled()
+        await watch.until(lambda watch: len(watch.state["history"]) == 2)
+        tokens = {id: [d["text"] for e, d in watch.events if e == "token" and d["id"] == id] for id in ids}
+        for id, body in zip(ids, bodies, strict=True):
+            assert len(tokens[id]) == 9
+            sent = [json.loads(line[6:]) for line in body.decode().split("\n\n")[:-2]]
+            said = "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in sent)
+            assert "".join(tokens[id]) == said
+        lanes = {d["id"]: d["lanes"] for e, d in watch.events if e == "request" and d.get("lanes")}
+        assert sorted(lanes.values()) == [[0], [1]]
+
+
+async def test_who_comes_in_mid_run_sees_everything_from_the_start() -> None:
+    gate = Gate()
+    async with serving(ScriptedBackend(on_step=gate), status_content=True) as client, opening(gate):
+        stream = client.chat("hello", stream=True)
+        gate.let(6)
+        for _ in range(7):
+            await gate.wait_arrived()
+        async with watching(client) as watch:
+            [request] = watch.state["requests"]
+            assert request["state"] == "decode"
+            assert request["messages"] == [{"role": "user", "content": "hello"}]
+            so_far = request["output"][0]
+            assert so_far
+            gate.let(1)
+            await watch.until(lambda watch: watch.state["requests"][0]["output"][0] != so_far)
+            assert watch.state["requests"][0]["output"][0].startswith(so_far)
+            answer = await client.send("GET", "/status/json").json()
+            assert answer["requests"][0]["output"] == [watch.state["requests"][0]["output"][0]]
+        stream.leave()
+
+
+async def test_a_reader_that_comes_back_misses_nothing() -> None:
+    gate = Gate()
+    async with serving(ScriptedBackend(on_step=gate), status_content=True) as client, opening(gate):
+        async with watching(client) as stays, watching(client) as leaves:
+            stream = client.chat("hello", stream=True)
+            await stays.until(lambda watch: watch.state["requests"])
+            await leaves.until(lambda watch: watch.state["requests"])
+            leaves.exchange.leave()
+            gate.let(4)
+            for _ in range(5):
+                await gate.wait_arrived()
+            await stays.until(lambda watch: len(watch.state["requests"][0]["output"][0]) >= 3)
+            leaves.exchange = client.send("GET", "/status/events", headers={"Last-Event-ID": leaves.last_id})
+            await leaves.until(lambda watch: watch.last_id == stays.last_id)
+            assert [event for event, _ in leaves.events].count("snapshot") == 1
+            assert leaves.state["requests"][0]["output"] == stays.state["requests"][0]["output"]
+        stream.leave()
+
+
+async def test_idle_is_said_and_so_are_prefill_decode_and_the_queue() -> None:
+    gate = Gate()
+    async with serving(ScriptedBackend(on_step=gate), slots=1) as client, watching(client) as watch:
+        assert watch.state["server"]["phase"] == "idle"
+        running = client.chat("x" * 300, stream=True)
+        await running.chunk()
+        await watch.until(lambda watch: watch.state["server"]["phase"] == "prefill")
+        queued = client.chat("second", stream=True)
+        await queued.chunk()
+        await watch.until(lambda watch: watch.state["queue"])
+        [place] = watch.state["queue"]
+        assert place["position"] == 0
+        assert place["eta_s"] > 0
+        assert watch.request(place["id"])["state"] == "queued"
+        queued.leave()
+        await watch.until(lambda watch: not watch.state["queue"])
+        gate.let(5)
+        for _ in range(5):
+            await gate.wait_arrived()
+        await watch.until(lambda watch: watch.state["server"]["phase"] == "decode")
+        running.leave()
+        gate.open()
+        await client.service.wait_settled()
+        await watch.until(lambda watch: watch.state["server"]["phase"] == "idle")
+
+
+async def test_counters_come_at_most_ten_times_a_second(mock_clock: trio.testing.MockClock) -> None:
+    gate = Gate()
+    async with (
+        serving(ScriptedBackend(on_step=gate)) as client,
+        opening(gate),
+        watching(client) as watch,
+    ):
+        stream = client.chat("hello", stream=True)
+        for _ in range(50):
+            gate.let(1)
+            await gate.wait_arrived()
+            mock_clock.jump(0.02)
+            await trio.testing.wait_all_tasks_blocked()
+        watch.take_waiting()
+        counters = [d for e, d in watch.events if e == "request" and "params" not in d]
+        assert 5 <= len(counters) <= 11, "one second has passed"
+        stream.leave()
+
+
+async def test_a_viewer_that_stops_reading_is_evicted_and_no_stream_notices() -> None:
+    async with serving(ScriptedBackend(), status_content=True) as client:
+        # It never reads: the harness' buffer of 1,000 chunks stands for the kernel's.
+        stuck = client.send("GET", "/status/events")
+        await stuck.started()
+        broker = client.app._operations.status.broker
+        with trio.CancelScope() as flood:
+            async with trio.open_nursery() as nursery:
+
+                async def publish() -> None:
+                    while True:
+                        broker.publish_nowait("server", b"{}")
+                        broker.flush_nowait()
+                        await trio.lowlevel.checkpoint()
+
+                nursery.start_soon(publish)
+                await stuck.is_over.wait()
+                flood.cancel()
+        assert stuck.aborted
+        assert broker.evicted == 1
+        assert (await client.chat("next", max_tokens=3).json())["usage"]["completion_tokens"] == 3
+        answer = await client.send("GET", "/status/json").json()
+        assert answer["subscribers"] == {"status": 0, "streams": 0, "evicted": 1}
+
+
+async def test_silence_is_filled_and_head_ends_at_once(mock_clock: trio.testing.MockClock) -> None:
+    async with serving(ScriptedBackend(), keepalive_s=5) as client:
+        head = client.send("HEAD", "/status/events")
+        await head.is_over.wait()
+        assert (head.status, head.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
+        async with watching(client) as watch:
+            await trio.testing.wait_all_tasks_blocked()
+            mock_clock.jump(5)
+            while b": keepalive\n\n" not in (chunk := await watch.exchange.chunk()):
+                assert b"event: server" in chunk
+
+
+async def test_shutdown_ends_the_status_streams_too(mock_clock: trio.testing.MockClock) -> None:
+    async with serving(ScriptedBackend()) as client:
+        watch = client.send("GET", "/status/events")
+        await watch.started()
+        client.terminated.set()
+        await watch.is_over.wait()
+        assert b'"draining":true' in await watch.body()
+        assert not watch.aborted
+
+
+# Numbers
+
+
+async def test_wasted_work_is_counted_by_outcome_on_the_page_and_in_the_metrics() -> None:
+    gate = Gate()
+    async with serving(ScriptedBackend(on_step=gate)) as client, opening(gate):
+        stream = client.chat("x" * 400, stream=True)
+        gate.let(1)
+        for _ in range(2):
+            await gate.wait_arrived()
+        stream.leave()
+        await stream.is_over.wait()
+        gate.open()
+        await client.service.wait_settled()
+        totals = (await client.send("GET", "/status/json").json())["totals"]
+        assert totals["wasted"]["prefill_tokens_kept"] > 0
+        assert totals["wasted"]["by_outcome"]["disconnected"]["prefill_kept"] > 0
+        metrics = (await client.send("GET", "/metrics").body()).decode()
+        kept = totals["wasted"]["prefill_tokens_kept"]
+        assert f'corral_prefill_tokens_kept_total{{outcome="disconnected"}} {kept}.0' in metrics
+
+
+async def test_a_stalled_step_turns_health_to_503_and_everything_else_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gate = Gate()
+    async with serving(ScriptedBackend(on_step=gate), stall_s=0.05) as client, opening(gate):
+        assert (await client.send("GET", "/health").json()) == {"status": "ok"}
+        async with watching(client) as watch:
+            stream = client.chat(stream=True)
+            await gate.wait_arrived()
+            await watch.until(lambda watch: watch.state["server"]["stalled"])
+            health = client.send("GET", "/health")
+            assert (await health.json())["status"] == "stalled"
+            assert health.status == 503
+            assert (await client.send("GET", "/v1/models").json())["object"] == "list"
+            gate.open()
+            await stream.chunk()
+            stream.leave()
+            await client.service.wait_idle()
+            assert (await client.send("GET", "/health").json()) == {"status": "ok"}
+            await watch.until(lambda watch: not watch.state["server"]["stalled"])
