@@ -71,5 +71,6 @@ class Threshold(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         sign = "<=" if self.at_most else ">="
-        seen = "not measured" if self.measured is None else f"{self.measured:.1f}"
+        digits = 1 if self.limit >= 10 else 3
+        seen = "not measured" if self.measured is None else f"{self.measured:.{digits}f}"
         return f"{'ok    ' if self.is_met else 'MISSED'} {self.name} {seen} {sign} {self.limit:g}"

@@ -34,7 +34,7 @@ NETWORK = re.compile(
 STEP = re.compile(r"\[(\d+)/(\d+)\]")
 
 
-class Failure(Exception):  # noqa: N818
+class Failure(Exception):
     """One line for whoever typed `make`."""
 
 

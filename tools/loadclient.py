@@ -10,7 +10,7 @@ moment. Nothing is retried, pooled or buffered on the way; times are taken when 
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
@@ -202,11 +202,17 @@ async def connect(
 
 
 async def chat(
-    target: Target, request: Chat, habit: Habit = POLITE, *, leaving: trio.CancelScope | None = None
+    target: Target,
+    request: Chat,
+    habit: Habit = POLITE,
+    *,
+    leaving: trio.CancelScope | None = None,
+    watch: Callable[[Answer], None] | None = None,
 ) -> Answer:
     """Ask, behave as `habit` says, and return what was seen. Raises nothing but Cancelled.
 
     Cancelling `leaving` makes the client leave at once, by `habit.leave`; the answer says "left".
+    `watch` is called with the unfinished answer whenever text has come; it may not block or raise.
     """
     answer = Answer(sent_s=trio.current_time())
     head = target.headers | {"content-type": "application/json"}
@@ -220,7 +226,7 @@ async def chat(
                     line.half_close()
                 if habit.leave_after_s is not None:
                     scope.deadline = answer.sent_s + habit.leave_after_s
-                await _read(line, answer, habit)
+                await _read(line, answer, habit, watch)
             if not answer.ending:
                 answer.ending = "left"
                 answer.ended_s = trio.current_time()
@@ -233,7 +239,7 @@ async def chat(
     return answer
 
 
-async def _read(line: Line, answer: Answer, habit: Habit) -> None:
+async def _read(line: Line, answer: Answer, habit: Habit, watch: Callable[[Answer], None] | None) -> None:
     """Read the response to its end, or to where the habit stops; then `ending` is still empty."""
     response = ResponseReader()
     events = SseReader(answer)
@@ -257,6 +263,8 @@ async def _read(line: Line, answer: Answer, habit: Habit) -> None:
             whole.append(body)
         if len(answer.content_s) > deltas:
             deltas = len(answer.content_s)
+            if watch is not None:
+                watch(answer)
             if habit.leave_after_deltas is not None and deltas >= habit.leave_after_deltas:
                 return
             if habit.stalls:

@@ -1,4 +1,9 @@
-"""Prompts for load: each differs from its first tokens on, so that no prefix cache answers for the engine."""
+"""Prompts for load: each differs from its first tokens on, so that no prefix cache answers for the engine.
+
+Each has a system message of its own that begins with its tag. So what two of them share is the template's
+`<|im_start|>system` line (3 tokens of SmolLM2) and as many digits of their tags as happen to agree. A
+prompt without a system message would share all of the template's default one, some 20 tokens.
+"""
 
 from itertools import cycle, islice
 
@@ -44,18 +49,38 @@ _WORDS = (
 )
 
 
-def messages(number: int, *, words: int = 0) -> list[dict[str, str]]:
-    """A conversation unlike that of any other `number`: about 55 tokens with ChatML, plus `words` of filler.
+def tag(number: int) -> str:
+    """Seven digits, different for every `number` below ten million, and early on for neighbours.
 
-    It has a system message of its own, because a template's default one would be a prefix all share.
+    The factor has no divisor in common with the modulus, and is its golden section: of 16 neighbours no two
+    agree in their first two digits.
     """
+    return f"{number * 6_180_339 % 10_000_000:07}"
+
+
+def filler(words: int, *, start: int = 0) -> str:
+    """`words` words of nothing in particular, of about a token each."""
+    return " ".join(islice(cycle(_WORDS), start % len(_WORDS), start % len(_WORDS) + words))
+
+
+def messages(number: int, *, words: int = 0) -> list[dict[str, str]]:
+    """A conversation unlike that of any other `number`: about 55 tokens in ChatML, plus `words` of filler."""
     topic = TOPICS[number % len(TOPICS)]
-    filler = " ".join(islice(cycle(_WORDS[number % len(_WORDS) :] + _WORDS), words))
     asked = f"Write a very long story about {topic}. Chapter {number}."
     return [
-        {"role": "system", "content": f"{number}: you never stop early."},
-        {"role": "user", "content": f"{filler} {asked}" if filler else asked},
+        {"role": "system", "content": f"{tag(number)}: you never stop early."},
+        {"role": "user", "content": f"{filler(words, start=number)} {asked}" if words else asked},
     ]
+
+
+def policy(number: int, *, words: int) -> str:
+    """A system prompt unlike that of any other `number`, and as many tokens long as all of `words` words."""
+    return f"{tag(number)}: these words matter: {filler(words)}."
+
+
+def tiny(number: int) -> list[dict[str, str]]:
+    """A conversation of some 25 tokens that nothing asked before helps with."""
+    return [{"role": "system", "content": tag(number)}, {"role": "user", "content": "Hi"}]
 
 
 def chatml(conversation: list[dict[str, str]]) -> str:

@@ -195,7 +195,9 @@ class Actors:
         ]
         for cell in cycle(cells):
             tally.started += load.concurrency
-            tally.cancel_s.setdefault(str(cell), []).append(await probe.measure(cell))
+            residual_s = await probe.measure(cell)
+            if residual_s is not None:
+                tally.cancel_s.setdefault(str(cell), []).append(residual_s)
 
 
 async def run(load: Load, tally: Tally) -> None:

@@ -6,7 +6,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any
@@ -128,6 +128,28 @@ async def serve(
             await _until_healthy(server, health_path)
             server.target = Target("127.0.0.1", port, model=await served_model(server.target))
             yield server
+
+
+@dataclass(frozen=True, slots=True)
+class Bed:
+    """Where a figure is measured: servers started by `command` with `flags`, or a running `peer`.
+
+    `repeats` is how often each measurement is made.
+    """
+
+    command: str
+    flags: tuple[str, ...]
+    repeats: int
+    peer: Target | None = None
+
+    @asynccontextmanager
+    async def server(self, *flags: str, env: dict[str, str] | None = None) -> AsyncIterator[Target]:
+        """A server with more `flags` before the user's own, or the peer as it is."""
+        if self.peer is not None:
+            yield replace(self.peer, model=await served_model(self.peer))
+            return
+        async with serve(self.command, [*flags, *self.flags], env=env) as server:
+            yield server.target
 
 
 @asynccontextmanager

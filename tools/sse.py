@@ -14,11 +14,27 @@ from typing import Any
 import msgspec
 
 
+class _PromptDetails(msgspec.Struct, frozen=True):
+    cached_tokens: int | None = None
+
+
 class Usage(msgspec.Struct, frozen=True):
     """The usage object of OpenAI's API; what a server leaves out is 0."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    prompt_tokens_details: _PromptDetails | None = None
+
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens of the prompt that were not computed again."""
+        details = self.prompt_tokens_details
+        return (details.cached_tokens or 0) if details else 0
+
+    @property
+    def prefilled_tokens(self) -> int:
+        """Tokens of the prompt that were computed for this request."""
+        return self.prompt_tokens - self.cached_tokens
 
 
 class _Delta(msgspec.Struct):
@@ -78,6 +94,11 @@ class Answer:
     def ttft_s(self) -> float | None:
         """Seconds from the request's last byte sent to the first delta with text."""
         return self.content_s[0] - self.sent_s if self.content_s else None
+
+    @property
+    def answered_s(self) -> float | None:
+        """As `ttft_s`, but until its end where an answer has no text: its prompt was computed either way."""
+        return self.ttft_s if self.ended_s is None or self.content_s else self.ended_s - self.sent_s
 
     @property
     def completion_tokens(self) -> int:

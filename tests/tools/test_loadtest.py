@@ -71,6 +71,7 @@ async def test_residual_is_the_time_beyond_the_idle_answer():
         async def script(self, stream):
             request = server.visits[-1].request
             if b'"stream":true' in request and b'"max_tokens":1,' not in request:
+                await stream.send_all(HEAD + chunked(delta("x") * 4))
                 await server.visits[-1].gone.wait()
                 self.free_s = trio.current_time() + 0.1
                 return
