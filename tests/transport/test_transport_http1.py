@@ -370,6 +370,25 @@ async def test_an_early_answer_reaches_a_client_that_still_sends(autojump_clock:
         await lab.until_empty()
 
 
+@anyapp
+async def test_an_answer_before_the_whole_body_says_that_it_is_the_last(
+    autojump_clock: MockClock, app: str
+) -> None:
+    async with laboratory(autojump_clock, app) as lab:
+        stream = await lab.connect()
+        await stream.send_all(b"POST /ok HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nwh")
+        head = await read_until(stream, b"\r\n\r\n")
+        assert b"connection: close\r\n" in head.lower()
+        await stream.send_all(b"le")
+        assert b"answer" in head + await read_all(stream)
+        await close(stream)
+    async with laboratory(autojump_clock, app) as lab:
+        stream = await lab.connect()
+        await stream.send_all(b"POST /ok HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nwhole")
+        assert b"connection: close" not in (await read_until(stream, b"\r\n\r\n")).lower()
+        await close(stream)
+
+
 async def test_an_app_that_does_not_read_does_not_fill_the_memory(autojump_clock: MockClock) -> None:
     async with laboratory(autojump_clock) as lab:
         total = 12_000_000

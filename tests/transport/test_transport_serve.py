@@ -16,6 +16,7 @@ import pytest
 import trio
 from wires import Journal, close, quart_app, raw_app, read_all, read_until
 
+from corral.errors import StartupError
 from corral.transport import Limits, install, serve
 
 
@@ -86,6 +87,55 @@ async def test_a_busy_port_is_an_os_error_that_names_it() -> None:
 async def test_an_address_that_is_none(bind: str) -> None:
     with pytest.raises(ValueError, match="not an address"):
         await serve(with_lifespan(Journal()), bind=[bind], limits=Limits())
+
+
+@pytest.mark.parametrize("in_a_nursery", [False, True])
+async def test_an_app_that_says_it_cannot_start(in_a_nursery: bool, caplog: pytest.LogCaptureFixture) -> None:
+    async def app(scope, receive, send) -> None:
+        await receive()
+        failed = {"type": "lifespan.startup.failed", "message": "no model"}
+        if in_a_nursery:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(trio.sleep_forever)
+                await send(failed)
+        else:
+            await send(failed)
+
+    with pytest.raises(StartupError, match=r"^no model$"):
+        await serve(app, bind=["127.0.0.1:0"], limits=Limits())
+    assert not caplog.records
+
+
+async def test_an_app_that_fails_before_it_has_started(caplog: pytest.LogCaptureFixture) -> None:
+    async def app(scope, receive, send) -> None:
+        raise ZeroDivisionError("a bug")
+
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        await serve(app, bind=["127.0.0.1:0"], limits=Limits())
+    assert not caplog.records
+
+
+async def test_an_app_whose_lifespan_fails_while_it_serves_takes_the_server_with_it() -> None:
+    journal, fails = Journal(), trio.Event()
+    inner = raw_app(journal)
+
+    async def app(scope, receive, send) -> None:
+        if scope["type"] != "lifespan":
+            return await inner(scope, receive, send)
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await fails.wait()
+        raise ZeroDivisionError("a bug")
+
+    with pytest.RaisesGroup(pytest.RaisesExc(ZeroDivisionError, match="a bug")):
+        async with served(app) as [address]:
+            stream = await dial(address)
+            await stream.send_all(b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n")
+            await read_until(stream, b"data")
+            fails.set()
+            await journal.until_ended("/stream")
+    await close(stream)
+    assert journal.started == journal.ended
 
 
 async def test_a_unix_socket(tmp_path: Path) -> None:

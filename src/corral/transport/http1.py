@@ -8,6 +8,7 @@ Knowing where the response stands, this is also who can say a byte ahead of time
 client that said FIN has closed or only half-closed.
 """
 
+from dataclasses import replace
 from enum import Enum, auto
 from typing import Any
 
@@ -195,6 +196,10 @@ class HTTP1(H11Protocol):
 
     async def stream_send(self, event: StreamEvent) -> None:
         if isinstance(event, Response):
+            if self.connection.their_state is h11.SEND_BODY:
+                # The connection will end with this answer. Unless it is told, a client that has sent its body
+                # meanwhile takes the connection for reusable, and loses its next request on it.
+                event = replace(event, headers=[*event.headers, (b"connection", b"close")])
             names = {name.lower() for name, _ in event.headers}
             head_only = self.stream is not None and self.stream.scope["method"] == "HEAD"
             if head_only or event.status_code in (204, 304) or b"content-length" in names:

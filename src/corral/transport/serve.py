@@ -26,7 +26,7 @@ STARTUP_S = 600.0
 SHUTDOWN_S = 5.0
 
 
-async def serve(
+async def serve(  # noqa: ASYNC128  # Hypercorn calls started()
     app: ASGIFramework,
     *,
     bind: Sequence[str],
@@ -45,7 +45,8 @@ async def serve(
     `drain_s` and are then cut. Returns at most `drain_s` + about 7 s after the trigger, whatever clients and
     app do. Cancelled, it drops everything at once.
 
-    Raises OSError, with the address in its message, if an address cannot be listened on.
+    Raises OSError, with the address in its message, if an address cannot be listened on; StartupError if
+    the app says that it cannot start; and what its lifespan raises, at once, whenever that is.
     """
     with ExitStack() as closing:
         sockets = [closing.enter_context(listen(address, limits.backlog)) for address in bind]

@@ -5,6 +5,9 @@ the app before it looks up what is to run its loop, so that an app can put `run_
 
 Hypercorn's trio worker hears of shutdown from its parent process alone: SIGTERM kills it where it stands. The
 workers here take SIGTERM and SIGINT for what they are.
+
+When an app's lifespan fails, Hypercorn's worker warns and goes on serving an app that can answer nothing.
+Here that ends the server, with the app's own error.
 """
 
 import signal
@@ -18,8 +21,7 @@ from hypercorn.trio.run import worker_serve as _hypercorn_worker_serve
 from hypercorn.typing import AppWrapper
 from hypercorn.utils import check_multiprocess_shutdown_event
 
-# Taken before `install()` puts another in its place.
-serve_without_signals = _hypercorn_worker_serve
+from corral.errors import StartupError
 
 Trigger = Callable[..., Awaitable[None]]
 
@@ -41,6 +43,55 @@ def run_on_trio(
         event = shutdown_trigger.args[0]
         shutdown_trigger = partial(check_multiprocess_shutdown_event, event, trio.sleep)
     trio.run(partial(worker_serve, app, config, sockets=sockets, shutdown_trigger=shutdown_trigger))
+
+
+async def serve_without_signals(app: AppWrapper, config: Config, **options: Any) -> None:
+    """Hypercorn's own `worker_serve`, except that a lifespan that fails ends it.
+
+    Raises StartupError with the message of `lifespan.startup.failed`, or what the app's lifespan raised,
+    before or after it had started. Connections are then dropped at once.
+    """
+    with trio.CancelScope() as scope:
+        lifespan = _Lifespan(app, scope)
+        await _hypercorn_worker_serve(lifespan, config, **options)
+    if lifespan.failure is not None:
+        raise lifespan.failure
+
+
+class _Lifespan:
+    """An app as Hypercorn wraps them, whose lifespan cancels `scope` when it fails, and tells us why."""
+
+    def __init__(self, app: AppWrapper, scope: trio.CancelScope) -> None:
+        self._app = app
+        self._scope = scope
+        self.failure: Exception | None = None
+
+    async def __call__(
+        self,
+        scope: Any,
+        receive: Any,
+        send: Any,
+        sync_spawn: Callable[..., Any],
+        call_soon: Callable[..., Any],
+    ) -> None:
+        if scope["type"] != "lifespan":
+            await self._app(scope, receive, send, sync_spawn, call_soon)
+            return
+
+        async def send_unless_failed(message: Any) -> None:
+            if message["type"] == "lifespan.startup.failed":
+                self._fail(StartupError(message.get("message", "")))
+                await trio.sleep_forever()  # cancelled here, inside whatever nurseries the app has opened
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_unless_failed, sync_spawn, call_soon)
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        self.failure = error
+        self._scope.cancel()
 
 
 async def worker_serve(
