@@ -51,8 +51,8 @@ def main() -> int:
     script = SCRIPTS[args.script]
     step_s = args.step_ms / 1e3
 
-    def open_scripted(settings: Settings) -> tuple[Backend, str]:
-        del settings
+    def open_scripted(settings: Settings, model: str | None) -> tuple[Backend, str]:
+        del settings, model
         backend = UncountedBackend(
             script,
             ctx_tokens=args.ctx_tokens,

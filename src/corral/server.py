@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import fields
 from functools import partial
 from typing import Any
@@ -48,9 +48,15 @@ class Application:
     raise StartupError, which becomes `lifespan.startup.failed`.
     """
 
-    def __init__(self, settings: Settings, open_model: Callable[[], tuple[Backend, str]]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        open_model: Callable[[], tuple[Backend, str]],
+        open_draft: Callable[[], Backend] | None = None,
+    ) -> None:
         self._settings = settings
         self._open_model = open_model
+        self._open_draft = open_draft
         self._app: Any = None
         self.service: Service | None = None
         """What takes requests to the engine; None outside the lifespan."""
@@ -85,33 +91,38 @@ class Application:
             await receive()
             await send({"type": "lifespan.startup.failed", "message": WRONG_SERVER})
             return
-        try:
-            backend, model = await trio.to_thread.run_sync(self._open_model)
-        except StartupError as error:
-            await receive()
-            await send({"type": "lifespan.startup.failed", "message": str(error)})
-            return
-        self.model = model
-        try:
-            await self._serve(backend, model, scope, receive, send)
-        finally:
-            backend.close()
+        with ExitStack() as models:
+            try:
+                engine = await trio.to_thread.run_sync(self._open_engine, models)
+            except StartupError as error:
+                await receive()
+                await send({"type": "lifespan.startup.failed", "message": str(error)})
+                return
+            await self._serve(engine, scope, receive, send)
 
-    async def _serve(
-        self, backend: Backend, model: str, scope: Message, receive: Receive, send: Send
-    ) -> None:
-        settings = self._settings
-        engine = Engine(
+    def _open_engine(self, models: ExitStack) -> Engine:
+        """Load what the settings name, to be closed by `models`; blocks. Raises StartupError."""
+        backend, self.model = self._open_model()
+        models.callback(backend.close)
+        draft = None if self._open_draft is None else self._open_draft()
+        if draft is not None:
+            models.callback(draft.close)
+        return Engine(
             backend,
-            slots=settings.slots,
-            step_budget_ms=settings.step_budget_ms,
-            reuses_prefixes=settings.prefix_reuse,
-            drafts=settings.prompt_lookup,
+            slots=self._settings.slots,
+            step_budget_ms=self._settings.step_budget_ms,
+            reuses_prefixes=self._settings.prefix_reuse,
+            drafts=self._settings.prompt_lookup,
+            draft_backend=draft,
         )
+
+    async def _serve(self, engine: Engine, scope: Message, receive: Receive, send: Send) -> None:
+        settings, model = self._settings, self.model
         service = Service(
             engine,
             queue_limit=settings.queue,
             subscriber_events=settings.subscriber_events,
+            subscriber_bytes=settings.subscriber_bytes,
             max_output_tokens=settings.max_output_tokens,
             request_deadline_s=settings.request_deadline_s,
             ledger=Ledger(slots=settings.slots, keeps_content=settings.status_content),
@@ -149,7 +160,7 @@ def application() -> Application:
     settings = load()
     _configure_process(settings)
     transport.install(_limits(settings))
-    return Application(settings, partial(open_llama, settings))
+    return _llama_application(settings)
 
 
 def main(settings: Settings) -> int:
@@ -158,7 +169,7 @@ def main(settings: Settings) -> int:
     Raises StartupError or OSError before anything is served, and what ends the app's lifespan later.
     """
     _configure_process(settings)
-    app = Application(settings, partial(open_llama, settings))
+    app = _llama_application(settings)
     trio.run(_serve, settings, app)
     return 0
 
@@ -238,12 +249,20 @@ def _configure_process(settings: Settings) -> None:
     sys.setswitchinterval(settings.switch_interval_ms / 1e3)
 
 
-def open_llama(settings: Settings) -> tuple[Backend, str]:
-    """Find and load the model that the settings name; raises StartupError."""
+def _llama_application(settings: Settings) -> Application:
+    def open_draft() -> Backend:
+        return open_llama(settings, settings.draft_model)[0]
+
+    open_model = partial(open_llama, settings, settings.model)
+    return Application(settings, open_model, open_draft if settings.draft_model else None)
+
+
+def open_llama(settings: Settings, model: str | None) -> tuple[Backend, str]:
+    """Find and load a model, the default one for None; it and its public name. Raises StartupError."""
     from corral.engine.llama.backend import LlamaBackend, LlamaOptions
     from corral.engine.llama.modelfile import resolve
 
-    model_file = resolve(settings.model)
+    model_file = resolve(model)
     options = LlamaOptions(
         slots=settings.slots,
         ctx_tokens=settings.ctx_tokens,

@@ -89,6 +89,11 @@ class Settings(BaseSettings):
         True,
         description="Draft tokens by looking up earlier text; never changes what is said, only how fast.",
     )
+    draft_model: str | None = Field(
+        None,
+        min_length=1,
+        description="A smaller model with the same vocabulary, named like the model, to draft tokens.",
+    )
     switch_interval_ms: float = Field(
         0.5,
         gt=0,
@@ -111,6 +116,11 @@ class Settings(BaseSettings):
     )
     subscriber_events: int = Field(
         256, ge=8, description="Engine steps a client may lag behind before it is evicted."
+    )
+    subscriber_bytes: int = Field(
+        2**20,
+        ge=4096,
+        description="Memory that what a client has not taken yet may use before it is evicted.",
     )
 
     request_deadline_s: float = Field(

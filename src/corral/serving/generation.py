@@ -19,7 +19,6 @@ import trio
 from corral.engine.client import Engine, Subscriber
 from corral.engine.task import Released
 from corral.errors import (
-    ClientTooSlow,
     ContextExceeded,
     CorralError,
     DeadlineExceeded,
@@ -29,7 +28,7 @@ from corral.errors import (
     ShutDown,
     StoppedByOperator,
 )
-from corral.events import Collector, Completion, Event, Failed, Queued
+from corral.events import BlockDelta, Collector, Completion, Event, Failed, Queued
 from corral.request import GenerationRequest
 from corral.serving.admission import Admission, Ticket
 from corral.serving.deadlines import Deadlines
@@ -40,6 +39,7 @@ logger = logging.getLogger("corral.serving")
 
 FIRST_GUESS_S = 2.0  # how long a request takes, before any has finished
 SMOOTHING = 0.2
+EVENT_BYTES = 128  # of an event or a log probability, beside its text
 FAREWELL_S = 1.0  # how long those that were ended at shutdown may take to be gone
 
 Batch = tuple[int, list[Event]]
@@ -64,6 +64,7 @@ class Service:
         *,
         queue_limit: int,
         subscriber_events: int,
+        subscriber_bytes: int,
         max_output_tokens: int,
         request_deadline_s: float = 0.0,
         ledger: Ledger | None = None,
@@ -77,6 +78,7 @@ class Service:
         )
         self._admission = Admission(engine.slots, queue_limit)
         self._subscriber_events = subscriber_events
+        self._subscriber_bytes = subscriber_bytes
         self._max_output_tokens = max_output_tokens
         self._request_s = FIRST_GUESS_S
         self._idle = trio.lowlevel.ParkingLot()
@@ -221,7 +223,9 @@ class Service:
                 prepared,
                 client,
                 record,
-                max_items=self._subscriber_events,
+                # A whole answer is collected by us, not by its client, so there is nobody to be too slow.
+                max_items=self._subscriber_events if about.streams else math.inf,
+                max_bytes=self._subscriber_bytes if about.streams else math.inf,
                 on_released=self._wake_if_idle,
             )
             self._admission.join(generation.ticket, retry_after_s=self._retry_after_s())
@@ -279,12 +283,15 @@ class Generation:
         client: str,
         record: Record,
         *,
-        max_items: int,
+        max_items: float,
+        max_bytes: float,
         on_released: Callable[[], None],
     ) -> None:
         self.prepared = prepared
         self.record = record
-        self.subscription: Subscription[Batch | None] = Subscription(max_items, self._overflowed)
+        self.subscription: Subscription[Batch | None] = Subscription(
+            max_items, self._overflowed, max_bytes=max_bytes
+        )
         self.ticket = Ticket(prepared.request.n, client, start=self._start, moved=self._moved)
         self.on_evicted: Callable[[], None] = lambda: None
         self._engine = engine
@@ -309,21 +316,14 @@ class Generation:
         self._happened(0, [Failed(error)])
 
     async def complete(self) -> list[Completion]:
-        """The whole answer, one Completion per choice; raises the error of the first that failed.
-
-        Call it before anything is awaited after `open`. Raises ClientTooSlow if we could not keep up.
-        """
+        """The whole answer, one Completion per choice; raises the error of the first that failed."""
         collectors = [Collector() for _ in range(self.prepared.request.n)]
-        with trio.CancelScope() as scope:
-            self.on_evicted = scope.cancel
-            while any(collector.completion is None for collector in collectors):
-                for batch in await self.subscription.receive_waiting():
-                    if batch is not None:
-                        choice, events = batch
-                        for event in events:
-                            collectors[choice].feed(event)
-        if scope.cancelled_caught:
-            raise ClientTooSlow("the answer came faster than it was taken")
+        while any(collector.completion is None for collector in collectors):
+            for batch in await self.subscription.receive_waiting():
+                if batch is not None:
+                    choice, events = batch
+                    for event in events:
+                        collectors[choice].feed(event)
         return [collector.completion for collector in collectors if collector.completion is not None]
 
     def _start(self) -> None:
@@ -355,7 +355,7 @@ class Generation:
 
     def _happened(self, choice: int, events: list[Event]) -> None:
         self.record.observe(choice, events)
-        self.subscription.push_nowait((choice, events))
+        self.subscription.push_nowait((choice, events), sum(map(_size_bytes, events)))
 
     def _released(self, released: Released) -> None:
         self.record.released(released)  # first: its lane may go to whoever the release lets in
@@ -366,6 +366,14 @@ class Generation:
         self.record.ended_by("evicted")
         self.close()
         self.on_evicted()
+
+
+def _size_bytes(event: Event) -> int:
+    """Roughly what an event holds in memory for its reader."""
+    if not isinstance(event, BlockDelta):
+        return EVENT_BYTES
+    entries = sum(1 + len(logprob.top) for logprob in event.logprobs)
+    return EVENT_BYTES * (1 + entries) + len(event.text)
 
 
 def _deadline_passed(generation: Generation) -> None:
