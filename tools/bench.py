@@ -18,6 +18,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -29,8 +30,9 @@ from bench_company import pace, shared
 from bench_drafting import drafting
 from bench_leaving import residual, retry
 from bench_throughput import Plan
+from http1 import FramingError
 from loadclient import Target
-from serverproc import DEFAULT_COMMAND, SCRIPTED_COMMAND, Bed
+from serverproc import DEFAULT_COMMAND, SCRIPTED_COMMAND, Bed, served_model
 from sheet import Sheet, load_average, load_text
 
 FIGURES = {"residual": residual, "retry": retry, "shared": shared, "pace": pace, "drafting": drafting}
@@ -45,7 +47,7 @@ WIDTH = 180
 async def run(args: argparse.Namespace, what: str) -> Sheet:
     """One subcommand."""
     repeats = args.repeats or (MODEST_REPEATS if args.what == "engine" else REPEATS).get(what, 5)
-    peer = Target.from_url(args.peer, api_key=args.api_key) if args.peer else None
+    peer = await _found(args.peer, args.api_key) if args.peer else None
     model = ["--model", str(args.model)] if args.model else []
     threads = [] if args.server_cmd else [*model, "--threads", str(args.threads)]
     if what in FIGURES:
@@ -74,6 +76,15 @@ async def run(args: argparse.Namespace, what: str) -> Sheet:
         switch_interval_ms=args.switchinterval if is_ours else (),
     )
     return await bench_throughput.measure(plan)
+
+
+async def _found(url: str, api_key: str | None) -> Target:
+    """The server at `url`, by the name of its model. Raises SystemExit when nobody answers."""
+    try:
+        target = Target.from_url(url, api_key=api_key)
+        return replace(target, model=await served_model(target))
+    except (OSError, ValueError, FramingError) as error:
+        raise SystemExit(f"bench: no server at {url}: {error}") from None
 
 
 def default_model() -> Path:

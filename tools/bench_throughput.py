@@ -8,7 +8,7 @@ changes its speed by the minute.
 
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from benchrun import HttpRound, PromptSource, RawProcess, dot, http_round, raw_p
 from figures import Summary, Threshold, summarize
 from loadclient import Target
 from rawloop import RoundResult
-from serverproc import serve, served_model
+from serverproc import serve
 from sheet import Sheet, load_average, middle, number, spread
 
 WARM_UP_TOKENS = 8
@@ -246,7 +246,7 @@ async def _compare(plan: Plan, label: str, env: dict[str, str]) -> list[Row]:
             server = await stack.enter_async_context(serve(plan.command, plan.flags, env=env))
             sides.append(_Side(label, server.target, server.pid))
         if plan.peer is not None:
-            sides.append(_Side("peer", replace(plan.peer, model=await served_model(plan.peer)), None))
+            sides.append(_Side("peer", plan.peer, None))
         raw: RawProcess | None = None
         if plan.model is not None:
             starting = raw_process(

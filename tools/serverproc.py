@@ -6,7 +6,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any
@@ -146,7 +146,7 @@ class Bed:
     async def server(self, *flags: str, env: dict[str, str] | None = None) -> AsyncIterator[Target]:
         """A server with more `flags` before the user's own, or the peer as it is."""
         if self.peer is not None:
-            yield replace(self.peer, model=await served_model(self.peer))
+            yield self.peer
             return
         async with serve(self.command, [*flags, *self.flags], env=env) as server:
             yield server.target

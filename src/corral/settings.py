@@ -87,7 +87,7 @@ class Settings(BaseSettings):
     )
     prompt_lookup: bool = Field(
         True,
-        description="Draft tokens by looking up earlier text; never changes what is said, only how fast.",
+        description="Draft tokens by looking up earlier text; the model still decides every token.",
     )
     draft_model: str | None = Field(
         None,

@@ -98,7 +98,7 @@ def test_cost_must_not_grow_with_the_streams():
     assert [goal.is_met for goal in goals("cost", rows)] == [True, True, False, True]
 
 
-async def test_a_watch_waits_for_all_or_for_one_that_is_over():
+def test_a_watch_waits_for_all_or_for_one_that_is_over():
     watch, first, second = Watch(2, 2), Answer(content_s=[1.0, 2.0]), Answer(content_s=[1.0])
     for answer in (first, first, second):
         watch(answer)
