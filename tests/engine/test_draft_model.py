@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import pytest
+from tests.engine.drive import run_tasks
 
 from corral.engine.backend import Chunk
 from corral.engine.draft_model import REST_STEPS, DraftModel
@@ -11,7 +12,7 @@ from corral.engine.scripted import ByteVocabulary, Script, ScriptedBackend, ramb
 from corral.engine.task import Task
 from corral.engine.worker import Worker
 from corral.errors import EngineFailed, StartupError
-from corral.events import Completion, Event, collect
+from corral.events import Completion
 from corral.request import Sampling
 
 
@@ -21,20 +22,12 @@ def generate(
     backend = ScriptedBackend(rambling)
     model = None if draft is None else DraftModel(draft, backend)
     worker = Worker(backend, pace=Pace(30, 64), deliver=lambda _: None, drafts=False, draft_model=model)
-    events: dict[int, list[Event]] = {}
-    released: list[int] = []
-    for key, prompt in enumerate(prompts):
-        worker.submit_nowait(Task(key, prompt, Sampling(), max_tokens))
-    while len(released) < len(prompts):
-        delivery = worker.turn()
-        assert delivery is not None
-        for key, more in delivery.events:
-            events.setdefault(key, []).extend(more)
-        released += [key for key, _ in delivery.released]
-    worker.check_idle()
+    completions = run_tasks(
+        worker, [Task(key, prompt, Sampling(), max_tokens) for key, prompt in enumerate(prompts)]
+    )
     if draft is not None:
         assert draft.used_cells == 0, "the draft model's cache is not empty"
-    return [collect(events[key]) for key in range(len(prompts))], backend
+    return completions, backend
 
 
 def sometimes(tokens: Sequence[int]) -> int:

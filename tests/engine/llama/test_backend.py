@@ -8,6 +8,7 @@ from time import perf_counter
 
 import numpy as np
 import pytest
+from tests.engine.drive import run_tasks
 from tests.engine.llama.conftest import forget
 
 from corral.engine.backend import Chunk, StepAborted
@@ -18,7 +19,7 @@ from corral.engine.prompt import Prompter
 from corral.engine.task import Task
 from corral.engine.worker import Worker
 from corral.errors import EngineFailed, StartupError
-from corral.events import Completion, Event, collect
+from corral.events import Completion
 from corral.request import Message, Sampling
 
 pytestmark = pytest.mark.model
@@ -35,20 +36,11 @@ def ask(llama: LlamaBackend) -> Callable[..., list[Completion]]:
     def ask(questions: list[str], samplings: list[Sampling], **options: object) -> list[Completion]:
         forget(llama)
         worker = Worker(llama, pace=Pace(30, 128), deliver=lambda _: None)
-        events: dict[int, list[Event]] = {}
-        released: list[int] = []
-        for key, (question, sampling) in enumerate(zip(questions, samplings, strict=True)):
-            prompt = prompter.tokens([Message("user", question)])
-            task = Task(key, prompt, sampling, **{"max_tokens": 24, **options})  # type: ignore[arg-type]
-            worker.submit_nowait(task)
-        while len(released) < len(questions):
-            delivery = worker.turn()
-            assert delivery is not None
-            for key, more in delivery.events:
-                events.setdefault(key, []).extend(more)
-            released += [key for key, _ in delivery.released]
-        worker.check_idle()
-        return [collect(events[key]) for key in range(len(questions))]
+        tasks = [
+            Task(key, prompter.tokens([Message("user", question)]), sampling, **{"max_tokens": 24, **options})  # type: ignore[arg-type]
+            for key, (question, sampling) in enumerate(zip(questions, samplings, strict=True))
+        ]
+        return run_tasks(worker, tasks)
 
     return ask
 
@@ -221,19 +213,10 @@ def test_a_second_turn_prefills_only_what_is_new(
     worker = Worker(llama, pace=Pace(30, 128), deliver=lambda _: None)
     messages = [Message("user", "Say hello.")]
     for turn in range(2):
-        worker.submit_nowait(Task(turn, prompter.tokens(messages), GREEDY, 16))
-        events: list[Event] = []
-        released: list[int] = []
-        while not released:
-            delivery = worker.turn()
-            assert delivery is not None
-            events += [event for _, more in delivery.events for event in more]
-            released += [key for key, _ in delivery.released]
-        completion = collect(events)
+        [completion] = run_tasks(worker, [Task(turn, prompter.tokens(messages), GREEDY, 16)])
         messages += [Message("assistant", completion.text), Message("user", "Again, please.")]
     usage = completion.finished.usage
     assert usage.cached_tokens > 0.5 * usage.prompt_tokens
-    worker.check_idle()
 
 
 @pytest.mark.parametrize(

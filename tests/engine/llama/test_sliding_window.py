@@ -5,12 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.engine.drive import run_tasks
 
 from corral.engine.llama.backend import LlamaBackend, LlamaOptions
 from corral.engine.pace import Pace
 from corral.engine.task import Task
 from corral.engine.worker import Worker
-from corral.events import Completion, Event, collect
+from corral.events import Completion
 from corral.request import Sampling
 
 pytestmark = pytest.mark.model
@@ -33,19 +34,8 @@ def gemma(gemma_path: Path) -> Iterator[LlamaBackend]:
     backend.close()
 
 
-def run(
-    backend: LlamaBackend, worker: Worker, key: int, prompt: list[int], max_tokens: int = 12
-) -> Completion:
-    worker.submit_nowait(Task(key, prompt, GREEDY, max_tokens))
-    events: list[Event] = []
-    released: list[int] = []
-    while not released:
-        delivery = worker.turn()
-        assert delivery is not None
-        events += [event for _, more in delivery.events for event in more]
-        released += [key for key, _ in delivery.released]
-    worker.check_idle()
-    return collect(events)
+def run(worker: Worker, key: int, prompt: list[int], max_tokens: int = 12) -> Completion:
+    return run_tasks(worker, [Task(key, prompt, GREEDY, max_tokens)])[0]
 
 
 def test_reuse_is_right_where_it_is_possible_and_left_where_it_is_not(gemma: LlamaBackend) -> None:
@@ -56,13 +46,13 @@ def test_reuse_is_right_where_it_is_possible_and_left_where_it_is_not(gemma: Lla
     branch = [*prompt[: len(prompt) // 2], *gemma.vocabulary.tokenize(" sang of winter", parse_control=False)]
     fresh = Worker(gemma, pace=Pace(30, 128), deliver=lambda _: None, reuses_prefixes=False)
     longer = [*prompt, *gemma.vocabulary.tokenize(" sang of summer", parse_control=False)]
-    expected = [run(gemma, fresh, key, tokens) for key, tokens in enumerate((prompt, branch, longer))]
+    expected = [run(fresh, key, tokens) for key, tokens in enumerate((prompt, branch, longer))]
 
     worker = Worker(gemma, pace=Pace(30, 128), deliver=lambda _: None)
-    run(gemma, worker, 1, prompt, max_tokens=1)  # leaves the prompt and nothing more
-    cut = run(gemma, worker, 2, branch)
+    run(worker, 1, prompt, max_tokens=1)  # leaves the prompt and nothing more
+    cut = run(worker, 2, branch)
     assert cut.finished.usage.cached_tokens == 0, "half of a window is no prefix"
     assert cut.text == expected[1].text
-    extended = run(gemma, worker, 3, longer)
+    extended = run(worker, 3, longer)
     assert extended.finished.usage.cached_tokens == len(prompt)
     assert extended.text == expected[2].text

@@ -1,0 +1,23 @@
+"""Run a worker without its thread."""
+
+from collections.abc import Sequence
+
+from corral.engine.task import Task
+from corral.engine.worker import Worker
+from corral.events import Completion, Event, collect
+
+
+def run_tasks(worker: Worker, tasks: Sequence[Task]) -> list[Completion]:
+    """Submit tasks, turn until all are released, and check that nothing is left; their answers in order."""
+    events: dict[int, list[Event]] = {task.key: [] for task in tasks}
+    waiting = set(events)
+    for task in tasks:
+        worker.submit_nowait(task)
+    while waiting:
+        delivery = worker.turn()
+        assert delivery is not None
+        for key, more in delivery.events:
+            events[key] += more
+        waiting -= {key for key, _ in delivery.released}
+    worker.check_idle()
+    return [collect(events[task.key]) for task in tasks]
