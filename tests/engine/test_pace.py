@@ -20,7 +20,7 @@ def test_a_slow_batch_may_be_slowed_by_the_same_factor_as_a_fast_one() -> None:
 
 def test_a_burst_of_prompts_gets_more_but_not_without_end() -> None:
     pace = measured(token_ms=1.0)
-    assert pace.prefill_tokens(decoding=4, prefilling=8) == 48
+    assert pace.prefill_tokens(decoding=4, prefilling=2) == 48
     assert pace.prefill_tokens(decoding=1, prefilling=50) == BURST * 30 // 16 * 16
 
 

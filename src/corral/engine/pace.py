@@ -4,9 +4,9 @@ Pure: it is told how long each step took and answers with a budget. Costs are mo
 grow with the context and change with whatever else the machine does.
 
 Between two decode steps a prefill step may take as long as `step_budget_ms`, or DECODE_SHARE times as long
-as a decode step where that is more: a slow batch is slowed by the same factor as a fast one. And while more
-sequences wait for their first token than decode, it may take as many times longer, up to BURST: otherwise a
-burst of prompts would crawl behind the first of them, and everybody would be late, the first one too.
+as a decode step where that is more: a slow batch is slowed by the same factor as a fast one. While several
+sequences wait for their first token it may take as many times longer, up to BURST: otherwise a burst of prompts
+would crawl behind the first of them, decoding in small batches, and everybody would be late, the first too.
 
 With nothing decoding a step takes IDLE_STEP_MS. Longer ones are no faster on a CPU, and what a cancelled
 prefill leaves behind is what its finished steps computed.
@@ -18,7 +18,7 @@ SMOOTHING = 0.2
 GRANULE_TOKENS = 16  # kernels work on tiles: budgets in between cost as much as the next one up
 FIRST_GUESS_MS = 1.0  # per token, before anything was measured
 DECODE_SHARE = 1.5
-BURST = 4.0
+BURST = 4
 IDLE_STEP_MS = 160.0
 LEAST_IDLE_TOKENS = 64  # below it the weights are read more often than computed with
 
@@ -36,7 +36,7 @@ class Pace:
         """The budget of the next prefill step, in tokens, by how many sequences do what."""
         if not decoding:
             return max(LEAST_IDLE_TOKENS, self._tokens(IDLE_STEP_MS))
-        burst = min(max(prefilling / decoding, 1.0), BURST)
+        burst = min(max(prefilling, 1), BURST)
         return self._tokens(max(self.step_budget_ms, DECODE_SHARE * self._decode_ms) * burst)
 
     def _tokens(self, budget_ms: float) -> int:
