@@ -50,8 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     run: Run = arguments.run
     try:
         return run(arguments)
-    except (StartupError, OSError) as error:
+    except StartupError as error:
         return _fail(str(error), 1)
+    except OSError as error:
+        return _fail(error.strerror or str(error), 1)
     except KeyboardInterrupt:
         return 130
 

@@ -19,6 +19,15 @@ class ClientDisconnectedError(OSError):
     """The app sent to a client that is gone: how ASGI 2.4 ends an app that never asks `receive()`."""
 
 
+def _is_disconnect(error: BaseException) -> bool:
+    """Whether this is our ClientDisconnectedError, or what a framework (Quart, from 0.23 on) has made of it.
+
+    A translation is raised `from` ours or `from None`; a bug in a `finally` that ours ran through is neither.
+    """
+    origin = error.__context__ if error.__suppress_context__ and not error.__cause__ else error.__cause__
+    return isinstance(error, ClientDisconnectedError) or isinstance(origin, ClientDisconnectedError)
+
+
 class Exchange:
     """What an app sees of a connection: `receive`, `send`, and the end of both.
 
@@ -81,10 +90,10 @@ class Exchange:
         """Call the app, and end the response however the call ends. Only cancellation gets out of here."""
         try:
             await app(self.scope, self.receive, self.send, trio.to_thread.run_sync, trio.from_thread.run)
-        except* ClientDisconnectedError:
-            pass
         except* Exception as errors:
-            self._log_failure(errors)
+            _, failures = errors.split(_is_disconnect)
+            if failures is not None:
+                self._log_failure(failures)
         finally:
             # None means: the app has no more to say. What that makes of the response (nothing, a 500, a cut)
             # is written under this shield, because the usual reason to be here is having been cancelled.

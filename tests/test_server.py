@@ -1,0 +1,47 @@
+"""What `corral serve` says once it is ready, and how a start that fails ends."""
+
+import shlex
+
+import pytest
+import trio
+
+from corral import server
+from corral.engine.scripted import ScriptedBackend
+from corral.errors import StartupError
+from corral.settings import Settings
+
+
+@pytest.mark.parametrize(
+    ("address", "url"),
+    [
+        ("http://127.0.0.1:8000", "http://127.0.0.1:8000/v1/chat/completions"),
+        ("http://0.0.0.0:8000", "http://127.0.0.1:8000/v1/chat/completions"),
+        ("https://[::]:8443", "https://[::1]:8443/v1/chat/completions"),
+    ],
+)
+def test_the_curl_line_goes_to_an_address_one_can_talk_to(address: str, url: str) -> None:
+    words = shlex.split(server.greeting(address, "it's", Settings()).partition("\n")[2])
+    assert words[:3] == ["curl", "-N", url]
+    assert words[-1].startswith('{"model": "it\'s", "stream": true, ')
+
+
+def test_the_curl_line_has_room_for_a_key_and_shows_none() -> None:
+    line = server.greeting("http://127.0.0.1:8000", "m", Settings(api_keys=("sesame",)))
+    assert "Authorization: Bearer YOUR_KEY" in line
+    assert "sesame" not in line
+
+
+def _broken(error: Exception) -> server.Application:
+    def open_model() -> tuple[ScriptedBackend, str]:
+        raise error
+
+    return server.Application(Settings(), open_model)
+
+
+@pytest.mark.parametrize("error", [StartupError("no such model"), ZeroDivisionError("a bug")])
+def test_a_start_that_fails_ends_with_the_reason_itself(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(type(error), match=str(error)):
+        trio.run(server._serve, Settings(bind="127.0.0.1:0"), _broken(error))
+    assert not caplog.records
