@@ -171,6 +171,17 @@ def test_the_least_recently_used_remainder_is_forgotten_first_and_shared_cells_c
     assert kv.scheduler.cache.longest(_array(range(200, 230)), whole_only=False) is None
 
 
+def test_remainders_beyond_their_share_are_forgotten_but_for_the_newest() -> None:
+    kv = cache()
+    kv.scheduler.remainder_tokens = 25
+    for start in (100, 200, 300):
+        kv.scheduler.remove(_computed(kv, range(start, start + 10)))
+    assert kv.scheduler.cells.free == 80
+    kv.scheduler.remove(_computed(kv, range(400, 440)))
+    assert kv.scheduler.cells.free == 60
+    assert kv.scheduler.cache.longest(_array(range(400, 440)), whole_only=False) is not None
+
+
 def test_with_no_sequence_id_left_a_remainder_gives_up_its_own() -> None:
     kv = cache(sequences=2)
     kv.scheduler.remove(_computed(kv, range(20)))

@@ -102,7 +102,8 @@ class Scheduler:
     """Plans steps over the running sequences, oldest first, in a cache of `ctx_tokens` and `sequences`.
 
     `can_cut` says whether the model's memory can be cut at any position; if not, a prefix is reused only
-    where all of a remainder is one. `reuses_prefixes` off forgets every sequence when it ends.
+    where all of a remainder is one. `reuses_prefixes` off forgets every sequence when it ends. Remainders
+    beyond `remainder_tokens` are forgotten, but for the newest: attention passes over every cell in use.
     """
 
     sequences: int
@@ -110,6 +111,7 @@ class Scheduler:
     batch_tokens: int
     can_cut: bool = True
     reuses_prefixes: bool = True
+    remainder_tokens: int | None = None
     running: list[Sequence] = field(default_factory=list)
     cache: PrefixCache = field(default_factory=PrefixCache)
     cells: CellTable = field(init=False)
@@ -301,8 +303,14 @@ class Scheduler:
         sequence.computed = 0
         if self.reuses_prefixes and len(tokens) >= KEPT_TOKENS and not self._is_covered(tokens):
             self.cache.add(id, tokens)
+            self._trim()
         else:
             self._release(id)
+
+    def _trim(self) -> None:
+        limit = self.ctx_tokens if self.remainder_tokens is None else self.remainder_tokens
+        while len(self.cache) > 1 and self.cells.reclaimable - self.cells.free > limit:
+            self._forget_oldest()
 
     def _is_covered(self, tokens: Tokens) -> bool:
         longest = self.cache.longest(tokens, whole_only=False)
