@@ -5,8 +5,8 @@ grow with the context and change with whatever else the machine does.
 
 Between two decode steps a prefill step may take as long as `step_budget_ms`, or DECODE_SHARE times as long
 as a decode step where that is more: a slow batch is slowed by the same factor as a fast one. While several
-sequences wait for their first token it may take as many times longer, up to BURST: otherwise a burst of prompts
-would crawl behind the first of them, decoding in small batches, and everybody would be late, the first too.
+sequences wait for their first token it may take as many times longer, up to BURST: otherwise a burst of
+prompts would crawl behind the first of them, decoding in small batches, and everybody would be late.
 
 With nothing decoding a step takes IDLE_STEP_MS. Longer ones are no faster on a CPU, and what a cancelled
 prefill leaves behind is what its finished steps computed.
