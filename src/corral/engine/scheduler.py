@@ -32,6 +32,7 @@ from corral.engine.cells import CellTable
 from corral.engine.prefix_cache import PrefixCache, Tokens, common_prefix
 
 GROWTH_TOKENS = 16  # room left to each running sequence before another prompt may begin
+FULL_SHARE_DECODING = 4  # so many sequences decode beside all remainders; twice as many beside half of them
 KEPT_TOKENS = 8  # a remainder shorter than this is not worth a sequence id
 
 
@@ -103,7 +104,8 @@ class Scheduler:
 
     `can_cut` says whether the model's memory can be cut at any position; if not, a prefix is reused only
     where all of a remainder is one. `reuses_prefixes` off forgets every sequence when it ends. Remainders
-    beyond `remainder_tokens` are forgotten, but for the newest: attention passes over every cell in use.
+    beyond `remainder_tokens` are forgotten, but for the newest, and the sooner the more sequences decode:
+    attention passes over every cell in use, for each of them.
     """
 
     sequences: int
@@ -178,6 +180,7 @@ class Scheduler:
     # Decode
 
     def _decode_chunks(self, drafts: dict[Sequence, list[int]]) -> list[tuple[Sequence, Chunk]]:
+        self._trim()
         self._make_room()
         decoding = [sequence for sequence in self.running if sequence.is_decoding]
         spare = min(self.cells.free, self.batch_tokens) - len(decoding)
@@ -308,7 +311,9 @@ class Scheduler:
             self._release(id)
 
     def _trim(self) -> None:
-        limit = self.ctx_tokens if self.remainder_tokens is None else self.remainder_tokens
+        if self.remainder_tokens is None:
+            return
+        limit = self.remainder_tokens // max(1, self.decoding // FULL_SHARE_DECODING)
         while len(self.cache) > 1 and self.cells.reclaimable - self.cells.free > limit:
             self._forget_oldest()
 
