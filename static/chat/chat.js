@@ -21,10 +21,14 @@ function element(tag, className, text) {
   return node;
 }
 
+const escaped = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+
+// HTML in an answer is shown, not rendered: it is most likely an example.
+marked.use({ gfm: true, breaks: true, renderer: { html: ({ text }) => escaped(text) } });
+
 /** Markdown as nodes. Nothing in it can run, load or look like a part of this page. */
 function rendered(markdown) {
-  const html = marked.parse(markdown, { gfm: true, breaks: true });
-  return DOMPurify.sanitize(html, {
+  return DOMPurify.sanitize(marked.parse(markdown), {
     RETURN_DOM_FRAGMENT: true,
     RETURN_TRUSTED_TYPE: true,
     FORBID_TAGS: FORBIDDEN,

@@ -47,7 +47,7 @@ class Chart {
       font: `11px ${css("--sans")}`,
       grid: { show: side === 3, stroke: css("--line"), width: 1 },
       ticks: { show: false },
-      space: 32,
+      space: 26,
       values: (_, values) => values.map((v) => (scale === "share" ? percent(v) : scale === "ttft" ? duration(v) : rate(v).replace(/\.0$/, ""))),
     });
     const top = (_, __, max) => [0, (max || 1) * 1.15];

@@ -25,6 +25,8 @@ class Lane {
     this.bar.append(this.cached, this.done);
     this.numbers = element("span", "lane-numbers");
     this.tail = element("span", "lane-tail");
+    this.text = element("span");
+    this.tail.append(this.text);
     const head = element("span", "lane-head");
     head.append(this.slot, this.state, this.id, this.tags, this.speed);
     this.button.append(head, this.bar, this.numbers, this.tail);
@@ -40,7 +42,7 @@ class Lane {
     if (!request) {
       setText(this.state, "free");
       setData(this.state, "phase", "idle");
-      for (const node of [this.id, this.tags, this.speed, this.tail]) setText(node, "");
+      for (const node of [this.id, this.tags, this.speed, this.text]) setText(node, "");
       this.tail.hidden = true;
       return;
     }
@@ -57,7 +59,7 @@ class Lane {
     setText(this.numbers, numbers(request));
     const text = (request.output ?? []).filter(Boolean).at(-1) ?? "";
     this.tail.hidden = !text;
-    setText(this.tail, text.slice(-TAIL_CHARS));
+    setText(this.text, text.slice(-TAIL_CHARS).replaceAll(/\s/g, " "));
   }
 }
 

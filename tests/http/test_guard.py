@@ -3,13 +3,14 @@
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.harness import Client, Gate, serving
 
 from corral.engine.scripted import ScriptedBackend, replying
+from corral.serving.record import Outcome
 
 DOCS = Path(__file__).parents[2] / "docs"
 SECRET = "sesquipedalian"
@@ -249,3 +250,18 @@ async def test_the_grafana_dashboard_asks_for_metrics_that_there_are() -> None:
     samples = {re.split(r"[{ ]", line)[0] for line in metrics.splitlines() if not line.startswith("#")}
     assert asked <= samples, asked - samples
     assert len(asked) > 15
+
+
+async def test_the_documentation_lists_every_metric_every_route_and_every_outcome() -> None:
+    text = (DOCS / "status.md").read_text()
+    async with serving(ScriptedBackend()) as client:
+        metrics = (await client.send("GET", "/metrics").body()).decode()
+        routes = (await client.send("GET", "/props").json())["routes"]
+    for line in metrics.splitlines():
+        if line.startswith("# TYPE corral") and not (name := line.split()[2]).endswith("_created"):
+            assert f"`{name}`" in text, name
+    operators = [route["path"] for route in routes if route["access"] == "operator"]
+    for path in operators:
+        assert path.replace("<id>", "{id}") in text, path
+    for outcome in get_args(Outcome):
+        assert f"| `{outcome}` |" in text, outcome

@@ -1,13 +1,14 @@
 """The broker on the virtual clock: one encoding for all, bounded memory, replay, snapshots, eviction."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
+from functools import partial
 
 import pytest
 import trio
 import trio.testing
 
-from corral.serving.broker import KEEPALIVE, MIN_INTERVAL_S, RING_BYTES, VIEWER_COST_S, Broker, Viewer
+from corral.serving.broker import KEEPALIVE, RING_BYTES, SLICE_S, SLICE_VIEWERS, Broker, Viewer
 
 
 class State:
@@ -57,6 +58,19 @@ async def test_a_viewer_gets_a_snapshot_and_then_what_happens(autojump_clock: tr
             broker.publish_nowait("token", b'"a"')
             broker.publish_nowait("token", b'"b"')
             assert events(await viewer.receive()) == [("token", '"a"'), ("token", '"b"')]
+
+
+async def test_a_thousand_viewers_that_come_at_once_cost_those_who_are_there_nothing(
+    autojump_clock: trio.abc.Clock,
+) -> None:
+    broker = Broker(State().snapshot, lambda: broker.publish_nowait("server", b"1") or 1e9)
+    with broker.subscribe(sees_content=True) as first, ExitStack() as others:
+        await first.receive()
+        for _ in range(1000):
+            others.enter_context(broker.subscribe(sees_content=True))
+        assert first._receive.statistics().current_buffer_used == 0
+        broker.flush_nowait()
+        assert len(events(await first.receive())) == 1
 
 
 async def test_all_viewers_get_the_same_bytes_object(autojump_clock: trio.abc.Clock) -> None:
@@ -112,20 +126,32 @@ async def test_the_first_event_goes_at_once_and_a_burst_is_one_write(
                 broker.publish_nowait("token", b"%d" % number)
             await trio.testing.wait_all_tasks_blocked()
             assert viewer._receive.statistics().current_buffer_used == 0
-            mock_clock.jump(MIN_INTERVAL_S)
+            mock_clock.jump(SLICE_S)
             await trio.testing.wait_all_tasks_blocked()
             assert viewer._receive.statistics().current_buffer_used == 1
             assert len(events(await viewer.receive())) == 49
 
 
-async def test_many_viewers_are_written_to_less_often(autojump_clock: trio.abc.Clock) -> None:
-    broker = Broker(State().snapshot)
-    viewers = [broker.subscribe(sees_content=False) for _ in range(1000)]
-    for viewer in viewers:
-        viewer.__enter__()
-    assert broker.interval_s == 1000 * VIEWER_COST_S
-    for viewer in viewers:
-        viewer.__exit__(None, None, None)
+async def test_many_viewers_are_written_to_a_few_at_a_time(mock_clock: trio.testing.MockClock) -> None:
+    broker = Broker(State().snapshot, viewer_batches=4)
+    async with running(broker):
+        with ExitStack() as stack:
+            subscribe = partial(broker.subscribe, sees_content=False)
+            viewers = [stack.enter_context(subscribe()) for _ in range(3 * SLICE_VIEWERS)]
+            for viewer in viewers:
+                await viewer.receive()
+            broker.publish_nowait("server", b"1")
+            await trio.testing.wait_all_tasks_blocked()
+            reached = [viewer._receive.statistics().current_buffer_used for viewer in viewers]
+            assert reached == [1] * SLICE_VIEWERS + [0] * 2 * SLICE_VIEWERS
+            for _ in range(5):  # the last gets a snapshot before its turn: the batch is in it
+                viewers[-1].push_nowait(b"much")
+            assert [event for event, _ in events(await viewers[-1].receive())] == ["snapshot"]
+            for _ in range(2):
+                mock_clock.jump(SLICE_S)
+                await trio.testing.wait_all_tasks_blocked()
+            reached = [viewer._receive.statistics().current_buffer_used for viewer in viewers]
+            assert reached == [1] * (3 * SLICE_VIEWERS - 1) + [0]
     assert not broker.is_watched
 
 
@@ -137,11 +163,11 @@ async def test_nobody_watching_costs_nothing_and_keeps_nothing(autojump_clock: t
     broker.on_watched = watched.append
     broker.publish_nowait("token", b"1")
     broker.flush_nowait()
-    assert (state.encoded, collected, broker._seq, len(broker._ring)) == (0, [], 0, 0)
+    assert (state.encoded, collected, broker.seq, len(broker._ring)) == (0, [], 0, 0)
     with broker.subscribe(sees_content=True), broker.subscribe(sees_content=True):
         broker.publish_nowait("token", b"1")
         assert len(broker._ring) == 1
-    assert (len(broker._ring), broker._ring_bytes, broker._batch) == (0, 0, [])
+    assert (len(broker._ring), broker._ring_bytes, broker._entries) == (0, 0, [])
     assert watched == [True, False]
 
 
@@ -209,7 +235,9 @@ async def test_a_viewer_that_lags_gets_one_fresh_snapshot_instead(autojump_clock
         assert not slow.is_evicted
 
 
-async def test_what_a_snapshots_own_flush_sends_is_not_sent_twice(autojump_clock: trio.abc.Clock) -> None:
+async def test_what_waits_to_be_sent_while_a_snapshot_is_made_is_not_sent_twice(
+    autojump_clock: trio.abc.Clock,
+) -> None:
     state = State()
     broker = Broker(state.snapshot, viewer_batches=2)
     with broker.subscribe(sees_content=True) as slow:
@@ -217,8 +245,11 @@ async def test_what_a_snapshots_own_flush_sends_is_not_sent_twice(autojump_clock
         lag(broker, state, 3)
         broker.publish_nowait("token", b'"in the snapshot"')
         assert [event for event, _ in events(await slow.receive())] == ["snapshot"]
-        broker.publish_nowait("token", b'"after"')
-        broker.flush_nowait()
+        with broker.subscribe(sees_content=True) as late:
+            assert [event for event, _ in events(await late.receive())] == ["snapshot"]
+            broker.publish_nowait("token", b'"after"')
+            broker.flush_nowait()
+            assert events(await late.receive()) == [("token", '"after"')]
         assert events(await slow.receive()) == [("token", '"after"')]
 
 

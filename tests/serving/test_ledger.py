@@ -9,7 +9,8 @@ from corral.errors import CorralError, DeadlineExceeded, EngineFailed, ShutDown,
 from corral.events import BlockDelta, Failed, Finished, FinishReason, Prefill, Queued, Started, Timings, Usage
 from corral.request import GenerationRequest, Message
 from corral.serving import views
-from corral.serving.ledger import About, Ledger, Record, outcome_of
+from corral.serving.ledger import Ledger
+from corral.serving.record import About, Record, outcome_of
 
 REQUEST = GenerationRequest((Message("user", "hello"),))
 
@@ -95,9 +96,7 @@ def test_the_times_in_the_states_add_up_to_the_whole(clock: Clock, ledger: Ledge
     assert record.total_s == sum(record.spent_s.values()) == clock.now_s - record.accepted_s
     assert record.ttft_s == 6.25
     assert record.prefill_tokens_per_s == 8 / 4, "two of the ten were cached"
-    assert record.decode_tokens_per_s == 2 / 4.5, (
-        "a slow client changes nothing"
-    )
+    assert record.decode_tokens_per_s == 2 / 4.5, "a slow client changes nothing"
     row = views.row(record, 0.0)
     parts = row.queue_ms + row.prefill_ms + row.decode_ms + row.blocked_write_ms
     assert parts == pytest.approx(row.total_ms, rel=0.01)
@@ -141,6 +140,7 @@ def test_who_waits_in_the_queue_is_settled_without_the_engine(ledger: Ledger, se
     record.over()
     assert settled == [record]
     assert record.lanes == ()
+    assert record.engine_phase is None
 
 
 @pytest.mark.parametrize("is_delivered", [True, False])
@@ -232,6 +232,7 @@ def test_a_watcher_hears_of_states_at_once_of_text_and_of_the_end(clock: Clock) 
         ("changed", "a", "counters"),
         ("changed", "a", "write"),
         ("changed", "a", "counters"),
+        ("changed", "a", "write"),
         ("settled", "a"),
     ]
 

@@ -32,8 +32,8 @@ from corral.http.pages import StaticFile, add_pages
 from corral.http.status import add_status
 from corral.http.stream import EVENT_STREAM, HEADERS, AnswerBody, GenerationBody
 from corral.serving.generation import Generation, Service
-from corral.serving.ledger import About
 from corral.serving.operations import Operations
+from corral.serving.record import About
 
 logger = logging.getLogger("corral.http")
 

@@ -18,7 +18,7 @@ from corral.dialects import StreamEncoder
 from corral.errors import CorralError
 from corral.events import Event, Failed, Finished
 from corral.serving.generation import Batch, Generation
-from corral.serving.ledger import Record
+from corral.serving.record import Record
 
 logger = logging.getLogger("corral.http")
 
@@ -68,7 +68,8 @@ class EventStreamBody(ResponseBody, ABC):
     ) -> bool:
         if self._nursery is not None:
             self._nursery.cancel_scope.cancel()
-        return bool(await self._nursery_manager.__aexit__(exc_type, exc_value, traceback))
+        # What this waits for has just been cancelled.
+        return bool(await self._nursery_manager.__aexit__(exc_type, exc_value, traceback))  # noqa: ASYNC102
 
     def __aiter__(self) -> Self:
         return self

@@ -32,7 +32,8 @@ from corral.events import BlockDelta, Collector, Completion, Event, Failed, Queu
 from corral.request import GenerationRequest
 from corral.serving.admission import Admission, Ticket
 from corral.serving.deadlines import Deadlines
-from corral.serving.ledger import About, Ledger, Record
+from corral.serving.ledger import Ledger
+from corral.serving.record import About, Record
 from corral.serving.subscription import Subscription
 
 logger = logging.getLogger("corral.serving")

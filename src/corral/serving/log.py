@@ -2,7 +2,7 @@
 
 import logging
 
-from corral.serving.ledger import Record
+from corral.serving.record import Record
 
 logger = logging.getLogger("corral.requests")
 

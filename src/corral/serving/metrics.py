@@ -15,7 +15,7 @@ from corral import __version__
 from corral.engine.client import Engine
 from corral.serving.broker import Broker
 from corral.serving.generation import Service
-from corral.serving.ledger import Record, State
+from corral.serving.record import Record, State
 from corral.serving.stall import StallDetector
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)

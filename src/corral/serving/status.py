@@ -17,7 +17,8 @@ from corral.engine.client import Engine
 from corral.serving import views
 from corral.serving.broker import Broker
 from corral.serving.generation import Service
-from corral.serving.ledger import Ledger, Outcome, Record, Waste
+from corral.serving.ledger import Ledger
+from corral.serving.record import Outcome, Record, Waste
 from corral.serving.stall import StallDetector
 
 HISTORY = 50
@@ -149,10 +150,12 @@ class Status:
     # Parts of the picture
 
     def _server(self) -> views.Server:
-        states = {record.engine_state for record in self._ledger.live.values()} & {"prefill", "decode"}
+        phases = [record.engine_phase for record in self._ledger.live.values()]
         phase: views.Phase = "idle"
-        if states:
-            phase = "mixed" if len(states) == 2 else "prefill" if "prefill" in states else "decode"
+        if "prefill" in phases:
+            phase = "mixed" if "decode" in phases else "prefill"
+        elif "decode" in phases:
+            phase = "decode"
         return views.Server(
             version=__version__,
             model=self._model,

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from corral.serving.ledger import Outcome, Record, State, Waste
+from corral.serving.record import Outcome, Record, State, Waste
 
 MESSAGE_CHARS = 65_536
 """Longest message shown in full; of a longer one the beginning is sent, with its length."""

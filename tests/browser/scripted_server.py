@@ -1,0 +1,47 @@
+"""A server whose model says what its prompt asks for, for what a real model cannot be made to say."""
+
+import sys
+import time
+from collections.abc import Sequence
+
+from corral import server
+from corral.engine.backend import Chunk
+from corral.engine.scripted import ScriptedBackend, replying
+from corral.settings import load
+
+HOSTILE = (
+    "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
+    " \u202eright to left\u202c \u05e9\u05dc\u05d5\u05dd \x1b[31mred\x1b[0m \x00 \ufffd &amp; 👩‍👩‍👧 "
+)
+LONG_LINE = b"x" * 1_000_000
+LONG_TOKEN = 1
+"""A token whose text is the long line: one delta of a megabyte."""
+MARKDOWN = (
+    "# A title\n\nSome **bold** text and `code`.\n\n- one\n- two\n\n```\na < b\n```\n\n"
+    "[link](javascript:alert(1)) <img src=x onerror=\"document.title='owned'\"> <b onclick=alert(1)>b</b>"
+)
+
+
+def reply(conversation: str) -> str | bytes:
+    question = conversation.split("user\n")[-1]
+    if "LONG" in question:
+        return bytes([LONG_TOKEN])
+    if "HOSTILE" in question:
+        return HOSTILE
+    if "MARKDOWN" in question:
+        return MARKDOWN
+    return "yes"
+
+
+def slowly(chunks: Sequence[Chunk]) -> None:
+    del chunks
+    time.sleep(0.001)
+
+
+if __name__ == "__main__":
+    backend = ScriptedBackend(replying(reply), ctx_tokens=2**18, on_step=slowly)
+    backend.vocabulary.pieces = list(backend.vocabulary.pieces)
+    backend.vocabulary.pieces[LONG_TOKEN] = LONG_LINE
+    settings = load({"bind": sys.argv[1], "status_content": True, "max_output_tokens": 2000})
+    server.open_llama = lambda settings, model: (backend, "scripted")
+    sys.exit(server.main(settings))

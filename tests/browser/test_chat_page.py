@@ -1,0 +1,67 @@
+"""The chat page in a real browser: what a newcomer sees first."""
+
+import pytest
+from playwright.sync_api import Page, expect
+from tests.browser.conftest import Server
+
+pytestmark = [pytest.mark.browser, pytest.mark.model]
+
+
+def ask(page: Page, text: str) -> None:
+    page.fill("#prompt", text)
+    page.keyboard.press("Enter")
+
+
+def test_a_conversation_streams_and_remembers(page: Page, server: Server) -> None:
+    page.goto(f"{server.url}/")
+    expect(page.locator("#model")).to_have_text("SmolLM2-135M-Instruct")
+    ask(page, "Say hello in one short sentence.")
+    expect(page.locator("#send")).to_have_text("Stop")
+    answer = page.locator(".assistant .text").first
+    expect(answer).not_to_be_empty()
+    seen = answer.inner_text()
+    expect(page.locator("#send")).to_have_text("Send", timeout=60_000)
+    assert len(answer.inner_text()) >= len(seen)
+    expect(page.locator(".meter").first).to_contain_text("tokens/s")
+    ask(page, "And again.")
+    server.wait(lambda status: status["requests"] or len(status["recent"]) > 1)
+    shown = server.status()
+    requests = [*shown["recent"], *shown["requests"]]
+    [latest] = [each for each in requests if each["messages"][-1]["content"] == "And again."]
+    assert [message["role"] for message in latest["messages"]][-3:] == ["user", "assistant", "user"]
+    expect(page.locator("#send")).to_have_text("Send", timeout=60_000)
+
+
+def test_stop_cancels_by_closing(page: Page, server: Server) -> None:
+    page.goto(f"{server.url}/")
+    ask(page, "Write a very long story.")
+    expect(page.locator(".assistant .text")).not_to_be_empty()
+    page.locator("#send").click()
+    expect(page.locator(".meter")).to_contain_text("stopped")
+    expect(page.locator("#send")).to_have_text("Send")
+    status = server.wait(lambda status: status["server"]["phase"] == "idle" and status, within_s=3)
+    assert status["history"][-1]["outcome"] == "disconnected"
+
+
+def test_markdown_is_rendered_and_nothing_in_it_runs(page: Page, scripted: Server) -> None:
+    page.goto(f"{scripted.url}/")
+    title = page.title()
+    ask(page, "MARKDOWN")
+    expect(page.locator("#send")).to_have_text("Send")
+    answer = page.locator(".assistant .text")
+    assert answer.locator("h1").inner_text() == "A title"
+    assert answer.locator("strong").inner_text() == "bold"
+    assert answer.locator("li").count() == 2
+    assert answer.locator("pre code").inner_text().strip() == "a < b"
+    assert answer.locator("img, script, [onclick]").count() == 0
+    assert "<img src=x onerror=" in answer.inner_text(), "it is shown as what it is"
+    assert "javascript:" not in answer.evaluate("node => node.innerHTML")
+    assert page.title() == title
+
+
+def test_an_error_is_said(page: Page, scripted: Server) -> None:
+    page.goto(f"{scripted.url}/")
+    page.route("**/v1/chat/completions", lambda route: route.abort())
+    ask(page, "hello")
+    expect(page.locator("#error")).to_be_visible()
+    expect(page.locator("#send")).to_have_text("Send")

@@ -1,0 +1,233 @@
+"""/status in a real browser, on the real server: what an operator sees."""
+
+import re
+import threading
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import openai
+import pytest
+from playwright.sync_api import Browser, Page, expect
+from tests.browser.conftest import Server
+from tests.browser.scripted_server import HOSTILE
+
+pytestmark = [pytest.mark.browser, pytest.mark.model]
+
+STORY = "Write a long story about a llama that lives in a corral."
+
+
+class Talk(threading.Thread):
+    """A client of the SDK that streams one answer; `text` is what it got, `error` how it ended."""
+
+    def __init__(self, server: Server, prompt: str, max_tokens: int) -> None:
+        super().__init__(daemon=True)
+        self._server = server
+        self._prompt = prompt
+        self._max_tokens = max_tokens
+        self.text = ""
+        self.id = ""
+        self.error: openai.APIError | None = None
+        self.start()
+
+    def run(self) -> None:
+        with openai.OpenAI(base_url=f"{self._server.url}/v1", api_key="none", max_retries=0) as client:
+            try:
+                with client.chat.completions.create(
+                    model="default",
+                    messages=[{"role": "user", "content": self._prompt}],
+                    max_tokens=self._max_tokens,
+                    seed=7,
+                    stream=True,
+                ) as stream:
+                    for chunk in stream:
+                        self.id = chunk.id
+                        self.text += chunk.choices[0].delta.content or ""
+            except openai.APIError as error:
+                self.error = error
+
+
+@contextmanager
+def tab(browser: Browser, server: Server) -> Iterator[Page]:
+    context = browser.new_context()
+    page = context.new_page()
+    page.set_default_timeout(30_000)
+    page.goto(f"{server.url}/status")
+    yield page
+    context.close()
+
+
+def lane(talk: Talk) -> str:
+    """A selector for the lane that shows this talk's request."""
+    short = talk.id.removeprefix("chatcmpl-")[:8]
+    return f".lane:has(.lane-id:text-is('{short}'))"
+
+
+def wait_for_text(server: Server, talk: Talk, chars: int) -> None:
+    server.wait(lambda _: len(talk.text) >= chars or not talk.is_alive())
+
+
+def test_two_requests_grow_in_their_own_lanes_and_their_output_stays(page: Page, server: Server) -> None:
+    page.goto(f"{server.url}/status")
+    expect(page.locator("#connection")).to_have_text("live")
+    talks = [Talk(server, STORY + " " * number, 80) for number in range(2)]
+    for talk in talks:
+        wait_for_text(server, talk, 8)
+    expect(page.locator("#phase")).to_have_text("decode")
+    tails = [page.locator(f"{lane(talk)} .lane-tail") for talk in talks]
+    assert page.locator(".lane[data-state=decode]").count() == 2
+    for tail in tails:
+        expect(tail).not_to_be_empty()
+        seen = tail.inner_text()
+        expect(tail).not_to_have_text(seen)
+    for talk in talks:
+        talk.join()
+    expect(page.locator("#phase")).to_have_text("idle")
+    for talk, tail in zip(talks, tails, strict=True):
+        assert talk.error is None
+        assert tail.text_content() == re.sub(r"\s", " ", talk.text[-240:])
+        page.locator(lane(talk)).click()
+        expect(page.locator("#outputs pre")).to_have_text(talk.text, use_inner_text=False)
+    expect(page.locator("#slots-used")).to_have_text("0 of 3 in use")
+    assert page.locator("#history tr").count() >= 2
+
+
+def test_a_page_opened_mid_run_shows_the_text_from_its_start(page: Page, server: Server) -> None:
+    talk = Talk(server, STORY, 120)
+    wait_for_text(server, talk, 100)
+    page.goto(f"{server.url}/status")
+    expect(page.locator("#detail-title")).to_contain_text("decode")
+    page.locator(lane(talk)).click()
+    assert page.locator("#outputs pre").text_content()[:50] == talk.text[:50]
+    talk.join()
+    expect(page.locator("#detail-title")).to_contain_text("length")
+    assert page.locator("#outputs pre").text_content() == talk.text
+    page.locator("summary").click()
+    expect(page.locator(".message pre").last).to_have_text(STORY)
+
+
+def test_stop_stops_and_the_sdk_is_told(page: Page, server: Server) -> None:
+    page.goto(f"{server.url}/status")
+    talk = Talk(server, STORY, 600)
+    wait_for_text(server, talk, 8)
+    page.locator(lane(talk)).click()
+    page.locator("#stop").click()
+    talk.join(10)
+    assert not talk.is_alive()
+    assert talk.error is not None
+    assert talk.error.code == "stopped_by_operator"
+    expect(page.locator("#detail-title")).to_contain_text("stopped here")
+    expect(page.locator("#phase")).to_have_text("idle")
+    expect(page.locator("#stop")).to_be_hidden()
+
+
+def test_a_queued_request_shows_its_place(page: Page, server: Server) -> None:
+    page.goto(f"{server.url}/status")
+    talks = [Talk(server, STORY, 400) for _ in range(4)]
+    server.wait(lambda status: status["queue"])
+    expect(page.locator("#queue .place")).to_have_count(1)
+    expect(page.locator("#queue .place")).to_contain_text("slot in about")
+    for request in server.status()["requests"]:
+        stop = urllib.request.Request(f"{server.url}/v1/requests/{request['id']}", method="DELETE")
+        urllib.request.urlopen(stop).close()
+    for talk in talks:
+        talk.join(10)
+        assert talk.error is not None
+    expect(page.locator("#queue-block")).to_be_hidden()
+
+
+def test_three_tabs_see_the_same(browser: Browser, server: Server) -> None:
+    with tab(browser, server) as one, tab(browser, server) as two, tab(browser, server) as three:
+        talk = Talk(server, STORY, 60)
+        talk.join()
+        for page in (one, two, three):
+            page.wait_for_function(
+                "text => document.querySelector('#outputs pre')?.textContent === text", arg=talk.text
+            )
+
+
+@pytest.mark.parametrize("width", [360, 900, 1600])
+def test_the_page_fits_its_width(page: Page, server: Server, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 800})
+    page.goto(f"{server.url}/status")
+    expect(page.locator("#main")).to_be_visible()
+    talk = Talk(server, STORY, 40)
+    talk.join()
+    expect(page.locator("#phase")).to_have_text("idle")
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+def test_the_page_reconnects_to_a_server_that_was_restarted(
+    page: Page, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    server = Server(tmp_path_factory.mktemp("restarted") / "log", scripted=True)
+    server.start()
+    try:
+        page.goto(f"{server.url}/status")
+        Talk(server, "hello", 5).join()
+        expect(page.locator("#history tr")).to_have_count(1)
+        server.stop()
+        expect(page.locator("#connection")).to_have_text("reconnecting")
+        server.start()
+        expect(page.locator("#connection")).to_have_text("live")
+        expect(page.locator("#history tr")).to_have_count(0)
+        Talk(server, "hello", 5).join()
+        expect(page.locator("#history tr")).to_have_count(1)
+    finally:
+        server.stop()
+
+
+def test_hostile_text_is_shown_as_text(page: Page, scripted: Server) -> None:
+    page.goto(f"{scripted.url}/status")
+    title = page.title()
+    talk = Talk(scripted, f"HOSTILE {HOSTILE}", 1000)
+    talk.join()
+    page.locator(lane(talk)).click()
+    page.wait_for_function(
+        "text => document.querySelector('#outputs pre').textContent === text", arg=talk.text
+    )
+    assert talk.text == HOSTILE
+    page.locator("summary").click()
+    assert page.locator(".message pre").last.text_content() == f"HOSTILE {HOSTILE}"
+    assert page.locator("main img, main script").count() == 0
+    long = Talk(scripted, f"LONG {'y' * 100_000}", 10)
+    long.join()
+    assert len(long.text) == 1_000_000
+    page.locator(lane(long)).click()
+    page.wait_for_function("() => document.querySelector('#outputs pre')?.textContent.length === 1_000_000")
+    expect(page.locator(".message-role").last).to_contain_text("the first 65.5k of 100k characters")
+    assert page.evaluate("document.documentElement.scrollWidth") == 1280
+    assert page.title() == title
+
+
+def test_the_charts_draw_fifty_points(page: Page, scripted: Server) -> None:
+    for _ in range(52):
+        Talk(scripted, "hello", 3).join()
+    page.goto(f"{scripted.url}/status")
+    for name in ("ttft", "prefill", "decode"):
+        box = page.locator(f"#chart-{name}")
+        expect(box).to_have_attribute("data-points", "50")
+        canvas = box.locator("canvas")
+        assert canvas.evaluate(
+            "c => c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some((value) => value > 0)"
+        )
+    expect(page.locator("#chart-ttft-now")).to_contain_text("ms")
+
+
+def test_without_status_content_the_page_asks_for_the_key_and_shows_no_text(
+    page: Page, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    server = Server(tmp_path_factory.mktemp("quiet") / "log", "--slots", "2", "--status-key", "open sesame")
+    server.start()
+    try:
+        page.goto(f"{server.url}/status")
+        expect(page.locator("#connection")).to_have_text("key needed")
+        page.fill("#key", "open sesame")
+        page.keyboard.press("Enter")
+        expect(page.locator("#connection")).to_have_text("live")
+        Talk(server, STORY, 5).join()
+        expect(page.locator("#content-hidden")).to_be_visible()
+        expect(page.locator("#outputs")).to_be_hidden()
+        assert "llama that lives" not in page.content()
+    finally:
+        server.stop()
