@@ -29,7 +29,7 @@ def gemma_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def gemma(gemma_path: Path) -> Iterator[LlamaBackend]:
-    backend = LlamaBackend(gemma_path, LlamaOptions(slots=2, ctx_tokens=2048, threads=2))
+    backend = LlamaBackend(gemma_path, LlamaOptions(slots=2, ctx_tokens=8192, threads=2))
     yield backend
     backend.close()
 
