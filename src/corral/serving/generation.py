@@ -303,7 +303,8 @@ class Generation:
     def close(self) -> None:
         """Leave the queue and the engine; synchronous and idempotent."""
         self._admission.leave(self.ticket)
-        for key in self._keys:
+        keys, self._keys = self._keys, []
+        for key in keys:
             self._engine.cancel(key)
 
     def end(self, error: CorralError) -> None:
