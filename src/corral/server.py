@@ -112,6 +112,7 @@ class Application:
             slots=self._settings.slots,
             step_budget_ms=self._settings.step_budget_ms,
             reuses_prefixes=self._settings.prefix_reuse,
+            saved_bytes=self._settings.prefix_cache_bytes,
             drafts=self._settings.prompt_lookup,
             draft_backend=draft,
         )

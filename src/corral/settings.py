@@ -85,6 +85,11 @@ class Settings(BaseSettings):
     prefix_reuse: bool = Field(
         True, description="Keep what ended sequences computed, for later prompts that begin the same."
     )
+    prefix_cache_bytes: int = Field(
+        2**30,
+        ge=0,
+        description="Host memory for such prefixes when they leave the KV cache. 0: they are forgotten then.",
+    )
     prompt_lookup: bool = Field(
         True,
         description="Draft tokens by looking up earlier text; the model still decides every token.",

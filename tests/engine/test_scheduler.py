@@ -1,6 +1,8 @@
 """The scheduler by itself: turns, budgets, cells, and what is reused."""
 
+from collections.abc import Sequence as TokenSequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from corral.engine.scheduler import Copy, Forget, Scheduler, Sequence, Step
+from corral.engine.scheduler import Copy, Drop, Forget, Load, Save, Scheduler, Sequence, Step
 
 
 @dataclass
@@ -17,8 +19,10 @@ class Cache:
 
     scheduler: Scheduler
     tokens: dict[int, list[tuple[int, int]]] = field(default_factory=dict)  # (token, cell) by sequence
+    saved: dict[int, list[int]] = field(default_factory=dict)  # tokens by state
     next_cell: int = 0
     copied: int = 0
+    loaded: int = 0
 
     def apply(self, step: Step) -> None:
         for operation in step.memory:
@@ -30,14 +34,30 @@ class Cache:
                     assert len(self.tokens[source]) >= length
                     self.tokens[target] = self.tokens[source][:length]
                     self.copied += length
+                case Save(sequence, state):
+                    self.saved[state] = [token for token, _ in self.tokens[sequence]]
+                case Load(state, target, length):
+                    assert not self.tokens.get(target)
+                    self._append(target, self.saved[state])
+                    assert self.used <= self.scheduler.ctx_tokens
+                    del self.tokens[target][length:]
+                    self.loaded += length
+                case Drop(state):
+                    del self.saved[state]
+        assert set(self.saved) == set(self.scheduler.saved)
+        assert sum(map(len, self.saved.values())) == self.scheduler.saved.total <= self.scheduler.saved_tokens
         for sequence, chunk in step.chunks:
             held = self.tokens.setdefault(chunk.sequence, [])
             assert chunk.position == len(held), "a gap or an overlap"
             assert [token for token, _ in held] == sequence.tokens[: len(held)], "somebody else's prefix"
-            for token in chunk.tokens:
-                held.append((token, self.next_cell))
-                self.next_cell += 1
+            self._append(chunk.sequence, chunk.tokens)
         assert self.used <= self.scheduler.ctx_tokens
+
+    def _append(self, sequence: int, tokens: TokenSequence[int]) -> None:
+        held = self.tokens.setdefault(sequence, [])
+        for token in tokens:
+            held.append((token, self.next_cell))
+            self.next_cell += 1
 
     @property
     def used(self) -> int:
@@ -54,7 +74,7 @@ class Cache:
         return step
 
 
-def cache(ctx_tokens: int = 100, sequences: int = 8, **options: bool) -> Cache:
+def cache(ctx_tokens: int = 100, sequences: int = 8, **options: Any) -> Cache:
     return Cache(Scheduler(sequences=sequences, ctx_tokens=ctx_tokens, batch_tokens=64, **options))
 
 
@@ -171,15 +191,50 @@ def test_the_least_recently_used_remainder_is_forgotten_first_and_shared_cells_c
     assert kv.scheduler.cache.longest(_array(range(200, 230)), whole_only=False) is None
 
 
-def test_remainders_beyond_their_share_are_forgotten_but_for_the_newest() -> None:
+def test_remainders_beyond_their_share_leave_but_for_the_newest() -> None:
     kv = cache()
-    kv.scheduler.remainder_tokens = 25
+    kv.scheduler.remainder_tokens = 15
+    running = _computed(kv, range(500, 510))
     for start in (100, 200, 300):
         kv.scheduler.remove(_computed(kv, range(start, start + 10)))
-    assert kv.scheduler.cells.free == 80
-    kv.scheduler.remove(_computed(kv, range(400, 440)))
-    assert kv.scheduler.cells.free == 60
-    assert kv.scheduler.cache.longest(_array(range(400, 440)), whole_only=False) is not None
+    free = [kv.scheduler.cells.free for _ in range(4) if kv.advance()]
+    assert free == [79, 78, 77, 76], "10 for a remainder, 1 a step for the running one"
+    assert kv.scheduler.cache.longest(_array(range(300, 310)), whole_only=False) is not None
+    kv.scheduler.remove(running)
+    assert kv.scheduler.cells.reclaimable == 100
+
+
+def test_what_leaves_the_cache_is_saved_and_loaded_by_who_begins_with_it() -> None:
+    kv = cache(saved_tokens=80)
+    kv.scheduler.remove(_computed(kv, range(100, 150)))
+    kv.scheduler.remove(_computed(kv, range(200, 260)))  # no room beside the first one
+    assert (kv.scheduler.saved.total, kv.scheduler.cells.free) == (50, 40)
+    partial = _computed(kv, [*range(100, 120), 1, 2])
+    assert (partial.cached_tokens, kv.loaded, kv.copied) == (20, 20, 0)
+    assert 50 in map(len, kv.saved.values()), "it can be begun with again"
+    kv.scheduler.remove(partial)
+    whole = _computed(kv, [*range(100, 150), 3])
+    assert whole.cached_tokens == 50
+    assert 50 not in map(len, kv.saved.values()), "the sequence has all of it"
+
+
+def test_the_least_recently_used_state_is_dropped_first_and_a_longer_one_replaces_its_prefixes() -> None:
+    kv = cache(saved_tokens=100)
+    for prompt in (range(100, 130), range(200, 230), range(100, 140)):
+        kv.scheduler.remove(_computed(kv, prompt))
+        kv.scheduler._evict()
+    assert [len(kv.scheduler.saved.tokens(state)) for state in kv.scheduler.saved] == [30, 40]
+    kv.scheduler.remove(_computed(kv, range(300, 350)))
+    kv.scheduler._evict()
+    assert [kv.scheduler.saved.tokens(state)[0] for state in kv.scheduler.saved] == [100, 300]
+
+
+def test_little_of_a_long_state_is_not_worth_loading() -> None:
+    kv = cache(saved_tokens=100)
+    kv.scheduler.remove(_computed(kv, range(60)))
+    kv.scheduler._evict()
+    assert _computed(kv, [*range(7), 99]).cached_tokens == 0
+    assert _computed(kv, [*range(8), 99]).cached_tokens == 8
 
 
 def test_with_no_sequence_id_left_a_remainder_gives_up_its_own() -> None:
@@ -221,7 +276,7 @@ def test_drafts_go_along_as_far_as_there_is_room_and_a_wrong_one_is_cut_off() ->
     assert kv.scheduler.cells.length(chunk.sequence) == 12
 
 
-def _computed(kv: Cache, prompt: range) -> Sequence:
+def _computed(kv: Cache, prompt: TokenSequence[int]) -> Sequence:
     sequence = kv.scheduler.add(prompt)
     kv.scheduler._is_prefill_turn = True
     kv.advance()
@@ -244,12 +299,21 @@ def _array(tokens: range) -> NDArray[np.int32]:
     slots=st.integers(1, 4),
     spare=st.integers(0, 3),
     can_cut=st.booleans(),
+    saved_tokens=st.sampled_from([0, 30, 200]),
+    remainder_tokens=st.sampled_from([None, 0, 40]),
 )
 def test_every_sequence_ends_and_the_cache_is_never_overrun(
-    requests: list[tuple[int, int, int, bool]], budget: int, slots: int, spare: int, can_cut: bool
+    requests: list[tuple[int, int, int, bool]],
+    budget: int,
+    slots: int,
+    spare: int,
+    can_cut: bool,
+    saved_tokens: int,
+    remainder_tokens: int | None,
 ) -> None:
     """Prompts share prefixes of all lengths; some leave at their first token."""
-    kv = cache(ctx_tokens=80, sequences=slots + spare, can_cut=can_cut)
+    kv = cache(ctx_tokens=80, sequences=slots + spare, can_cut=can_cut, saved_tokens=saved_tokens)
+    kv.scheduler.remainder_tokens = remainder_tokens
     kv.scheduler.batch_tokens = 16
     waiting = list(requests)
     goals: dict[Sequence, int] = {}

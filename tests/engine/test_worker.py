@@ -1,6 +1,7 @@
 """The worker, turn by turn and without a thread, on the scripted backend."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 
@@ -29,7 +30,7 @@ class FixedPace(Pace):
 class Bench:
     """A worker and everything it has delivered, by task key."""
 
-    def __init__(self, backend: ScriptedBackend, idle_tokens: int = 64, **options: bool) -> None:
+    def __init__(self, backend: ScriptedBackend, idle_tokens: int = 64, **options: Any) -> None:
         self.backend = backend
         self.worker = Worker(backend, pace=FixedPace(idle_tokens), deliver=self.take, **options)
         self.events: dict[int, list[Event]] = {}
@@ -246,6 +247,41 @@ def test_a_shared_prompt_is_computed_once_and_nobody_hears_another_s_answer() ->
     assert [c.text for c in completions] == [c.text for c in alone]
     assert sum(c.finished.usage.cached_tokens for c in completions) == 5 * 200
     together.worker.check_idle()
+
+
+def test_conversations_that_do_not_fit_together_are_saved_and_go_on_where_they_were() -> None:
+    """Ten of 100 tokens take turns in a cache for three."""
+    bench = Bench(ScriptedBackend(ctx_tokens=360), saved_bytes=10_000)
+    fresh = Bench(ScriptedBackend(ctx_tokens=360), reuses_prefixes=False)
+    for turn in range(2):
+        for number in range(10):
+            key = 10 * turn + number
+            prompt = [number + position % 200 for position in range(100 + 15 * turn)]
+            bench.submit(key, prompt, max_tokens=5)
+            fresh.submit(key, prompt, max_tokens=5)
+            [completion], [expected] = bench.finish(key), fresh.finish(key)
+            assert completion.text == expected.text
+            assert completion.finished.usage.cached_tokens == 100 * turn
+            bench.worker.check_idle()
+
+
+def test_saved_sequences_are_forgotten_when_the_backend_is_lost() -> None:
+    def fail(chunks: Sequence[Chunk]) -> None:
+        if chunks[0].tokens[0] == 7:
+            raise BackendLost("lost")
+
+    bench = Bench(ScriptedBackend(ctx_tokens=120, on_step=fail), saved_bytes=10_000)
+    for key in (1, 2):
+        bench.submit(key, [key] * 80)
+        bench.finish(key)
+    assert bench.worker.saved_sequences == 1
+    bench.submit(3, [7] * 80)
+    bench.turns_until(lambda: 3 in bench.released)
+    assert bench.worker.saved_sequences == 0
+    bench.submit(4, [1] * 80)
+    [completion] = bench.finish(4)
+    assert completion.finished.usage.cached_tokens == 0
+    bench.worker.check_idle()
 
 
 @pytest.mark.parametrize("leaver_tokens", [60, 10])

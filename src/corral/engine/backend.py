@@ -9,9 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from corral.errors import EngineFailed
 from corral.events import TokenLogprob
 from corral.request import Sampling
+
+SavedSequence = NDArray[np.uint8]
+"""A sequence outside the cache, opaque."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +151,22 @@ class Backend(Protocol):
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Let the empty sequence `target` share the first `length` tokens of `source`; no data moves."""
+        ...
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes that each token of a saved sequence takes, at most about."""
+        ...
+
+    def save(self, sequence: int) -> SavedSequence:
+        """Copy all that the cache holds of a sequence to the host's memory. Raises BackendLost."""
+        ...
+
+    def load(self, saved: SavedSequence, target: int) -> None:
+        """Put what was saved into the empty sequence `target`.
+
+        Raises BackendLost: the caller has seen to it that there are cells free.
+        """
         ...
 
     def length(self, sequence: int) -> int:

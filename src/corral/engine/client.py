@@ -44,6 +44,7 @@ class Engine:
         slots: int,
         step_budget_ms: float,
         reuses_prefixes: bool = True,
+        saved_bytes: int = 0,
         drafts: bool = True,
         draft_backend: Backend | None = None,
     ) -> None:
@@ -52,6 +53,7 @@ class Engine:
             raise ValueError(f"{slots} slots on a backend of {backend.sequences} sequences")
         self.slots = slots
         self._reuses_prefixes = reuses_prefixes
+        self._saved_bytes = saved_bytes
         self._drafts = drafts
         self._draft_model = None if draft_backend is None else DraftModel(draft_backend, backend)
         self.failure: EngineFailed | None = None
@@ -98,6 +100,7 @@ class Engine:
             pace=self._pace,
             deliver=deliver,
             reuses_prefixes=self._reuses_prefixes,
+            saved_bytes=self._saved_bytes,
             drafts=self._drafts,
             draft_model=self._draft_model,
         )

@@ -1,6 +1,7 @@
 """What finished, stopped and cancelled sequences leave behind, for later prompts to begin with.
 
-Pure: entries are sequence ids with their tokens; the scheduler decides what to copy and what to forget.
+Pure: entries are tokens under a number, a sequence of the KV cache or a saved state; the scheduler decides
+what to copy, what to move and what to forget.
 """
 
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ class PrefixCache:
 
     def __init__(self) -> None:
         self._entries: dict[int, Tokens] = {}
+        self.total = 0
+        """Tokens of all entries together."""
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -30,20 +33,28 @@ class PrefixCache:
     def __iter__(self) -> Iterator[int]:
         return iter(self._entries)
 
-    def length(self, sequence: int) -> int:
-        return len(self._entries[sequence])
+    def tokens(self, entry: int) -> Tokens:
+        return self._entries[entry]
 
-    def add(self, sequence: int, tokens: Tokens) -> None:
-        """Remember a sequence as the most recently used."""
-        self._entries[sequence] = tokens
+    def length(self, entry: int) -> int:
+        return len(self._entries[entry])
 
-    def touch(self, sequence: int) -> None:
+    def add(self, entry: int, tokens: Tokens) -> None:
+        """Remember a new entry as the most recently used."""
+        self._entries[entry] = tokens
+        self.total += len(tokens)
+
+    def touch(self, entry: int) -> None:
         """The entry was used just now."""
-        self._entries[sequence] = self._entries.pop(sequence)
+        self._entries[entry] = self._entries.pop(entry)
 
-    def drop(self, sequence: int) -> None:
-        """The sequence is forgotten."""
-        del self._entries[sequence]
+    def drop(self, entry: int) -> None:
+        """The entry is forgotten."""
+        self.total -= len(self._entries.pop(entry))
+
+    def prefixes_of(self, tokens: Tokens) -> list[int]:
+        """The entries that `tokens` begins with."""
+        return [entry for entry, own in self._entries.items() if common_prefix(own, tokens) == len(own)]
 
     def longest(self, tokens: Tokens, *, whole_only: bool) -> tuple[int, int] | None:
         """The entry that shares the longest prefix, and its length; None if none shares any.
@@ -51,10 +62,10 @@ class PrefixCache:
         With `whole_only` an entry counts only if all of it is a prefix: the memory cannot be cut.
         """
         best: tuple[int, int] | None = None
-        for sequence, entry in self._entries.items():
-            length = common_prefix(entry, tokens)
-            if whole_only and length < len(entry):
+        for entry, own in self._entries.items():
+            length = common_prefix(own, tokens)
+            if whole_only and length < len(own):
                 continue
             if length > 0 and (best is None or length >= best[1]):
-                best = sequence, length
+                best = entry, length
         return best

@@ -12,8 +12,11 @@ Rules
   runs. If somebody in front of it is just computing what they share, it waits for that instead of
   computing it too.
 - It begins only when all of it fits, with some room for the others to grow, so a prefill that was begun
-  can be completed. What ended sequences left is forgotten for it, least recently used first; what a
-  running one shares is not, since it costs nothing.
+  can be completed. What ended sequences left makes room for it, least recently used first; what a
+  running one shares does not, since it costs nothing.
+- Making room is moving out: a remainder is saved to the host's memory and loaded again when a prompt begins
+  with it. That takes 2 us a token each way where computing takes 1,000 (SmolLM2-135M on 2 cores), so
+  remainders move out as soon as they would slow the running ones, not only when the cells are needed.
 - When growth outruns the pool, the youngest sequence steps back: it becomes such a remainder itself, and
   later begins again with whatever is left of it (vLLM calls this preemption by recomputation). The oldest
   never does, and one sequence always fits the pool by itself, so the oldest always advances and every
@@ -24,6 +27,7 @@ Rules
 
 from collections.abc import Sequence as TokenSequence
 from dataclasses import dataclass, field
+from itertools import count
 
 import numpy as np
 
@@ -32,8 +36,9 @@ from corral.engine.cells import CellTable
 from corral.engine.prefix_cache import PrefixCache, Tokens, common_prefix
 
 GROWTH_TOKENS = 16  # room left to each running sequence before another prompt may begin
-FULL_SHARE_DECODING = 4  # so many sequences decode beside all remainders; twice as many beside half of them
+FULL_SHARE_RUNNING = 4  # so many sequences run beside all remainders; twice as many beside half of them
 KEPT_TOKENS = 8  # a remainder shorter than this is not worth a sequence id
+LOADED_SHARE = 8  # a saved state is loaded if at least one in so many of its tokens is wanted
 
 
 @dataclass(slots=True, eq=False)
@@ -82,7 +87,40 @@ class Copy:
     length: int
 
 
-MemoryOperation = Forget | Copy
+@dataclass(frozen=True, slots=True)
+class Save:
+    """Copy a sequence to the host's memory, as `state`."""
+
+    sequence: int
+    state: int
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Put a saved state into the empty sequence `target`, and cut it to `length` tokens."""
+
+    state: int
+    target: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Forget a saved state."""
+
+    state: int
+
+
+MemoryOperation = Forget | Copy | Save | Load | Drop
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where a computed prefix lies: in a `sequence` of the cache, or in a saved `state`."""
+
+    length: int
+    sequence: int | None = None
+    state: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +142,9 @@ class Scheduler:
 
     `can_cut` says whether the model's memory can be cut at any position; if not, a prefix is reused only
     where all of a remainder is one. `reuses_prefixes` off forgets every sequence when it ends. Remainders
-    beyond `remainder_tokens` are forgotten, but for the newest, and the sooner the more sequences decode:
-    attention passes over every cell in use, for each of them.
+    beyond `remainder_tokens` leave the cache, one a step and never the newest, and the sooner the more
+    sequences run: attention passes over every cell in use, for each of them. `saved_tokens` of those that
+    left are kept outside.
     """
 
     sequences: int
@@ -114,9 +153,12 @@ class Scheduler:
     can_cut: bool = True
     reuses_prefixes: bool = True
     remainder_tokens: int | None = None
+    saved_tokens: int = 0
     running: list[Sequence] = field(default_factory=list)
     cache: PrefixCache = field(default_factory=PrefixCache)
+    saved: PrefixCache = field(default_factory=PrefixCache)
     cells: CellTable = field(init=False)
+    _states: "count[int]" = field(default_factory=count)
     _free_ids: list[int] = field(init=False)
     _memory: list[MemoryOperation] = field(default_factory=list)
     _is_prefill_turn: bool = False
@@ -151,15 +193,13 @@ class Scheduler:
         `drafts` are guesses of the next tokens of decoding sequences; in a decode step they follow the
         sequence's own token as far as the cache has room without forgetting anything.
         """
-        decoding = [sequence for sequence in self.running if sequence.is_decoding]
-        if decoding and not self._is_prefill_turn:
-            self._is_prefill_turn = True
-            chunks = self._decode_chunks(drafts or {})
-            return Step(self._take_memory(), tuple(chunks), is_prefill=False)
-        self._is_prefill_turn = False
-        prefilling = self._prefill_chunks(min(prefill_tokens, self.batch_tokens))
-        chunks = prefilling or self._decode_chunks(drafts or {})
-        return Step(self._take_memory(), tuple(chunks), is_prefill=bool(prefilling))
+        is_prefill = not self.decoding or self._is_prefill_turn
+        self._is_prefill_turn = not is_prefill
+        chunks = self._prefill_chunks(min(prefill_tokens, self.batch_tokens)) if is_prefill else []
+        is_prefill = bool(chunks)
+        chunks = chunks or self._decode_chunks(drafts or {})
+        self._trim()
+        return Step(self._take_memory(), tuple(chunks), is_prefill)
 
     def commit(self, step: Step) -> None:
         """The step's chunks are in the cache now."""
@@ -180,7 +220,6 @@ class Scheduler:
     # Decode
 
     def _decode_chunks(self, drafts: dict[Sequence, list[int]]) -> list[tuple[Sequence, Chunk]]:
-        self._trim()
         self._make_room()
         decoding = [sequence for sequence in self.running if sequence.is_decoding]
         spare = min(self.cells.free, self.batch_tokens) - len(decoding)
@@ -194,9 +233,9 @@ class Scheduler:
         return chunks
 
     def _make_room(self) -> None:
-        """A free cell for every decoding sequence: forget remainders, then let the youngest step back."""
+        """A free cell for every decoding sequence: remainders leave, then the youngest steps back."""
         while self.cells.free < self.decoding:
-            if not self._forget_oldest():
+            if not self._evict():
                 self._step_back(self._youngest())
 
     def _youngest(self) -> Sequence:
@@ -231,7 +270,7 @@ class Scheduler:
     def _reserve(self, cells: int, sequence: Sequence) -> bool:
         """See to free cells for a chunk; False if `sequence` itself had to step back for its elders."""
         while self.cells.free < cells:
-            if not self._forget_oldest():
+            if not self._evict():
                 self._step_back(self._youngest())
             if not sequence.has_begun:
                 return False
@@ -252,39 +291,55 @@ class Scheduler:
         )
         if promised < KEPT_TOKENS:
             return False
-        source = self._source(tokens)
-        return source is None or source[1] < promised
+        return self._source(tokens).length < promised
 
-    def _source(self, tokens: Tokens) -> tuple[int, int] | None:
-        """Where the longest computed prefix of `tokens` lies: a sequence id and a length."""
-        best = self.cache.longest(tokens, whole_only=not self.can_cut)
+    def _source(self, tokens: Tokens) -> _Source:
+        """Where the longest computed prefix of `tokens` lies; of length 0 if nobody shares any."""
+        best = _Source(0)
+        if (remainder := self.cache.longest(tokens, whole_only=not self.can_cut)) is not None:
+            best = _Source(remainder[1], sequence=remainder[0])
         if self.can_cut and self.reuses_prefixes:
             for other in self.running:
                 if other.id is not None:
                     length = min(common_prefix(other.prompt, tokens), other.computed)
-                    if length > 0 and (best is None or length > best[1]):
-                        best = other.id, length
+                    if length > best.length:
+                        best = _Source(length, sequence=other.id)
+        if (saved := self.saved.longest(tokens, whole_only=not self.can_cut)) is not None:
+            state, length = saved
+            if length > best.length and length * LOADED_SHARE >= self.saved.length(state):
+                best = _Source(length, state=state)
         return best
 
     def _begin(self, sequence: Sequence) -> bool:
         """Give a sequence its id and the prefix that is there already, if all the rest of it fits."""
         tokens = np.array(sequence.tokens[:-1], np.int32)  # the last one must be computed, for its logits
         source = self._source(tokens)
-        length = 0 if source is None else source[1]
         begun = [other for other in self.running if other.has_begun]
         promised = sum(other.pending for other in begun) + GROWTH_TOKENS * len(begun)
-        newly_pinned = 0 if source is None else self.cells.unpinned(source[0], length)
-        if len(sequence.tokens) - length + newly_pinned + promised > self.cells.reclaimable:
+        if self._cells_needed(sequence, source) + promised > self.cells.reclaimable:
             return False
-        if not self._free_ids and not self._forget_oldest(spare=None if source is None else source[0]):
-            source, length = None, 0  # the source itself is the only one that can make room
-            self._forget_oldest()
+        loaded = None
+        if source.state is not None:
+            loaded = self.saved.tokens(source.state)
+            self.saved.drop(source.state)  # or making room for it might cost it its own place
+        if not self._free_ids and not self._evict(spare=source.sequence):
+            source = _Source(0)  # the source itself is the only one that can make room
+            self._evict()
         sequence.id = self._free_ids.pop()
         self.cells.pin(sequence.id)
-        if source is not None:
-            self._share(source[0], sequence.id, length)
-        sequence.computed = sequence.cached_tokens = length
+        if source.sequence is not None:
+            self._share(source.sequence, sequence.id, source.length)
+        elif source.state is not None and loaded is not None:
+            self._load(source.state, loaded, sequence.id, source.length)
+        sequence.computed = sequence.cached_tokens = source.length
         return True
+
+    def _cells_needed(self, sequence: Sequence, source: _Source) -> int:
+        """Cells that are neither free nor reclaimable any more once `sequence` is computed from `source`."""
+        if source.state is not None:
+            return max(len(sequence.tokens), self.saved.length(source.state))
+        shared = 0 if source.sequence is None else self.cells.unpinned(source.sequence, source.length)
+        return len(sequence.tokens) - source.length + shared
 
     def _share(self, source: int, target: int, length: int) -> None:
         self.cells.share(source, target, length)
@@ -293,6 +348,17 @@ class Scheduler:
             self.cache.touch(source)
             if self.cache.length(source) == length:
                 self._forget(source)  # the new sequence has all of it
+
+    def _load(self, state: int, tokens: Tokens, target: int, length: int) -> None:
+        while self.cells.free < len(tokens):
+            self._evict()
+        self.cells.append(target, len(tokens))
+        self.cells.truncate(target, length)
+        self._memory.append(Load(state, target, length))
+        if length == len(tokens):
+            self._memory.append(Drop(state))  # the new sequence has all of it
+        else:
+            self._keep_saved(state, tokens)
 
     # Remainders
 
@@ -304,29 +370,50 @@ class Scheduler:
         tokens = np.array(sequence.tokens[: sequence.computed], np.int32)
         self.cells.unpin(id)
         sequence.computed = 0
-        if self.reuses_prefixes and len(tokens) >= KEPT_TOKENS and not self._is_covered(tokens):
+        if self.reuses_prefixes and len(tokens) >= KEPT_TOKENS and not self._is_covered(self.cache, tokens):
             self.cache.add(id, tokens)
-            self._trim()
         else:
             self._release(id)
 
     def _trim(self) -> None:
         if self.remainder_tokens is None:
             return
-        limit = self.remainder_tokens // max(1, self.decoding // FULL_SHARE_DECODING)
-        while len(self.cache) > 1 and self.cells.reclaimable - self.cells.free > limit:
-            self._forget_oldest()
+        limit = self.remainder_tokens // max(1, len(self.running) // FULL_SHARE_RUNNING)
+        if len(self.cache) > 1 and self.cells.reclaimable - self.cells.free > limit:
+            self._evict()
 
-    def _is_covered(self, tokens: Tokens) -> bool:
-        longest = self.cache.longest(tokens, whole_only=False)
+    def _is_covered(self, cache: PrefixCache, tokens: Tokens) -> bool:
+        longest = cache.longest(tokens, whole_only=False)
         return self.can_cut and longest is not None and longest[1] == len(tokens)
 
-    def _forget_oldest(self, spare: int | None = None) -> bool:
+    def _evict(self, spare: int | None = None) -> bool:
+        """Move the least recently used remainder out of the cache; False if there is none but `spare`."""
         oldest = next((sequence for sequence in self.cache if sequence != spare), None)
         if oldest is None:
             return False
+        self._save(oldest)
         self._forget(oldest)
         return True
+
+    def _save(self, id: int) -> None:
+        tokens = self.cache.tokens(id)
+        if len(tokens) > self.saved_tokens or self._is_covered(self.saved, tokens):
+            return
+        if self.can_cut:
+            for state in self.saved.prefixes_of(tokens):
+                self._drop(state)
+        state = next(self._states)
+        self._memory.append(Save(id, state))
+        self._keep_saved(state, tokens)
+
+    def _keep_saved(self, state: int, tokens: Tokens) -> None:
+        self.saved.add(state, tokens)
+        while self.saved.total > self.saved_tokens:
+            self._drop(next(iter(self.saved)))
+
+    def _drop(self, state: int) -> None:
+        self.saved.drop(state)
+        self._memory.append(Drop(state))
 
     def _forget(self, id: int) -> None:
         self.cache.drop(id)

@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 from itertools import count
 from typing import ClassVar
 
-from corral.engine.backend import ChatFormat, Chunk, StepAborted
+import numpy as np
+
+from corral.engine.backend import BackendLost, ChatFormat, Chunk, SavedSequence, StepAborted
 from corral.events import TokenLogprob
 from corral.request import Sampling
 
@@ -92,6 +94,7 @@ class ScriptedBackend:
     EngineFailed. `steps` keeps every batch for tests to look at, unless `keep_steps` is off.
     """
 
+    token_bytes = 4
     chat_format = ChatFormat(template=None, bos_text="", eos_text="<|im_end|>")
 
     def __init__(
@@ -187,6 +190,17 @@ class ScriptedBackend:
         assert length == self.length(source) or self.can_cut, "this memory cannot be cut"
         self._cache[target] = self._cache[source][:length]
         self._cells[target] = self._cells[source][:length]
+
+    def save(self, sequence: int) -> SavedSequence:
+        return np.array(self._cache[sequence], np.int32).view(np.uint8)
+
+    def load(self, saved: SavedSequence, target: int) -> None:
+        assert not self.length(target), "the target of a load is not empty"
+        tokens = saved.view(np.int32).tolist()
+        if self.used_cells + len(tokens) > self.ctx_tokens:
+            raise BackendLost("cells run out")
+        self._cache[target] = tokens
+        self._cells[target] = [next(self._next_cell) for _ in tokens]
 
     def length(self, sequence: int) -> int:
         return len(self._cache.get(sequence, ()))

@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from time import perf_counter
 
-from corral.engine.backend import Backend, BackendLost, StepAborted
+from corral.engine.backend import Backend, BackendLost, SavedSequence, StepAborted
 from corral.engine.draft_model import DraftModel
 from corral.engine.drafting import draft_budget
 from corral.engine.pace import Pace
-from corral.engine.scheduler import Forget, MemoryOperation, Scheduler, Step
+from corral.engine.scheduler import Copy, Drop, Forget, Load, MemoryOperation, Save, Scheduler, Step
 from corral.engine.scheduler import Sequence as Scheduled
 from corral.engine.task import Cancel, Command, Delivery, Released, Running, Stop, Submit, Task
 from corral.errors import CorralError, EngineFailed
@@ -26,15 +26,18 @@ from corral.events import Event, Failed, FinishReason, Prefill, TokenLogprob
 
 logger = logging.getLogger("corral.engine")
 
-# Of the KV cache, how much may hold prefixes that nobody uses: a decode step of 16 sequences takes 37 ms with
-# 1,024 such cells and 50 ms with 4,096 (SmolLM2-135M on 2 cores), since attention passes over them all.
+# Cells of the KV cache that prefixes nobody uses may hold beside a few running sequences: a decode step of 16
+# sequences takes 44 ms with none and 55 with 1,000 (SmolLM2-135M on 2 cores), since attention passes over
+# them all. Where they cannot be saved elsewhere, they are worth more, and may hold a share of the cache.
+REMAINDER_TOKENS = 512
 REMAINDER_SHARE = 4
 
 
 class Worker:
     """Runs tasks on a backend, no more at a time than it has sequences: the caller waits for releases.
 
-    `deliver` is called on the worker's thread and must neither block nor raise.
+    `deliver` is called on the worker's thread and must neither block nor raise. Of the prefixes that leave
+    the KV cache, `saved_bytes` are kept in the host's memory.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class Worker:
         pace: Pace,
         deliver: Callable[[Delivery], None],
         reuses_prefixes: bool = True,
+        saved_bytes: int = 0,
         drafts: bool = True,
         draft_model: DraftModel | None = None,
     ) -> None:
@@ -51,6 +55,8 @@ class Worker:
         self._deliver = deliver
         self._pace = pace
         self._reuses_prefixes = reuses_prefixes
+        self._saved_tokens = saved_bytes // backend.token_bytes
+        self._saved: dict[int, SavedSequence] = {}
         self._drafts = drafts
         self._draft_model = draft_model
         self._drafted_by_model: set[Scheduled] = set()
@@ -71,6 +77,11 @@ class Worker:
         """How long the running step has lasted, None if none runs. From any thread."""
         began_s = self._step_began_s
         return None if began_s is None else perf_counter() - began_s
+
+    @property
+    def saved_sequences(self) -> int:
+        """How many prefixes are kept outside the KV cache."""
+        return len(self._saved)
 
     def submit_nowait(self, task: Task) -> None:
         """Start a task before the next step. From any thread."""
@@ -125,6 +136,7 @@ class Worker:
         for sequence in range(self._backend.sequences):
             length, booked = self._backend.length(sequence), cells.length(sequence)
             assert length == booked, f"sequence {sequence} holds {length} tokens, the books say {booked}"
+        assert set(self._saved) == set(self._scheduler.saved), "the books of saved sequences are wrong"
 
     # Commands
 
@@ -262,10 +274,18 @@ class Worker:
 
     def _apply(self, operations: Sequence[MemoryOperation]) -> None:
         for operation in operations:
-            if isinstance(operation, Forget):
-                self._backend.remove(operation.sequence, 0)
-            else:
-                self._backend.copy(operation.source, operation.target, operation.length)
+            match operation:
+                case Forget(sequence):
+                    self._backend.remove(sequence, 0)
+                case Copy(source, target, length):
+                    self._backend.copy(source, target, length)
+                case Save(sequence, state):
+                    self._saved[state] = self._backend.save(sequence)
+                case Load(state, target, length):
+                    self._backend.load(self._saved[state], target)
+                    self._backend.remove(target, length)
+                case Drop(state):
+                    del self._saved[state]
 
     def _rebuild(self, error: BackendLost, delivery: Delivery) -> None:
         """Fail everything, tell so at once, and begin again with an empty cache."""
@@ -276,19 +296,22 @@ class Worker:
         self._deliver(Delivery(delivery.events, delivery.released, failure=error))
         delivery.clear()
         self._scheduler = self._new_scheduler()
+        self._saved.clear()
         self._backend.reset()
         delivery.has_recovered = True
         logger.warning("llama.cpp was rebuilt")
 
     def _new_scheduler(self) -> Scheduler:
         backend = self._backend
+        share = backend.ctx_tokens // REMAINDER_SHARE
         return Scheduler(
             sequences=backend.sequences,
             ctx_tokens=backend.ctx_tokens,
             batch_tokens=backend.batch_tokens,
             can_cut=backend.can_cut,
             reuses_prefixes=self._reuses_prefixes,
-            remainder_tokens=backend.ctx_tokens // REMAINDER_SHARE,
+            remainder_tokens=min(share, REMAINDER_TOKENS) if self._saved_tokens else share,
+            saved_tokens=self._saved_tokens,
         )
 
     # What a step's logits say

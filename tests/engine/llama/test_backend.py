@@ -11,7 +11,7 @@ import pytest
 from tests.engine.drive import run_tasks
 from tests.engine.llama.conftest import forget
 
-from corral.engine.backend import Chunk, StepAborted
+from corral.engine.backend import BackendLost, Chunk, StepAborted
 from corral.engine.llama.backend import LlamaBackend, LlamaOptions
 from corral.engine.llama.sampler import ChainSampler, TopKSampler
 from corral.engine.pace import Pace
@@ -197,6 +197,30 @@ def test_a_copied_prefix_continues_like_the_original(llama: LlamaBackend) -> Non
     assert sampler.sample(0) == original
     llama.remove(0, 0)
     assert llama.length(1) == len(prompt), "the copy outlives its source"
+
+
+def test_a_saved_sequence_continues_like_the_original_also_in_scattered_cells(llama: LlamaBackend) -> None:
+    prompt = llama.vocabulary.tokenize("The capital of France is the city of", parse_control=False)
+    sampler = llama.sampler(GREEDY, prompt)
+    llama.decode([Chunk(0, 0, prompt[:-1], rows=0)])
+    saved = llama.save(0)
+    assert 0.5 < saved.nbytes / (llama.token_bytes * (len(prompt) - 1)) < 1.2
+    llama.decode([Chunk(0, len(prompt) - 1, prompt[-1:], rows=1)])
+    original = sampler.sample(0)
+    llama.remove(0, 0)
+    for position in range(8):  # cells of 2 and 3 in turns, then only those of 2: no two free ones in a row
+        llama.decode([Chunk(2, position, [5], rows=0), Chunk(3, position, [6], rows=0)])
+    llama.remove(3, 0)
+    llama.load(saved, 1)
+    assert llama.length(1) == len(prompt) - 1
+    llama.decode([Chunk(1, len(prompt) - 1, prompt[-1:], rows=1)])
+    assert sampler.sample(0) == original
+
+
+def test_a_state_that_cannot_be_loaded_is_told(llama: LlamaBackend) -> None:
+    llama.decode([Chunk(0, 0, [1, 2, 3], rows=1)])
+    with pytest.raises(BackendLost):
+        llama.load(llama.save(0)[:-100], 1)
 
 
 def test_a_lost_context_is_replaced_by_an_empty_one(llama: LlamaBackend) -> None:

@@ -56,3 +56,21 @@ def test_reuse_is_right_where_it_is_possible_and_left_where_it_is_not(gemma: Lla
     extended = run(worker, 3, longer)
     assert extended.finished.usage.cached_tokens == len(prompt)
     assert extended.text == expected[2].text
+
+
+def test_a_saved_prefix_is_loaded_whole(gemma: LlamaBackend) -> None:
+    text = "The river ran past the old mill, and every morning the miller " * 60
+    prompt = [2, *gemma.vocabulary.tokenize(text, parse_control=False)]
+    other = [2, *gemma.vocabulary.tokenize("Winter. " * 700, parse_control=False)]
+    longer = [*prompt, *gemma.vocabulary.tokenize(" sang of summer", parse_control=False)]
+    fresh = Worker(gemma, pace=Pace(30, 128), deliver=lambda _: None, reuses_prefixes=False)
+    expected = run(fresh, 1, longer)
+
+    worker = Worker(gemma, pace=Pace(30, 128), deliver=lambda _: None, saved_bytes=2**30)
+    run(worker, 1, prompt, max_tokens=1)
+    run(worker, 2, other, max_tokens=4)  # more than 512 cells beside it: the first one leaves
+    run(worker, 3, other, max_tokens=4)
+    assert worker.saved_sequences == 1
+    extended = run(worker, 4, longer)
+    assert extended.finished.usage.cached_tokens == len(prompt)
+    assert extended.text == expected.text

@@ -18,10 +18,10 @@ import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
-from corral.engine.backend import BackendLost, ChatFormat, Chunk, Sampler, StepAborted
+from corral.engine.backend import BackendLost, ChatFormat, Chunk, Sampler, SavedSequence, StepAborted
 from corral.engine.llama import log
 from corral.engine.llama.abort import AbortFlag
-from corral.engine.llama.memory import check_fits
+from corral.engine.llama.memory import check_fits, kv_cache_bytes
 from corral.engine.llama.modelfile import load_failure
 from corral.engine.llama.sampler import ChainSampler, GreedySampler, TopKSampler
 from corral.engine.llama.vocabulary import LlamaVocabulary
@@ -81,6 +81,7 @@ class LlamaBackend:
         self.batch_tokens = max(BATCH_TOKENS, options.slots)
         self.sequences = min(options.slots + REMAINDERS, MAX_SEQUENCES)
         self.can_cut = _can_cut(self._model)
+        self.token_bytes = kv_cache_bytes(self._model, 1, options.kv_type_k, options.kv_type_v)
         self._options = options
         self._abort = AbortFlag()
         try:
@@ -156,6 +157,22 @@ class LlamaBackend:
 
     def remove(self, sequence: int, start: int) -> None:
         llama_cpp.llama_memory_seq_rm(self._memory, sequence, start, -1)
+
+    def save(self, sequence: int) -> SavedSequence:
+        size = llama_cpp.llama_state_seq_get_size(self._context, sequence)
+        try:
+            saved = np.empty(size, np.uint8)
+        except MemoryError as error:
+            raise BackendLost(f"no memory to save a sequence of {size:,} bytes") from error
+        data = _pointer(saved, ctypes.c_uint8)
+        if llama_cpp.llama_state_seq_get_data(self._context, data, size, sequence) != size:
+            raise BackendLost("llama.cpp could not save a sequence")
+        return saved
+
+    def load(self, saved: SavedSequence, target: int) -> None:
+        data = _pointer(saved, ctypes.c_uint8)
+        if llama_cpp.llama_state_seq_set_data(self._context, data, saved.size, target) != saved.size:
+            raise BackendLost("llama.cpp could not load a sequence")
 
     def length(self, sequence: int) -> int:
         return int(llama_cpp.llama_memory_seq_pos_max(self._memory, sequence)) + 1
