@@ -1,6 +1,6 @@
 """What happens to a generation, as a stream of nouns and past tenses.
 
-    Queued* Prefill* Started (BlockOpened BlockDelta* BlockClosed)* (Finished | Failed)
+    Queued* Prefill* Started (Sampled | BlockOpened BlockDelta* BlockClosed)* (Finished | Failed)
 
 Exactly one Finished or Failed ends every stream. Events are block-structured, the richest form any
 dialect needs: Messages and Responses map them one to one, Chat flattens them. `collect` folds the same
@@ -75,6 +75,18 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
+class Sampled:
+    """One step gave the sequence `tokens` new tokens; the text they complete follows.
+
+    Speculative decoding had guessed `draft` for it, each token's bytes; the first `accepted` were right.
+    """
+
+    tokens: int
+    draft: tuple[bytes, ...] = ()
+    accepted: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class BlockOpened:
     index: int
     kind: BlockKind
@@ -111,7 +123,7 @@ class Failed:
     error: CorralError
 
 
-Event = Queued | Prefill | Started | BlockOpened | BlockDelta | BlockClosed | Finished | Failed
+Event = Queued | Prefill | Started | Sampled | BlockOpened | BlockDelta | BlockClosed | Finished | Failed
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ export class Detail {
     this.id = null;
     this.outputs = [];
     this.messages = null;
+    this.draft = undefined;
     this.bars = SPENT.map(([, state]) => {
       const bar = element("span");
       bar.dataset.state = state;
@@ -111,6 +112,21 @@ export class Detail {
       byId("messages-block").hidden = true;
     }
     this.#showOutput(request.output ?? []);
+    this.#showDraft(request.draft);
+  }
+
+  /** The guess for the last step that had one: what the model said too, and what it did not. */
+  #showDraft(draft) {
+    byId("draft-block").hidden = !draft;
+    if (this.draft === draft) return;
+    this.draft = draft;
+    const marked = (draft?.tokens ?? []).map((text, index) => {
+      const isAccepted = index < draft.accepted;
+      const token = element(isAccepted ? "ins" : "del", "", text);
+      token.title = isAccepted ? "accepted" : "refused";
+      return token;
+    });
+    byId("draft").replaceChildren(...marked);
   }
 
   #showOutput(output) {

@@ -41,6 +41,11 @@ export class Store {
         }
         break;
       }
+      case "draft": {
+        const request = this.live.get(data.id);
+        if (request) request.draft = data;
+        break;
+      }
       case "finished":
         this.#finish(data);
         break;

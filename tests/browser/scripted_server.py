@@ -13,6 +13,7 @@ HOSTILE = (
     "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
     " \u202eright to left\u202c \u05e9\u05dc\u05d5\u05dd \x1b[31mred\x1b[0m \x00 \ufffd &amp; 👩‍👩‍👧 "
 )
+REPEATING = "the cat sat on the mat; the cat sat on the hat; the end of the cat"
 LONG_LINE = b"x" * 1_000_000
 LONG_TOKEN = 1
 """A token whose text is the long line: one delta of a megabyte."""
@@ -30,6 +31,8 @@ def reply(conversation: str) -> str | bytes:
         return HOSTILE
     if "MARKDOWN" in question:
         return MARKDOWN
+    if "REPEAT" in question:
+        return REPEATING
     return "yes"
 
 

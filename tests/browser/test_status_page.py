@@ -200,6 +200,18 @@ def test_hostile_text_is_shown_as_text(page: Page, scripted: Server) -> None:
     assert page.title() == title
 
 
+def test_the_last_draft_is_shown_with_what_was_right_of_it(page: Page, scripted: Server) -> None:
+    page.goto(f"{scripted.url}/status")
+    talk = Talk(scripted, "REPEAT", 1000)
+    talk.join()
+    page.locator(lane(talk)).click()
+    draft = page.evaluate("fetch('/status/json').then((answer) => answer.json())")["recent"][-1]["draft"]
+    tokens, accepted = draft["tokens"], draft["accepted"]
+    expect(page.locator("#draft ins, #draft del")).to_have_count(len(tokens))
+    assert page.locator("#draft ins").all_text_contents() == tokens[:accepted]
+    assert page.locator("#draft del").all_text_contents() == tokens[accepted:]
+
+
 def test_the_charts_draw_fifty_points(page: Page, scripted: Server) -> None:
     for _ in range(52):
         Talk(scripted, "hello", 3).join()

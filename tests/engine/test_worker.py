@@ -11,7 +11,7 @@ from corral.engine.scripted import ScriptedBackend, rambling, replying
 from corral.engine.task import Delivery, Released, Task
 from corral.engine.worker import Worker
 from corral.errors import EngineFailed
-from corral.events import Completion, Event, Failed, Finished, Prefill, Started, collect
+from corral.events import Completion, Event, Failed, Finished, Prefill, Sampled, Started, collect
 from corral.request import Sampling
 
 CONVERSATION = "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"
@@ -319,6 +319,13 @@ def test_drafting_changes_the_number_of_steps_and_nothing_else(text: str) -> Non
     assert drafted.finished.usage.completion_tokens == plain.finished.usage.completion_tokens
     assert drafted.finished.usage.accepted_tokens > 0
     assert len(backends[1].steps) == len(backends[0].steps) - drafted.finished.usage.accepted_tokens
+    sampled = [event for event in benches[1].events[1] if isinstance(event, Sampled)]
+    usage = drafted.finished.usage
+    assert sum(step.tokens for step in sampled) == usage.completion_tokens
+    assert sum(len(step.draft) for step in sampled) == usage.drafted_tokens
+    assert sum(step.accepted for step in sampled) == usage.accepted_tokens
+    assert all(step.tokens == step.accepted + 1 for step in sampled)
+    assert all(b"".join(step.draft[: step.accepted]) in text.encode() for step in sampled)
     for bench in benches:
         bench.worker.check_idle()
 

@@ -8,7 +8,7 @@ import trio.testing
 from tests.harness import Gate, serving
 from tests.http.watch import opening, watching
 
-from corral.engine.scripted import ScriptedBackend
+from corral.engine.scripted import ScriptedBackend, replying
 
 # What is seen
 
@@ -34,6 +34,30 @@ async def test_two_requests_are_seen_in_their_own_lanes_and_grow_token_by_token(
             assert "".join(tokens[id]) == said
         lanes = {d["id"]: d["lanes"] for e, d in watch.events if e == "request" and d.get("lanes")}
         assert sorted(lanes.values()) == [[0], [1]]
+
+
+async def test_drafts_are_told_with_what_was_right_of_them_and_only_to_those_who_may_see_text() -> None:
+    text = "the cat sat on the mat; the cat sat on the hat; the end"
+    for shown in (True, False):
+        backend = ScriptedBackend(replying(lambda _: text))
+        async with serving(backend, status_content=shown) as client, watching(client) as watch:
+            answer = await client.chat("hello", max_tokens=200).json()
+            await watch.until(lambda watch: watch.state["history"])
+            drafts = [data for event, data in watch.events if event == "draft"]
+            [row] = watch.state["history"]
+            assert row["completion_tokens"] == answer["usage"]["completion_tokens"] == len(text) + 1
+            assert row["accept_rate"] > 0
+            assert bool(drafts) is shown
+            assert all("".join(draft["tokens"][: draft["accepted"]]) in text for draft in drafts)
+            [recent] = (await client.send("GET", "/status/json").json())["recent"]
+            assert ("draft" in recent) is shown
+            if shown:
+                accepted, drafted = (
+                    sum(draft["accepted"] for draft in drafts),
+                    sum(len(draft["tokens"]) for draft in drafts),
+                )
+                assert (recent["accepted"], recent["drafted"]) == (accepted, drafted)
+                assert recent["draft"] == {key: drafts[-1][key] for key in ("tokens", "accepted")}
 
 
 async def test_who_comes_in_mid_run_sees_everything_from_the_start() -> None:

@@ -6,7 +6,18 @@ import pytest
 
 from corral.engine.task import Released
 from corral.errors import CorralError, DeadlineExceeded, EngineFailed, ShutDown, StoppedByOperator
-from corral.events import BlockDelta, Failed, Finished, FinishReason, Prefill, Queued, Started, Timings, Usage
+from corral.events import (
+    BlockDelta,
+    Failed,
+    Finished,
+    FinishReason,
+    Prefill,
+    Queued,
+    Sampled,
+    Started,
+    Timings,
+    Usage,
+)
 from corral.request import GenerationRequest, Message
 from corral.serving import views
 from corral.serving.ledger import Ledger
@@ -34,6 +45,9 @@ class Watching:
 
     def said(self, record: Record, choice: int, text: str) -> None:
         self.log.append(("said", record.about.id, str(choice), text))
+
+    def drafted(self, record: Record, choice: int, step: Sampled) -> None:
+        self.log.append(("drafted", record.about.id, str(choice), f"{step.accepted} of {len(step.draft)}"))
 
     def settled(self, record: Record) -> None:
         self.log.append(("settled", record.about.id))
@@ -80,9 +94,10 @@ def test_the_times_in_the_states_add_up_to_the_whole(clock: Clock, ledger: Ledge
     clock.now_s += 2
     record.observe(0, [Prefill(4, 10)])
     clock.now_s += 2
-    record.observe(0, [Started(10, 2), BlockDelta(0, "x")])
+    record.observe(0, [Started(10, 2), Sampled(1), BlockDelta(0, "x")])
     clock.now_s += 4
-    record.observe(0, [BlockDelta(0, "y")])
+    record.observe(0, [Sampled(1)])  # no text yet
+    record.observe(0, [Sampled(1), BlockDelta(0, "y")])
     record.writing(True)
     clock.now_s += 0.5
     record.observe(0, [finished(tokens=3, cached=2)])
@@ -184,13 +199,13 @@ def test_errors_have_an_outcome(error: Exception, outcome: str) -> None:
 def test_choices_are_counted_together_and_the_prompt_once(ledger: Ledger) -> None:
     record = accept(ledger, n=2)
     record.admitted(2)
-    record.observe(0, [Started(10, 4), BlockDelta(0, "x")])
-    record.observe(1, [Started(10, 9), BlockDelta(0, "y")])
+    record.observe(0, [Started(10, 4), Sampled(1), BlockDelta(0, "x")])
+    record.observe(1, [Started(10, 9), Sampled(1), BlockDelta(0, "y")])
     assert (record.cached_tokens, record.prefilled_tokens, record.completion_tokens) == (4, 6, 2)
-    record.observe(1, [finished("length", 7, cached=9)])
-    assert record.completion_tokens == 8
+    record.observe(1, [Sampled(6, draft=(b"a", b"b"), accepted=1), finished("length", 7, cached=9)])
+    assert (record.completion_tokens, record.drafted_tokens, record.accepted_tokens) == (8, 2, 1)
     assert record.engine_state == "decode"
-    record.observe(0, [finished("stop", 5, cached=4)])
+    record.observe(0, [Sampled(4), finished("stop", 5, cached=4)])
     assert (record.completion_tokens, record.engine_state) == (12, "write")
 
 
@@ -206,13 +221,14 @@ def test_a_prompt_that_was_cached_has_no_prefill_speed(clock: Clock, ledger: Led
 def test_content_is_kept_only_where_it_is_shown(clock: Clock) -> None:
     for keeps in (True, False):
         record = accept(Ledger(slots=1, keeps_content=keeps, now_s=clock))
-        record.observe(0, [BlockDelta(0, "so"), BlockDelta(0, "me")])
+        record.observe(0, [Sampled(2, (b"x", b"\xf0\x9f"), 1), BlockDelta(0, "so"), BlockDelta(0, "me")])
         assert record.output == (["some"] if keeps else None)
         shown = views.request(record, with_content=True)
         assert shown.output == (["some"] if keeps else None)
         assert (shown.messages is not None) is keeps
+        assert shown.draft == (views.LastDraft(("x", "\ufffd"), 1) if keeps else None)
         hidden = views.request(record, with_content=False)
-        assert hidden.output is hidden.messages is None
+        assert hidden.output is hidden.messages is hidden.draft is None
 
 
 def test_a_watcher_hears_of_states_at_once_of_text_and_of_the_end(clock: Clock) -> None:
@@ -220,8 +236,8 @@ def test_a_watcher_hears_of_states_at_once_of_text_and_of_the_end(clock: Clock) 
     watching = ledger.watcher = Watching()
     record = accept(ledger)
     record.admitted(1)
-    record.observe(0, [Started(10, 0), BlockDelta(0, "x")])
-    record.observe(0, [finished()])
+    record.observe(0, [Started(10, 0), Sampled(1), BlockDelta(0, "x")])
+    record.observe(0, [Sampled(2, (b"y",), 1), finished()])
     record.released(Released())
     record.over()
     assert watching.log == [
@@ -230,6 +246,7 @@ def test_a_watcher_hears_of_states_at_once_of_text_and_of_the_end(clock: Clock) 
         ("changed", "a", "decode"),
         ("said", "a", "0", "x"),
         ("changed", "a", "counters"),
+        ("drafted", "a", "0", "1 of 1"),
         ("changed", "a", "write"),
         ("changed", "a", "counters"),
         ("changed", "a", "write"),

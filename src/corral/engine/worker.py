@@ -22,7 +22,7 @@ from corral.engine.scheduler import Copy, Drop, Forget, Load, MemoryOperation, S
 from corral.engine.scheduler import Sequence as Scheduled
 from corral.engine.task import Cancel, Command, Delivery, Released, Running, Stop, Submit, Task
 from corral.errors import CorralError, EngineFailed
-from corral.events import Event, Failed, FinishReason, Prefill, TokenLogprob
+from corral.events import Event, Failed, FinishReason, Prefill, Sampled, TokenLogprob
 
 logger = logging.getLogger("corral.engine")
 
@@ -338,14 +338,14 @@ class Worker:
         """Sample a token of a sequence, and more while the draft is right; whether they are its last."""
         sequence = running.sequence
         base = sequence.computed - len(draft)  # in the cache without the draft
-        events: list[Event] = []
-        if running.completion_tokens == 0:
-            events.append(running.started())
+        told: list[Event] = [] if running.completion_tokens else [running.started()]
+        said: list[Event] = []
+        before = running.completion_tokens
         reason: FinishReason | None = None
         accepted = 0
         for drafted in (*draft, None):
             token = running.sampler.sample(row + accepted)
-            reason = self._take(running, token, row + accepted, events)
+            reason = self._take(running, token, row + accepted, said)
             if reason is not None or token != drafted:
                 break
             accepted += 1
@@ -355,6 +355,9 @@ class Worker:
                 self._scheduler.cut(sequence, base + accepted)
                 assert sequence.id is not None
                 self._backend.remove(sequence.id, base + accepted)
+        pieces = tuple(self._pieces[token] for token in draft)
+        told.append(Sampled(running.completion_tokens - before, pieces, accepted))
+        events = told + said
         if reason is None:
             return events, False
         events += running.decoder.finish()

@@ -16,6 +16,7 @@ import trio
 
 from corral import errors
 from corral.engine.task import Released
+from corral.events import Sampled
 from corral.request import GenerationRequest
 from corral.serving.record import About, Outcome, Record, Waste
 
@@ -27,6 +28,9 @@ class Watcher(Protocol):
         """Its counters moved or, `at_once`, its state did."""
 
     def said(self, record: Record, choice: int, text: str) -> None: ...
+    def drafted(self, record: Record, choice: int, step: Sampled) -> None:
+        """A step had a draft, where content is kept."""
+
     def settled(self, record: Record) -> None: ...
     def forgotten(self, record: Record) -> None:
         """It was refused after all, in the call in which it was opened."""

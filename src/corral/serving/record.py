@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from corral import errors
 from corral.engine.task import Released
-from corral.events import BlockDelta, Event, Failed, Finished, Prefill, Queued, Started
+from corral.events import BlockDelta, Event, Failed, Finished, Prefill, Queued, Sampled, Started
 from corral.request import GenerationRequest
 
 if TYPE_CHECKING:
@@ -82,7 +82,10 @@ class Record:
     """One request. `spent_s` holds the seconds in each state, up to the last change of state."""
 
     __slots__ = (
+        "_accepted",
         "_done",
+        "_draft",
+        "_drafted",
         "_engine_state",
         "_finished",
         "_held",
@@ -141,6 +144,8 @@ class Record:
         self._released = 0
         self._done = [0] * request.n
         self._tokens = [0] * request.n
+        self._drafted = self._accepted = 0
+        self._draft: Sampled | None = None
         self._finished: dict[int, Finished] = {}
         self._texts: list[list[str]] | None = [[] for _ in range(request.n)] if ledger.keeps_content else None
 
@@ -153,7 +158,7 @@ class Record:
 
     @property
     def completion_tokens(self) -> int:
-        """All choices together: what was shown so far, and what was sampled once a choice has finished."""
+        """Sampled so far, all choices together."""
         return sum(self._tokens)
 
     @property
@@ -163,12 +168,17 @@ class Record:
 
     @property
     def drafted_tokens(self) -> int | None:
-        """Tokens that speculative decoding proposed, known of the choices that have finished."""
-        return sum(end.usage.drafted_tokens for end in self._finished.values()) if self._finished else None
+        """Tokens that speculative decoding proposed, all choices together; None before the first token."""
+        return None if self.first_token_s is None else self._drafted
 
     @property
     def accepted_tokens(self) -> int | None:
-        return sum(end.usage.accepted_tokens for end in self._finished.values()) if self._finished else None
+        return None if self.first_token_s is None else self._accepted
+
+    @property
+    def draft(self) -> Sampled | None:
+        """The last step that had a draft; None where content is not kept."""
+        return self._draft
 
     @property
     def engine_phase(self) -> Literal["prefill", "decode"] | None:
@@ -229,8 +239,9 @@ class Record:
         watcher = self._ledger.watcher
         for event in events:
             match event:
+                case Sampled():
+                    self._sampled(choice, event)
                 case BlockDelta():
-                    self._tokens[choice] += 1
                     if self._texts is not None:
                         self._texts[choice].append(event.text)
                         if watcher is not None:
@@ -243,7 +254,6 @@ class Record:
                     self.position = event.position
                 case Finished():
                     self._finished[choice] = event
-                    self._tokens[choice] = event.usage.completion_tokens
                     if len(self._finished) == self.request.n:
                         self._engine_ended()
                 case Failed():
@@ -295,6 +305,17 @@ class Record:
         if self.first_token_s is None:
             self.first_token_s = self._ledger.now_s()
             self._enter("decode")
+
+    def _sampled(self, choice: int, event: Sampled) -> None:
+        self._tokens[choice] += event.tokens
+        if not event.draft:
+            return
+        self._drafted += len(event.draft)
+        self._accepted += event.accepted
+        if self._ledger.keeps_content:
+            self._draft = event
+            if (watcher := self._ledger.watcher) is not None:
+                watcher.drafted(self, choice, event)
 
     def _engine_ended(self) -> None:
         if self.ended_s is None:

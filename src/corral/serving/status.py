@@ -14,6 +14,7 @@ import trio
 
 from corral import __version__
 from corral.engine.client import Engine
+from corral.events import Sampled
 from corral.serving import views
 from corral.serving.broker import Broker
 from corral.serving.generation import Service
@@ -56,7 +57,9 @@ class Status:
         """The whole state, as of now."""
         recent = list(self._recent)
         if not with_content:
-            recent = [msgspec.structs.replace(each, messages=None, output=None) for each in recent]
+            recent = [
+                msgspec.structs.replace(each, messages=None, output=None, draft=None) for each in recent
+            ]
         return views.Snapshot(
             server=self._server(),
             queue=self._queue(),
@@ -80,6 +83,13 @@ class Status:
             self._tell(record)  # its messages and its start come before its text
         token = views.Token(record.about.id, choice, text)
         self.broker.publish_nowait("token", _encode(token), is_content=True)
+
+    def drafted(self, record: Record, choice: int, step: Sampled) -> None:
+        if record in self._moved:
+            self._tell(record)
+        self.broker.publish_nowait(
+            "draft", _encode(views.draft(record.about.id, choice, step)), is_content=True
+        )
 
     def settled(self, record: Record) -> None:
         if record in self._moved:

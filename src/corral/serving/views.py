@@ -1,13 +1,14 @@
 """What /status sends, as structs: the fields are the documented wire format (docs/status.md).
 
-A field that is not known, or not known yet, is not sent. Nothing here holds content but `messages`, `output`
-and `Token`, which only go to viewers that may see it.
+A field that is not known, or not known yet, is not sent. Nothing here holds content but `messages`, `output`,
+`draft`, `Token` and `Draft`, which only go to viewers that may see it.
 """
 
 from typing import Any, Literal
 
 import msgspec
 
+from corral.events import Sampled
 from corral.serving.record import Outcome, Record, State, Waste
 
 MESSAGE_CHARS = 65_536
@@ -77,6 +78,13 @@ class Flags(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     spec_decode: bool | None = None
 
 
+class LastDraft(msgspec.Struct, frozen=True):
+    """The guess for the last step that had one; the first `accepted` tokens were right."""
+
+    tokens: tuple[str, ...]
+    accepted: int
+
+
 class Request(Counters, frozen=True, kw_only=True, omit_defaults=True):
     """A request as a whole; `outcome` is there once it is over."""
 
@@ -91,6 +99,7 @@ class Request(Counters, frozen=True, kw_only=True, omit_defaults=True):
     outcome: Outcome | None = None
     messages: tuple[Message, ...] | None = None
     output: list[str] | None = None
+    draft: LastDraft | None = None
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -178,6 +187,15 @@ class Token(msgspec.Struct, frozen=True, gc=False):
     text: str
 
 
+class Draft(msgspec.Struct, frozen=True, gc=False):
+    """What speculative decoding guessed for a step of one choice; the first `accepted` tokens were right."""
+
+    id: str
+    index: int
+    tokens: tuple[str, ...]
+    accepted: int
+
+
 class Content(msgspec.Struct, frozen=True):
     """A `request` event with what was asked, for those who may see it."""
 
@@ -222,7 +240,17 @@ def request(record: Record, *, with_content: bool) -> Request:
         outcome=record.outcome,
         messages=messages(record) if shows else None,
         output=record.output if shows else None,
+        draft=LastDraft(_texts(record.draft), record.draft.accepted) if shows and record.draft else None,
     )
+
+
+def draft(id: str, choice: int, step: Sampled) -> Draft:
+    return Draft(id, choice, _texts(step), step.accepted)
+
+
+def _texts(step: Sampled) -> tuple[str, ...]:
+    """Each token by itself, so half a character shows as U+FFFD."""
+    return tuple(piece.decode("utf-8", "replace") for piece in step.draft)
 
 
 def messages(record: Record) -> tuple[Message, ...]:
