@@ -57,6 +57,7 @@ class Exchange:
         self.headers: dict[str, str] = {}
         self.is_over = trio.Event()
         self.aborted = False
+        self.stalled = False
         self._left = trio.Event()
         self._started = trio.Event()
         self._to_client, self._chunks = trio.open_memory_channel[bytes](buffered_chunks)
@@ -155,7 +156,13 @@ class Client:
             "client": ("127.0.0.1", 50_000),
             "server": ("127.0.0.1", 8000),
             "state": {},
-            "extensions": {"corral.transport": {"abort": exchange.abort, "terminated": self.terminated}},
+            "extensions": {
+                "corral.transport": {
+                    "abort": exchange.abort,
+                    "stalled": lambda: exchange.stalled,
+                    "terminated": self.terminated,
+                }
+            },
         }
         self._nursery.start_soon(exchange.run, self.app, scope, pieces)
         return exchange

@@ -129,6 +129,20 @@ async def test_every_way_out_settles_the_ledger_once(
     assert "hello" not in lines[0].lower()
 
 
+async def test_a_client_that_was_dropped_because_it_took_nothing_was_evicted() -> None:
+    gate = Gate()
+    async with serving(ScriptedBackend(on_step=gate)) as client, opening(gate):
+        records = settled(client)
+        stream = client.chat("hello", stream=True)
+        await stream.chunk()
+        await gate.wait_arrived()
+        stream.stalled = True
+        stream.leave()
+        gate.open()
+        await client.service.wait_settled()
+        assert [record.outcome for record in records] == ["evicted"]
+
+
 async def test_a_client_that_leaves_the_queue_is_settled_too() -> None:
     gate = Gate()
     async with serving(ScriptedBackend(on_step=gate), slots=1) as client, opening(gate):

@@ -211,6 +211,7 @@ async def test_a_stalled_client_is_reset(autojump_clock: MockClock, app: str) ->
         await lab.journal.until_started("/flood")
         began = trio.current_time()
         await lab.journal.until_ended("/flood", within_s=10)
+        assert lab.journal.extensions["/flood"]["stalled"]()
         assert 3.9 < trio.current_time() - began < 5
         await lab.until_empty()
         assert await is_reset(stream)
@@ -226,6 +227,7 @@ async def test_a_stalled_client_that_leaves_is_gone_at_once(autojump_clock: Mock
         await trio.sleep(1)
         await end(stream)
         await lab.journal.until_ended("/flood", within_s=0.1)
+        assert not lab.journal.extensions["/flood"]["stalled"]()
 
 
 @anyapp

@@ -142,6 +142,8 @@ async def test_a_stalled_stream_is_reset_and_its_siblings_go_on(autojump_clock: 
         assert trio.current_time() - began == pytest.approx(LIMITS.send_timeout_s - 1, abs=0.2)
         event = await client.until(h2.events.StreamReset, stalled)
         assert event.error_code == ErrorCodes.ENHANCE_YOUR_CALM
+        assert lab.journal.extensions["/flood"]["stalled"]()
+        assert not lab.journal.extensions["/sibling-1"]["stalled"]()
         assert await is_alive(client, "/sibling-2")
 
 
@@ -178,6 +180,7 @@ async def test_a_stalled_connection_is_reset(autojump_clock: MockClock, app: str
             await client.flush()
         # The kernel may move a little more when the pings come: one more patience at most.
         await lab.journal.until_ended("/flood", within_s=2 * LIMITS.send_timeout_s)
+        assert lab.journal.extensions["/flood"]["stalled"]()
         await lab.until_empty()
         assert await is_reset(client.stream)
 

@@ -233,7 +233,7 @@ async def forever():
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 def test_under_hypercorn_itself(options: list[str], number: signal.Signals, tmp_path: Path) -> None:
     with running(tmp_path, *options) as (server, port):
-        assert "served with abort,terminated" in ask(port)
+        assert "served with abort,stalled,terminated" in ask(port)
         os.kill(server.pid, number)
         _, errors = server.communicate(timeout=10)
     assert server.returncode == 0, errors

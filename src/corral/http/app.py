@@ -163,6 +163,7 @@ def _generate(
             address=request.remote_addr or "",
         )
         generation = enter_for_request(service.open(prepared, client_key(request), about))
+        generation.has_stalled = request.scope["extensions"]["corral.transport"]["stalled"]
         try:
             return await _respond(call, generation, about, options)
         except Exception:

@@ -160,6 +160,8 @@ class Service:
                 self._deadlines.remove(generation)
             del self._open[about.id]
             generation.close()
+            if generation.has_stalled():
+                generation.record.ended_by("evicted")
             generation.record.over()
             self._wake_if_idle()
             self._request_s += SMOOTHING * (generation.record.total_s - self._request_s)
@@ -273,7 +275,8 @@ class Generation:
     """A request in the queue or the engine; its events come on `subscription`, by choice.
 
     A reader that lets `subscription` run full is evicted: the sequences leave the engine at once and
-    `on_evicted` is called, which may not block or raise. Set it before anything is awaited after `open`.
+    `on_evicted` is called, which may not block or raise. Set it before anything is awaited after `open`, and
+    `has_stalled`, which says at the end whether its client was dropped further down because it took nothing.
     """
 
     def __init__(
@@ -295,6 +298,7 @@ class Generation:
         )
         self.ticket = Ticket(prepared.request.n, client, start=self._start, moved=self._moved)
         self.on_evicted: Callable[[], None] = lambda: None
+        self.has_stalled: Callable[[], bool] = lambda: False
         self._engine = engine
         self._admission = admission
         self._on_released = on_released

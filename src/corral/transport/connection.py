@@ -90,6 +90,7 @@ class Connection:
         self._fin_seen = False
         self._closing = False  # no more requests, no more bytes but those under way
         self._closed = False
+        self._stalled = False  # it was reset because it took nothing
 
     def __await__(self) -> Generator[Any, None, None]:
         return self.run().__await__()
@@ -338,6 +339,7 @@ class Connection:
             finally:
                 self._writes.discard(scope)
         if scope.cancelled_caught:
+            self._stalled = True
             logger.info("A client took nothing for %g s: reset", self._patience_s)
         self.abort()
         await self._protocol.handle(Closed())
@@ -375,9 +377,13 @@ class Connection:
             else:
                 self.abort()
 
+        def stalled() -> bool:
+            return self._stalled or (isinstance(protocol, HTTP2) and protocol.has_stalled(stream_id))
+
         exchange = Exchange(scope, send, taken, self._limits.send_timeout_s)
         scope["extensions"][EXTENSION] = {  # type: ignore[typeddict-item]  # none but HTTP here
             "abort": abort,
+            "stalled": stalled,
             "terminated": self._context.terminated,
         }
         self._nursery.start_soon(exchange.run, app)

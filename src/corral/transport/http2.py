@@ -73,6 +73,7 @@ class HTTP2(H2Protocol):
         super().__init__(*args)
         self._limits = limits
         self._uploads: set[int] = set()  # streams whose request is not whole yet
+        self._stalled: set[int] = set()  # streams that were reset because they took nothing
         self._at_odds = False  # one of us broke the protocol
         self._resets_paid_until = 0.0  # when, at RESETS_PER_S, all resets so far would be paid for
         self.connection.local_settings = h2.settings.Settings(
@@ -105,6 +106,10 @@ class HTTP2(H2Protocol):
     def unread(self) -> bool:
         """The client goes on sending what it does not know to be wrong, until it has read our GOAWAY."""
         return self._at_odds
+
+    def has_stalled(self, stream_id: int) -> bool:
+        """The client took nothing of this stream for too long."""
+        return stream_id in self._stalled
 
     async def time_out(self) -> None:
         """Say GOAWAY: the connection has nothing to do any more and closes after this."""
@@ -286,6 +291,7 @@ class HTTP2(H2Protocol):
     async def _pace(self, stream_id: int, buffer: StreamBuffer, reached: Callable[[], bool]) -> None:
         """Hold the app until its stream has moved; reset a stream that does not."""
         if not await buffer.wait_for(reached, self._limits.send_timeout_s):
+            self._stalled.add(stream_id)
             self.drop_nowait(stream_id, ErrorCodes.ENHANCE_YOUR_CALM)
             await self._flush()
             await self._close_stream(stream_id)
