@@ -10,6 +10,8 @@
     python tools/bench.py pace                      streams beside a long prefill
     python tools/bench.py drafting                  speculative decoding, with and without
     python tools/bench.py engine                    all of these, in less than eight minutes
+    python tools/bench.py crowd                     streams beside 100 and 1,000 readers of /status
+    python tools/bench.py delay                     from a token's sampling to such a reader, and its memory
     python tools/bench.py all --json rows.json -- --step-budget-ms 60    (flags for the server)
 
 `serve`, `residual`, `retry`, `shared` and `pace` with --peer measure that server instead of one of ours.
@@ -29,15 +31,24 @@ import bench_throughput
 from bench_company import pace, shared
 from bench_drafting import drafting
 from bench_leaving import residual, retry
+from bench_status import crowd, delay
 from bench_throughput import Plan
 from http1 import FramingError
 from loadclient import Target
 from serverproc import DEFAULT_COMMAND, SCRIPTED_COMMAND, Bed, served_model
 from sheet import Sheet, load_average, load_text
 
-FIGURES = {"residual": residual, "retry": retry, "shared": shared, "pace": pace, "drafting": drafting}
+FIGURES = {
+    "residual": residual,
+    "retry": retry,
+    "shared": shared,
+    "pace": pace,
+    "drafting": drafting,
+    "crowd": crowd,
+    "delay": delay,
+}
 THROUGHPUT = ("serve", "raw", "all", "cost")
-EVERYTHING = (*FIGURES, "cost", "all")
+EVERYTHING = ("residual", "retry", "shared", "pace", "drafting", "cost", "all")
 REPEATS = {"residual": 5, "retry": 5, "shared": 5, "pace": 5, "drafting": 3}  # others: 5
 MODEST_REPEATS = {"residual": 3, "retry": 3, "shared": 2, "pace": 2, "drafting": 2, "cost": 2, "all": 3}
 STEP_MS = 10
@@ -125,7 +136,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--json", type=Path, help="write all figures there")
     args = parser.parse_args(arguments[:cut])
     args.flags = arguments[cut + 1 :]
-    if args.peer and args.what in ("raw", "cost", "drafting"):
+    if args.peer and args.what in ("raw", "cost", "drafting", "crowd", "delay"):
         parser.error(f"{args.what} has no use for --peer")
     return args
 

@@ -142,8 +142,8 @@ class Watch:
         self.ready.set()
 
 
-class RawProcess:
-    """The raw loop in its own process; `round` asks it for one round."""
+class LineProcess:
+    """A process that says a line for each line that it is told."""
 
     def __init__(self, process: trio.Process) -> None:
         assert process.stdin is not None
@@ -152,24 +152,29 @@ class RawProcess:
         self._stdout = process.stdout
         self._buffer = b""
 
-    async def round(self, prompts: Sequence[list[dict[str, str]]], output_tokens: int) -> RoundResult:
-        """The same prompts, rendered by ChatML, through the loop.
-
-        Not cancel-safe: the answer of a cancelled round would be read by the next.
-        """
-        request = RoundRequest([chatml(prompt) for prompt in prompts], output_tokens)
-        await self._stdin.send_all(msgspec.json.encode(request) + b"\n")
-        return msgspec.json.decode(await self.line(), type=RoundResult)
+    async def ask(self, line: bytes) -> bytes:
+        """Its answer to a line. Not cancel-safe: the answer to a cancelled one would be read by the next."""
+        await self._stdin.send_all(line + b"\n")
+        return await self.line()
 
     async def line(self) -> bytes:
         """One line of its stdout. Raises RuntimeError when it ended."""
         while (end := self._buffer.find(b"\n")) < 0:
             data = await self._stdout.receive_some()
             if not data:
-                raise RuntimeError("the raw loop ended")
+                raise RuntimeError("the process ended")
             self._buffer += data
         line, self._buffer = self._buffer[:end], self._buffer[end + 1 :]
         return line
+
+
+class RawProcess(LineProcess):
+    """The raw loop in its own process; `round` asks it for one round."""
+
+    async def round(self, prompts: Sequence[list[dict[str, str]]], output_tokens: int) -> RoundResult:
+        """The same prompts, rendered by ChatML, through the loop. Not cancel-safe."""
+        request = RoundRequest([chatml(prompt) for prompt in prompts], output_tokens)
+        return msgspec.json.decode(await self.ask(msgspec.json.encode(request)), type=RoundResult)
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from corral.serving.broker import KEEPALIVE, RING_BYTES, SLICE_S, SLICE_VIEWERS, Broker, Viewer
+from corral.serving.broker import KEEPALIVE, LEAST_ROUND_S, RING_BYTES, SLICE_VIEWERS, Broker, Viewer, round_s
 
 
 class State:
@@ -126,7 +126,7 @@ async def test_the_first_event_goes_at_once_and_a_burst_is_one_write(
                 broker.publish_nowait("token", b"%d" % number)
             await trio.testing.wait_all_tasks_blocked()
             assert viewer._receive.statistics().current_buffer_used == 0
-            mock_clock.jump(SLICE_S)
+            mock_clock.jump(LEAST_ROUND_S)
             await trio.testing.wait_all_tasks_blocked()
             assert viewer._receive.statistics().current_buffer_used == 1
             assert len(events(await viewer.receive())) == 49
@@ -148,11 +148,19 @@ async def test_many_viewers_are_written_to_a_few_at_a_time(mock_clock: trio.test
                 viewers[-1].push_nowait(b"much")
             assert [event for event, _ in events(await viewers[-1].receive())] == ["snapshot"]
             for _ in range(2):
-                mock_clock.jump(SLICE_S)
+                mock_clock.jump(round_s(3 * SLICE_VIEWERS) / 3)
                 await trio.testing.wait_all_tasks_blocked()
             reached = [viewer._receive.statistics().current_buffer_used for viewer in viewers]
             assert reached == [1] * (3 * SLICE_VIEWERS - 1) + [0]
     assert not broker.is_watched
+
+
+@pytest.mark.parametrize(
+    ("viewers", "expected_s"),
+    [(0, 0.01), (1, 0.01), (20, 0.05), (100, 0.25), (200, 0.5), (1000, 0.5), (2000, 1.0)],
+)
+def test_the_more_watch_the_less_often_each_is_served(viewers: int, expected_s: float) -> None:
+    assert round_s(viewers) == pytest.approx(expected_s)
 
 
 async def test_nobody_watching_costs_nothing_and_keeps_nothing(autojump_clock: trio.abc.Clock) -> None:

@@ -5,9 +5,10 @@ Rules
 - `publish_nowait` numbers an event and puts it into the batch that goes out next. A flush joins the batch to
   one bytes object and offers that same object to every viewer's channel: what a viewer costs does not
   depend on how many events there are.
-- The first event after a pause goes out at once. Then batches are spaced, and with many viewers a batch goes
-  to some of them at a time, so that all of this takes a bounded share of the event loop: with a thousand
-  viewers each is up to date to half a second. A person hardly sees that, the streams would.
+- The first event after a pause goes out at once. Then batches are spaced by what writing them costs, and with
+  many viewers a batch goes to some of them at a time, so that all of this takes a small share of the event
+  loop and no token of a stream waits for it long: with 100 viewers each is up to date to a quarter of a
+  second, with a thousand to half a second. A person hardly sees that, the streams would.
 - A viewer whose channel is full loses what waits there and gets one fresh snapshot instead, encoded when it
   takes it. A viewer that leaves that lying too is evicted: it is not reading.
 - A ring holds the last events for viewers that come back with a `Last-Event-ID`. Where it does not reach
@@ -31,9 +32,13 @@ RING_BYTES = 2**20
 VIEWER_BATCHES = 64
 """How far a viewer may lag before it gets a snapshot, and how much more until it is evicted."""
 SLICE_VIEWERS = 20
-SLICE_S = 0.01
-"""A batch goes to so many viewers at a time, so long apart. A write to one costs about 0.1 ms of the event
-loop, so all of them together take a fifth of a core, and a stream's token waits for at most twenty."""
+"""A batch goes to so many viewers at a time: a stream's token waits for no more than these."""
+WRITE_S = 1e-4
+"""What a write to one viewer costs the event loop, about."""
+LEAST_ROUND_S, LONG_ROUND_S = 0.01, 0.5
+CALM_SHARE, MOST_SHARE = 0.04, 0.2
+"""How much of a core viewers may take: the first, unless they were served less often than every LONG_ROUND_S
+then; and the second, however often they are served."""
 SNAPSHOT_AGE_S = 0.1
 """With nothing published, how old a shared snapshot's running times may be."""
 KEEPALIVE = b": keepalive\n\n"
@@ -233,10 +238,12 @@ class Broker:
             self._wake = trio.Event()
             due_s = self._collect_if_watched()
             batch, viewers = self._take(), tuple(self._viewers)
-            for start in range(0, max(1, len(viewers)), SLICE_VIEWERS):
+            slices = range(0, max(1, len(viewers)), SLICE_VIEWERS)
+            pause_s = round_s(len(viewers)) / len(slices)
+            for start in slices:
                 for viewer in viewers[start : start + SLICE_VIEWERS]:
                     self._offer(viewer, batch)
-                await trio.sleep(SLICE_S)
+                await trio.sleep(pause_s)
 
     def _collect_if_watched(self) -> float:
         return self._collect() if self._viewers else inf
@@ -282,6 +289,12 @@ class Broker:
         self._ring.clear()
         self._ring_bytes = 0
         self._snapshots.clear()
+
+
+def round_s(viewers: int) -> float:
+    """How long serving a batch to so many viewers should take, in seconds."""
+    cost_s = viewers * WRITE_S
+    return max(LEAST_ROUND_S, min(cost_s / CALM_SHARE, max(LONG_ROUND_S, cost_s / MOST_SHARE)))
 
 
 def _join(entries: list[_Entry], sees_content: bool) -> bytes:
