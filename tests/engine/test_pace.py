@@ -1,4 +1,4 @@
-from corral.engine.pace import BURST, DECODE_SHARE, GRANULE_TOKENS, IDLE_STEP_MS, LEAST_IDLE_TOKENS, Pace
+from corral.engine.pace import BURST, DECODE_SHARE, IDLE_STEP_MS, LEAST_IDLE_TOKENS, LEAST_TOKENS, Pace
 
 
 def measured(token_ms: float, decode_ms: float = 0.0) -> Pace:
@@ -11,6 +11,12 @@ def measured(token_ms: float, decode_ms: float = 0.0) -> Pace:
 
 def test_the_budget_is_what_the_measured_speed_allows_down_to_a_whole_tile() -> None:
     assert measured(token_ms=0.5).prefill_tokens(decoding=4, prefilling=1) == 48
+    assert measured(token_ms=1.7).prefill_tokens(decoding=4, prefilling=1) == 16
+
+
+def test_where_less_than_a_tile_fits_the_budget_still_holds() -> None:
+    assert measured(token_ms=3).prefill_tokens(decoding=4, prefilling=1) == 8
+    assert measured(token_ms=7).prefill_tokens(decoding=4, prefilling=1) == 4
 
 
 def test_a_slow_batch_may_be_slowed_by_the_same_factor_as_a_fast_one() -> None:
@@ -25,7 +31,7 @@ def test_a_burst_of_prompts_gets_more_but_not_without_end() -> None:
 
 
 def test_a_slow_model_still_advances_and_a_fast_one_is_bounded() -> None:
-    assert measured(token_ms=1000).prefill_tokens(decoding=1, prefilling=1) == GRANULE_TOKENS
+    assert measured(token_ms=1000).prefill_tokens(decoding=1, prefilling=1) == LEAST_TOKENS
     assert measured(token_ms=0.001).prefill_tokens(decoding=1, prefilling=1) == 512
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 SMOOTHING = 0.2
 GRANULE_TOKENS = 16  # kernels work on tiles: budgets in between cost as much as the next one up
+LEAST_TOKENS = 4  # deep in a context attention costs more than all kernels: 16 tokens at 2,000 take 100 ms
 FIRST_GUESS_MS = 1.0  # per token, before anything was measured
 DECODE_SHARE = 1.5
 BURST = 4
@@ -41,7 +42,8 @@ class Pace:
 
     def _tokens(self, budget_ms: float) -> int:
         tokens = int(budget_ms / self._token_ms)
-        return min(max(GRANULE_TOKENS, tokens - tokens % GRANULE_TOKENS), self.batch_tokens)
+        granule = GRANULE_TOKENS if tokens >= GRANULE_TOKENS else LEAST_TOKENS
+        return min(max(LEAST_TOKENS, tokens - tokens % granule), self.batch_tokens)
 
     def observe_prefill(self, tokens: int, elapsed_ms: float) -> None:
         """Learn from a prefill step."""
