@@ -4,6 +4,10 @@
     python tools/loadtest.py --scenario abort --abort-at queue,prefill,decode --prompt-tokens 1500
     python tools/loadtest.py --scenario slow  --slow-readers 50 --slow-bytes-s 0 --chart latency.svg
     python tools/loadtest.py --scenario mixed --rate 5 --http 2 --max-ttft-p95-ms 2000 --max-errors 0
+    python tools/loadtest.py --scenario transport --json transport.json
+
+`transport` starts servers of its own and measures what corral promises of its connections (transportrun.py);
+its goals are its thresholds.
 
 Exit code: 0 when every threshold is met, 1 when one is missed, 2 for a wrong command line, 130 after Ctrl-C
 (the report of what was seen until then is printed all the same).
@@ -14,6 +18,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from subprocess import CalledProcessError
 
 import msgspec
 import trio
@@ -22,6 +27,7 @@ from rich.live import Live
 from rich.table import Table
 
 import chart
+import transportrun
 from figures import Threshold, percentile, summarize
 from http1 import FramingError
 from loadclient import Leave, Target
@@ -29,8 +35,12 @@ from report import Report, build, text
 from residual import PHASES
 from scenarios import SCENARIOS, Load, Tally, run
 from serverproc import served_model
+from sheet import Sheet
+from transport_stage import QUICK, Plan, Stage
 
 PROGRESS_S = 0.25
+TRANSPORT = "transport"
+WIDTH = 180
 
 
 def _list(text: str) -> tuple[str, ...]:
@@ -47,7 +57,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--api-key")
     add("--model", help="[the first that the server lists]")
     add("--insecure", action="store_true", help="accept any TLS certificate")
-    add("--scenario", choices=SCENARIOS, default="chat")
+    add("--scenario", choices=(*SCENARIOS, TRANSPORT), default="chat")
     add("--concurrency", type=int, default=8, help="clients in the closed loop; victims per round of abort")
     add("--rate", type=float, help="requests per second, Poisson, instead of a closed loop")
     add("--duration", type=float, default=30.0, metavar="S")
@@ -68,6 +78,22 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--slow-bytes-s", type=float, default=0.0, help="how fast they read; 0: they stop [%(default)s]")
     add("--http", choices=("1.1", "2"), default="1.1")
     add("--status-path", default="/status/events")
+    add(
+        "--server-cmd",
+        help="for scenario transport: starts a corral, {port} is filled in [on the scripted backend]",
+    )
+    add(
+        "--figures",
+        type=_list,
+        default=tuple(transportrun.FIGURES),
+        metavar="NAME,..",
+        help=f"of scenario transport: {', '.join(transportrun.FIGURES)}",
+    )
+    add(
+        "--quick",
+        action="store_true",
+        help="scenario transport, so little of it that its figures say nothing",
+    )
     add("--seed", type=int, default=0)
     add("--json", type=Path, metavar="FILE")
     add("--chart", type=Path, metavar="FILE.svg|html")
@@ -83,6 +109,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     ways = {how.value for how in Leave} - (set() if args.http == "2" else {"rst_stream", "goaway"})
     if unknown := set(args.leave) - ways:
         parser.error(f"--leave: HTTP/{args.http} has no {', '.join(sorted(unknown))}")
+    if unknown := set(args.figures) - set(transportrun.FIGURES):
+        parser.error(f"--figures: no figure {', '.join(sorted(unknown))}")
     if args.scenario == "abort" and (args.rate is not None or args.http == "2"):
         parser.error("--scenario abort measures in rounds over HTTP/1.1: no --rate, no --http 2")
     if args.chart is not None and args.chart.suffix not in (".svg", ".html", ".htm"):
@@ -182,9 +210,28 @@ async def _main(args: argparse.Namespace, console: Console) -> Report:
     return await measure(await load_from(args), console)
 
 
+def measure_transport(args: argparse.Namespace) -> int:
+    """Scenario transport: print its figures as they come, write them, and say whether its goals were met."""
+    stage, plan, console = Stage(args.server_cmd), QUICK if args.quick else Plan(), Console(width=WIDTH)
+    sheets: list[Sheet] = []
+    code = 1
+    try:
+        trio.run(transportrun.measure, args.figures, stage, plan, console, sheets)
+        code = 0 if transportrun.holds(sheets) else 1
+    except* (OSError, FramingError, CalledProcessError) as errors:
+        print(f"loadtest: {errors.exceptions[0]}", file=sys.stderr)
+    except* KeyboardInterrupt:
+        code = 130
+    if args.json:
+        args.json.write_bytes(msgspec.json.format(msgspec.json.encode({"sheets": sheets})))
+    return code
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run, print, write, and say by the exit code whether the thresholds were met."""
     args = parse(argv)
+    if args.scenario == TRANSPORT:
+        return measure_transport(args)
     try:
         report = trio.run(_main, args, Console(stderr=True))
     except (OSError, ValueError, RuntimeError, FramingError) as error:

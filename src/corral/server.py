@@ -1,5 +1,6 @@
 """Wiring: settings to a running server. It owns the root nursery, in which the engine and the app live."""
 
+import gc
 import json
 import logging
 import shlex
@@ -148,12 +149,22 @@ class Application:
                 nursery.start_soon(task)
             self.service, self._operations = service, operations
             self._app = create_app(service, operations, files, options)
+            _spare_the_collector()
             try:
                 await self._app(scope, receive, send)  # returns after lifespan.shutdown
             finally:
                 self.service = self._app = None
                 nursery.cancel_scope.cancel()
         service.ledger.close()
+
+
+def _spare_the_collector() -> None:
+    """Never look again at what is there now: modules, routes, the vocabulary, all of it here to stay.
+
+    A full collection passes over every object there is and stops all threads meanwhile, 45 ms with these.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def application() -> Application:
