@@ -265,6 +265,18 @@ def test_conversations_that_do_not_fit_together_are_saved_and_go_on_where_they_w
             bench.worker.check_idle()
 
 
+def test_there_are_no_drafts_beside_a_prefill() -> None:
+    bench = Bench(answers("abc " * 60), idle_tokens=16)
+    bench.submit(1, max_tokens=200)
+    bench.turns_until(lambda: any(chunk.rows > 4 for step in bench.backend.steps[-1:] for chunk in step))
+    bench.submit(2, list(range(200)), max_tokens=1)
+    began = len(bench.backend.steps) + 1  # it begins after the decode step whose turn it is
+    bench.turns_until(lambda: 2 in bench.released)
+    beside = bench.backend.steps[began:]
+    assert len(beside) > 20
+    assert all(chunk.rows <= 1 for step in beside for chunk in step)
+
+
 def test_saved_sequences_are_forgotten_when_the_backend_is_lost() -> None:
     def fail(chunks: Sequence[Chunk]) -> None:
         if chunks[0].tokens[0] == 7:

@@ -211,13 +211,16 @@ class Worker:
     def _propose(self) -> dict[Scheduled, list[int]]:
         """Drafts for the sequences that decode, as many tokens as a step of their number may carry.
 
-        What a sequence said before is looked at first, since that costs nothing; then a draft model is asked.
+        None beside a prefill: a wider step makes every stream wait longer for its next token, and the prompt
+        for its next turn. What a sequence said before is looked at first, since that costs nothing; then a
+        draft model is asked.
         """
         decoding = [sequence for sequence in self._by_sequence if sequence.is_decoding]
         budget = draft_budget(len(decoding))
         drafts: dict[Scheduled, list[int]] = {}
         self._drafted_by_model = set()
-        if budget <= 0 or not self._can_draft or not self._scheduler.decodes_next:
+        is_loaded = any(sequence.has_begun and not sequence.is_decoding for sequence in self._by_sequence)
+        if budget <= 0 or is_loaded or not self._can_draft or not self._scheduler.decodes_next:
             return drafts
         wants: dict[Scheduled, int] = {}
         for sequence in decoding:
