@@ -23,15 +23,13 @@ def test_a_stamp_that_is_cut_in_two_is_read_once():
 
 
 async def test_all_readers_see_every_event_but_those_who_stall():
-    async with serve(f"{CLOCK}") as server:
-        seen = []
-        for count, stalled in ((4, 0), (4, 2)):
-            async with watching(server.target, count, stalled) as readers:
-                await readers.seen()
-                answer = await chat(server.target, Chat(tiny(count), 20, temperature=0.0, stream=True))
-                assert answer.is_whole
-                await trio.sleep(0.3)
-                seen.append(await readers.seen())
+    seen = []
+    for count, stalled in ((4, 0), (4, 2)):
+        async with serve(CLOCK) as server, watching(server.target, count, stalled) as readers:
+            answer = await chat(server.target, Chat(tiny(count), 20, temperature=0.0, stream=True))
+            assert answer.is_whole
+            await trio.sleep(0.3)
+            seen.append(await readers.seen())
     assert [len(each.first_s) for each in seen] == [len(each.last_s) for each in seen] == [20, 20]
     assert all(0 < delay_s < 1 for each in seen for delay_s in each.first_s)
     # 20 tokens, and what is told of the request and the server; twice as much to four as to two
