@@ -187,7 +187,7 @@ async def pace(bed: Bed) -> Sheet:
 {PACED_STREAMS} streams decode; {ALONE_S:g} s later a prompt of some 2,000 tokens is sent. alone: gaps
   between their deltas before it is sent; beside: from then until its first token. TTFT alone: of such a
   prompt on the idle server; loss: how many times longer it takes beside the streams. A draft that is
-  right comes as several deltas at once, whose gaps are 0: with `-- --no-prompt-lookup` every gap is a
+  right comes as several deltas at once, whose gaps are 0: with `-- --prompt-lookup false` every gap is a
   step.""",
         load_average=load,
         broken=broken if rows else [*broken, "the streams never lasted long enough"],

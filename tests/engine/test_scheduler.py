@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from corral.engine.scheduler import Copy, Drop, Forget, Load, Save, Scheduler, Sequence, Step
+from corral.engine.memory import Copy, Drop, Forget, Load, Save
+from corral.engine.scheduler import Scheduler, Sequence, Step
 
 
 @dataclass

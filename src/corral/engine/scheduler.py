@@ -33,6 +33,7 @@ import numpy as np
 
 from corral.engine.backend import Chunk
 from corral.engine.cells import CellTable
+from corral.engine.memory import Copy, Drop, Forget, Load, MemoryOperation, Save
 from corral.engine.prefix_cache import PrefixCache, Tokens, common_prefix
 
 GROWTH_TOKENS = 16  # room left to each running sequence before another prompt may begin
@@ -69,49 +70,6 @@ class Sequence:
     @property
     def is_decoding(self) -> bool:
         return self.pending == 1 and len(self.tokens) > len(self.prompt)
-
-
-@dataclass(frozen=True, slots=True)
-class Forget:
-    """Empty a sequence of the cache."""
-
-    sequence: int
-
-
-@dataclass(frozen=True, slots=True)
-class Copy:
-    """Let the empty sequence `target` share the first `length` tokens of `source`."""
-
-    source: int
-    target: int
-    length: int
-
-
-@dataclass(frozen=True, slots=True)
-class Save:
-    """Copy a sequence to the host's memory, as `state`."""
-
-    sequence: int
-    state: int
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """Put a saved state into the empty sequence `target`, and cut it to `length` tokens."""
-
-    state: int
-    target: int
-    length: int
-
-
-@dataclass(frozen=True, slots=True)
-class Drop:
-    """Forget a saved state."""
-
-    state: int
-
-
-MemoryOperation = Forget | Copy | Save | Load | Drop
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,7 +309,8 @@ class Scheduler:
 
     def _load(self, state: int, tokens: Tokens, target: int, length: int) -> None:
         while self.cells.free < len(tokens):
-            self._evict()
+            evicted = self._evict()
+            assert evicted, "it was said to fit"
         self.cells.append(target, len(tokens))
         self.cells.truncate(target, length)
         self._memory.append(Load(state, target, length))

@@ -17,8 +17,9 @@ from time import perf_counter
 from corral.engine.backend import Backend, BackendLost, SavedSequence, StepAborted
 from corral.engine.draft_model import DraftModel
 from corral.engine.drafting import draft_budget
+from corral.engine.memory import Copy, Drop, Forget, Load, MemoryOperation, Save
 from corral.engine.pace import Pace
-from corral.engine.scheduler import Copy, Drop, Forget, Load, MemoryOperation, Save, Scheduler, Step
+from corral.engine.scheduler import Scheduler, Step
 from corral.engine.scheduler import Sequence as Scheduled
 from corral.engine.task import Cancel, Command, Delivery, Released, Running, Stop, Submit, Task
 from corral.errors import CorralError, EngineFailed

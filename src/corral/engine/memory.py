@@ -1,0 +1,46 @@
+"""What the scheduler wants done to the cache before a step, in order; the worker does it."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Empty a sequence of the cache."""
+
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """Let the empty sequence `target` share the first `length` tokens of `source`."""
+
+    source: int
+    target: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """Copy a sequence to the host's memory, as `state`."""
+
+    sequence: int
+    state: int
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Put a saved state into the empty sequence `target`, and cut it to `length` tokens."""
+
+    state: int
+    target: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Forget a saved state."""
+
+    state: int
+
+
+MemoryOperation = Forget | Copy | Save | Load | Drop
