@@ -60,6 +60,22 @@ async def test_drafts_are_told_with_what_was_right_of_them_and_only_to_those_who
                 assert recent["draft"] == {key: drafts[-1][key] for key in ("tokens", "accepted")}
 
 
+async def test_who_may_not_see_text_gets_no_draft_beside_somebody_who_may() -> None:
+    backend = ScriptedBackend(replying(lambda _: "the cat sat on the mat; the cat sat on the hat; the end"))
+    elsewhere = {"X-Forwarded-For": "192.0.2.1"}
+    async with (
+        serving(backend, status_content=True) as client,
+        watching(client) as local,
+        watching(client, **elsewhere) as remote,
+    ):
+        await client.chat("hello", max_tokens=200).json()
+        for watch in (local, remote):
+            await watch.until(lambda watch: watch.state["history"])
+        assert "draft" in [event for event, _ in local.events]
+        assert not {"draft", "token"} & {event for event, _ in remote.events}
+        assert b"cat" not in remote.raw
+
+
 async def test_who_comes_in_mid_run_sees_everything_from_the_start() -> None:
     gate = Gate()
     async with serving(ScriptedBackend(on_step=gate), status_content=True) as client, opening(gate):

@@ -147,6 +147,11 @@ async def test_many_viewers_are_written_to_a_few_at_a_time(mock_clock: trio.test
             for _ in range(5):  # the last gets a snapshot before its turn: the batch is in it
                 viewers[-1].push_nowait(b"much")
             assert [event for event, _ in events(await viewers[-1].receive())] == ["snapshot"]
+            mock_clock.jump(0.9 * round_s(3 * SLICE_VIEWERS) / 3)
+            await trio.testing.wait_all_tasks_blocked()
+            assert (
+                sum(viewer._receive.statistics().current_buffer_used for viewer in viewers) == SLICE_VIEWERS
+            )
             for _ in range(2):
                 mock_clock.jump(round_s(3 * SLICE_VIEWERS) / 3)
                 await trio.testing.wait_all_tasks_blocked()

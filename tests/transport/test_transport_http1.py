@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import h11
 import pytest
 import trio
 from trio.testing import MockClock
@@ -515,3 +516,22 @@ async def test_an_app_that_never_listens_is_stopped_by_what_it_sends(
         await end(stream)
         await lab.journal.until_ended("/blind", within_s=0.1)
     assert not caplog.records
+
+
+@anyapp
+async def test_chunks_are_what_an_http_parser_takes_them_for(autojump_clock: MockClock, app: str) -> None:
+    async with laboratory(autojump_clock, app) as lab:
+        stream = await lab.request(get("/stream"))
+        received = await read_until(stream, CHUNK)
+        lab.journal.event("/stream").set()
+        received += await read_until(stream, b"0\r\n\r\n")
+        client = h11.Connection(h11.CLIENT)
+        client.send(h11.Request(method="GET", target="/stream", headers=[("host", "test")]))
+        client.send(h11.EndOfMessage())
+        client.receive_data(received)
+        body = b""
+        while not isinstance(event := client.next_event(), h11.EndOfMessage):
+            assert event is not h11.NEED_DATA
+            body += event.data if isinstance(event, h11.Data) else b""
+        assert body == CHUNK + b"rest"
+        await close(stream)
