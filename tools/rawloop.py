@@ -62,7 +62,10 @@ _QUIET = lc.llama_log_callback(_is_quiet)  # kept here: ctypes frees a callback 
 
 
 class RawLoop:
-    """A model and a context with a unified KV cache for `sequences`. Not thread-safe; close it once."""
+    """A model and a context for `sequences`. Not thread-safe; close it once.
+
+    `unified`: one KV cache of `ctx_tokens` for all, else as many streams as sequences, each with its share.
+    """
 
     def __init__(
         self,
@@ -71,6 +74,7 @@ class RawLoop:
         sequences: int,
         threads: int,
         ctx_tokens: int = 8192,
+        unified: bool = False,
         flash_attn: int = lc.LLAMA_FLASH_ATTN_TYPE_AUTO,
     ) -> None:
         lc.llama_log_set(_QUIET, ctypes.c_void_p(0))
@@ -85,7 +89,7 @@ class RawLoop:
         params.n_seq_max = sequences
         params.n_threads = params.n_threads_batch = threads
         params.flash_attn_type = flash_attn
-        params.kv_unified = True
+        params.kv_unified = unified
         ctx = lc.llama_init_from_model(model, params)
         if not ctx:
             raise SystemExit(f"rawloop: no context of {ctx_tokens} tokens for {sequences} sequences")
@@ -218,8 +222,15 @@ def main() -> None:
     parser.add_argument("--sequences", type=int, default=16)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--ctx-tokens", type=int, default=8192)
+    parser.add_argument("--kv-unified", action="store_true")
     args = parser.parse_args()
-    loop = RawLoop(args.model, sequences=args.sequences, threads=args.threads, ctx_tokens=args.ctx_tokens)
+    loop = RawLoop(
+        args.model,
+        sequences=args.sequences,
+        threads=args.threads,
+        ctx_tokens=args.ctx_tokens,
+        unified=args.kv_unified,
+    )
     decoder = msgspec.json.Decoder(RoundRequest)
     print('{"ready":true}', flush=True)
     for line in sys.stdin:

@@ -180,7 +180,7 @@ class Bench:
 
 def measure(model: Path, threads: int, repeats: int) -> StepCosts:
     """Every table, in this process."""
-    loop = RawLoop(model, sequences=17, threads=threads)
+    loop = RawLoop(model, sequences=17, threads=threads, unified=True)
     bench = Bench(loop, repeats)
     decode_ms = {n: least_ms(bench.decode, n, repeats * 3) for n in (1, 2, 4, 8, 12, 16)}
     sizes = (8, 16, 24, 32, 48, 63, 64, 65, 96, 128, 192, 256, 384, 512)

@@ -1,10 +1,21 @@
-"""Run a worker without its thread."""
+"""Run a worker without its thread, in steps that do not depend on the machine."""
 
 from collections.abc import Sequence
 
+from corral.engine.pace import Pace
 from corral.engine.task import Task
 from corral.engine.worker import Worker
 from corral.events import Completion, Event, collect
+
+
+class FixedPace(Pace):
+    """The same budget for every prefill step."""
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__(30, tokens)
+
+    def prefill_tokens(self, *, decoding: int, prefilling: int) -> int:
+        return self.batch_tokens
 
 
 def run_tasks(worker: Worker, tasks: Sequence[Task]) -> list[Completion]:

@@ -12,9 +12,10 @@ def model_path() -> Path:
     return resolve(None).path
 
 
-@pytest.fixture(scope="session")
-def loaded(model_path: Path) -> Iterator[LlamaBackend]:
-    backend = LlamaBackend(model_path, LlamaOptions(slots=8, ctx_tokens=2048, threads=2))
+@pytest.fixture(scope="session", params=["on", "off"], ids=["unified", "split"])
+def loaded(request: pytest.FixtureRequest, model_path: Path) -> Iterator[LlamaBackend]:
+    options = LlamaOptions(slots=8, ctx_tokens=2048, threads=2, kv_unified=request.param)
+    backend = LlamaBackend(model_path, options)
     yield backend
     backend.close()
 

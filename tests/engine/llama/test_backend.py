@@ -12,6 +12,7 @@ from tests.engine.drive import run_tasks
 from tests.engine.llama.conftest import forget
 
 from corral.engine.backend import BackendLost, Chunk, StepAborted
+from corral.engine.llama import memory
 from corral.engine.llama.backend import LlamaBackend, LlamaOptions
 from corral.engine.llama.sampler import ChainSampler, TopKSampler
 from corral.engine.pace import Pace
@@ -221,6 +222,50 @@ def test_a_state_that_cannot_be_loaded_is_told(llama: LlamaBackend) -> None:
     llama.decode([Chunk(0, 0, [1, 2, 3], rows=1)])
     with pytest.raises(BackendLost):
         llama.load(llama.save(0)[:-100], 1)
+
+
+def test_sequences_for_which_there_is_no_stream_wait_outside_and_go_on(llama: LlamaBackend) -> None:
+    countries = "France", "Italy", "Spain", "Japan", "Egypt", "Peru", "Cuba", "India", "Kenya", "Chad"
+    prompts = [
+        llama.vocabulary.tokenize(f"The capital of {country} is the city of", parse_control=False)
+        for country in countries
+    ]
+    sampler = llama.sampler(GREEDY, prompts[0])
+    alone = []
+    for prompt in prompts:
+        llama.decode([Chunk(0, 0, prompt, rows=1)])
+        alone.append(sampler.sample(0))
+        llama.remove(0, 0)
+    for sequence, prompt in enumerate(prompts):  # more than the 8 slots
+        llama.decode([Chunk(sequence, 0, prompt[:-1], rows=0)])
+    assert [llama.length(sequence) for sequence in range(10)] == [len(prompt) - 1 for prompt in prompts]
+    for group in ((7, 1, 9, 4), (0, 5), (2, 3, 6, 8)):
+        llama.decode([Chunk(own, len(prompts[own]) - 1, prompts[own][-1:], rows=1) for own in group])
+        assert [sampler.sample(row) for row in range(len(group))] == [alone[own] for own in group]
+    assert [llama.length(sequence) for sequence in range(10)] == [len(prompt) for prompt in prompts]
+
+
+def test_drafts_of_some_sequences_do_not_mix_up_the_rows(llama: LlamaBackend) -> None:
+    words = llama.vocabulary.tokenize("One, two, three, four, five, six, seven, eight", parse_control=False)
+    sampler = llama.sampler(GREEDY, words)
+    for own in range(3):
+        llama.decode([Chunk(own, 0, words[:6], rows=0)])
+    llama.decode([Chunk(0, 6, words[6:10], rows=4)])
+    expected = [sampler.sample(row) for row in range(4)]
+    llama.remove(0, 6)
+    llama.decode([Chunk(2, 6, words[6:10], 4), Chunk(0, 6, words[6:7], 1), Chunk(1, 6, words[6:8], 2)])
+    assert [sampler.sample(row) for row in range(7)] == [*expected, expected[0], *expected[:2]]
+
+
+@pytest.mark.parametrize(("slots", "share", "is_split"), [(2, 1.0, True), (2, 1e-6, False), (1, 1.0, False)])
+def test_each_slot_gets_a_cache_of_its_own_where_memory_allows(
+    slots: int, share: float, is_split: bool, model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "SPLIT_SHARE", share)
+    backend = LlamaBackend(model_path, LlamaOptions(slots=slots, ctx_tokens=512))
+    assert backend.ctx_tokens == 512 * (slots if is_split else 1)
+    assert backend.sequence_ctx_tokens == 512
+    backend.close()
 
 
 def test_a_lost_context_is_replaced_by_an_empty_one(llama: LlamaBackend) -> None:

@@ -5,10 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.engine.drive import run_tasks
+from tests.engine.drive import FixedPace, run_tasks
 
 from corral.engine.llama.backend import LlamaBackend, LlamaOptions
-from corral.engine.pace import Pace
 from corral.engine.task import Task
 from corral.engine.worker import Worker
 from corral.events import Completion
@@ -27,11 +26,20 @@ def gemma_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
-def gemma(gemma_path: Path) -> Iterator[LlamaBackend]:
-    backend = LlamaBackend(gemma_path, LlamaOptions(slots=2, ctx_tokens=8192, threads=2))
+@pytest.fixture(params=["on", "off"], ids=["unified", "split"])
+def gemma(request: pytest.FixtureRequest, gemma_path: Path) -> Iterator[LlamaBackend]:
+    options = LlamaOptions(slots=2, ctx_tokens=8192, threads=2, kv_unified=request.param)
+    backend = LlamaBackend(gemma_path, options)
     yield backend
     backend.close()
+
+
+CHUNK_TOKENS = 128  # prompts that are whole chunks are cut alike with and without reuse, to the last bit
+
+
+def river(gemma: LlamaBackend) -> list[int]:
+    text = "The river ran past the old mill, and every morning the miller " * 60
+    return [2, *gemma.vocabulary.tokenize(text, parse_control=False)][: 6 * CHUNK_TOKENS]
 
 
 def run(worker: Worker, key: int, prompt: list[int], max_tokens: int = 12) -> Completion:
@@ -40,15 +48,14 @@ def run(worker: Worker, key: int, prompt: list[int], max_tokens: int = 12) -> Co
 
 def test_reuse_is_right_where_it_is_possible_and_left_where_it_is_not(gemma: LlamaBackend) -> None:
     assert not gemma.can_cut
-    text = "The river ran past the old mill, and every morning the miller " * 60
-    prompt = [2, *gemma.vocabulary.tokenize(text, parse_control=False)]
+    prompt = river(gemma)
     assert len(prompt) > 600, "longer than the window of 512"
     branch = [*prompt[: len(prompt) // 2], *gemma.vocabulary.tokenize(" sang of winter", parse_control=False)]
-    fresh = Worker(gemma, pace=Pace(30, 128), deliver=lambda _: None, reuses_prefixes=False)
+    fresh = Worker(gemma, pace=FixedPace(CHUNK_TOKENS), deliver=lambda _: None, reuses_prefixes=False)
     longer = [*prompt, *gemma.vocabulary.tokenize(" sang of summer", parse_control=False)]
     expected = [run(fresh, key, tokens) for key, tokens in enumerate((prompt, branch, longer))]
 
-    worker = Worker(gemma, pace=Pace(30, 128), deliver=lambda _: None)
+    worker = Worker(gemma, pace=FixedPace(CHUNK_TOKENS), deliver=lambda _: None)
     run(worker, 1, prompt, max_tokens=1)  # leaves the prompt and nothing more
     cut = run(worker, 2, branch)
     assert cut.finished.usage.cached_tokens == 0, "half of a window is no prefix"
@@ -59,14 +66,13 @@ def test_reuse_is_right_where_it_is_possible_and_left_where_it_is_not(gemma: Lla
 
 
 def test_a_saved_prefix_is_loaded_whole(gemma: LlamaBackend) -> None:
-    text = "The river ran past the old mill, and every morning the miller " * 60
-    prompt = [2, *gemma.vocabulary.tokenize(text, parse_control=False)]
+    prompt = river(gemma)
     other = [2, *gemma.vocabulary.tokenize("Winter. " * 700, parse_control=False)]
     longer = [*prompt, *gemma.vocabulary.tokenize(" sang of summer", parse_control=False)]
-    fresh = Worker(gemma, pace=Pace(30, 128), deliver=lambda _: None, reuses_prefixes=False)
+    fresh = Worker(gemma, pace=FixedPace(CHUNK_TOKENS), deliver=lambda _: None, reuses_prefixes=False)
     expected = run(fresh, 1, longer)
 
-    worker = Worker(gemma, pace=Pace(30, 128), deliver=lambda _: None, saved_bytes=2**30)
+    worker = Worker(gemma, pace=FixedPace(CHUNK_TOKENS), deliver=lambda _: None, saved_bytes=2**30)
     run(worker, 1, prompt, max_tokens=1)
     run(worker, 2, other, max_tokens=4)  # more than 512 cells beside it: the first one leaves
     run(worker, 3, other, max_tokens=4)

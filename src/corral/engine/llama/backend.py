@@ -1,8 +1,7 @@
 """llama.cpp behind the Backend protocol, on the low-level API of llama-cpp-python.
 
-The KV cache is unified: one pool of cells for all sequences, so one request may use the whole context
-while others are short. The batch arrays are numpy arrays made once and filled by slices; logits are read
-in place from llama.cpp's buffer.
+The batch arrays are numpy arrays made once and filled by slices; logits are read in place from llama.cpp's
+buffer. How sequences lie in memory is kv_cache.py's.
 """
 
 from __future__ import annotations  # the bindings define their pointer types for type checkers only
@@ -21,7 +20,8 @@ from numpy.typing import NDArray
 from corral.engine.backend import BackendLost, ChatFormat, Chunk, Sampler, SavedSequence, StepAborted
 from corral.engine.llama import log
 from corral.engine.llama.abort import AbortFlag
-from corral.engine.llama.memory import check_fits, kv_cache_bytes
+from corral.engine.llama.kv_cache import KvCache, SplitCache, UnifiedCache
+from corral.engine.llama.memory import check_fits, is_split, kv_cache_bytes
 from corral.engine.llama.modelfile import load_failure
 from corral.engine.llama.sampler import ChainSampler, GreedySampler, TopKSampler
 from corral.engine.llama.vocabulary import LlamaVocabulary
@@ -64,6 +64,7 @@ class LlamaOptions:
     flash_attn: str = "auto"
     kv_type_k: str = "f16"
     kv_type_v: str = "f16"
+    kv_unified: str = "auto"
 
 
 class LlamaBackend:
@@ -76,8 +77,10 @@ class LlamaBackend:
         log.install()
         llama_cpp.llama_backend_init()
         self._model = _load_model(path, options)
-        self.sequence_ctx_tokens = llama_cpp.llama_model_n_ctx_train(self._model)
-        self.ctx_tokens = options.ctx_tokens or min(self.sequence_ctx_tokens, AUTO_CTX_TOKENS)
+        train_tokens = llama_cpp.llama_model_n_ctx_train(self._model)
+        self.sequence_ctx_tokens = options.ctx_tokens or min(train_tokens, AUTO_CTX_TOKENS)
+        self._is_split = is_split(self._model, self.sequence_ctx_tokens, options)
+        self.ctx_tokens = self.sequence_ctx_tokens * (options.slots if self._is_split else 1)
         self.batch_tokens = max(BATCH_TOKENS, options.slots)
         self.sequences = min(options.slots + REMAINDERS, MAX_SEQUENCES)
         self.can_cut = _can_cut(self._model)
@@ -92,6 +95,7 @@ class LlamaBackend:
             raise
         # llama.cpp rounds the context up to its padding.
         self.ctx_tokens = min(self.ctx_tokens, llama_cpp.llama_n_ctx(self._context))
+        self.sequence_ctx_tokens = min(self.sequence_ctx_tokens, train_tokens)
         self.vocabulary = LlamaVocabulary(self._model)
         template = llama_cpp.llama_model_chat_template(self._model, None)
         self.chat_format = ChatFormat(
@@ -105,7 +109,7 @@ class LlamaBackend:
         self._logits_views: dict[tuple[int, int], NDArray[np.float32]] = {}
 
     def decode(self, chunks: Sequence[Chunk]) -> None:
-        rows = self._batch.fill(chunks)
+        rows = self._batch.fill(chunks, self._cache.place([chunk.sequence for chunk in chunks]))
         code = llama_cpp.llama_decode(self._context, self._batch.struct)
         if code != 0:
             for chunk in chunks:  # whole micro-batches of an aborted step stay in memory
@@ -115,7 +119,7 @@ class LlamaBackend:
             self._logits = self._logits_view(rows)
 
     def logprobs(self, row: int, token: int, top: int) -> TokenLogprob:
-        logits = self._logits[row].astype(np.float64)
+        logits = self._row(row).astype(np.float64)
         logits -= logits.max()
         logits -= np.log(np.exp(logits).sum())
         best = np.argpartition(logits, -top)[-top:] if top else np.empty(0, np.intp)
@@ -153,29 +157,19 @@ class LlamaBackend:
             raise EngineFailed(str(error)) from error
 
     def copy(self, source: int, target: int, length: int) -> None:
-        llama_cpp.llama_memory_seq_cp(self._memory, source, target, 0, length)
+        self._cache.copy(source, target, length)
 
     def remove(self, sequence: int, start: int) -> None:
-        llama_cpp.llama_memory_seq_rm(self._memory, sequence, start, -1)
+        self._cache.remove(sequence, start)
 
     def save(self, sequence: int) -> SavedSequence:
-        size = llama_cpp.llama_state_seq_get_size(self._context, sequence)
-        try:
-            saved = np.empty(size, np.uint8)
-        except MemoryError as error:
-            raise BackendLost(f"no memory to save a sequence of {size:,} bytes") from error
-        data = _pointer(saved, ctypes.c_uint8)
-        if llama_cpp.llama_state_seq_get_data(self._context, data, size, sequence) != size:
-            raise BackendLost("llama.cpp could not save a sequence")
-        return saved
+        return self._cache.save(sequence)
 
     def load(self, saved: SavedSequence, target: int) -> None:
-        data = _pointer(saved, ctypes.c_uint8)
-        if llama_cpp.llama_state_seq_set_data(self._context, data, saved.size, target) != saved.size:
-            raise BackendLost("llama.cpp could not load a sequence")
+        self._cache.load(saved, target)
 
     def length(self, sequence: int) -> int:
-        return int(llama_cpp.llama_memory_seq_pos_max(self._memory, sequence)) + 1
+        return self._cache.length(sequence)
 
     def close(self) -> None:
         """Free the context and the model; nothing of this object works afterwards."""
@@ -183,7 +177,7 @@ class LlamaBackend:
         llama_cpp.llama_model_free(self._model)
 
     def _row(self, row: int) -> NDArray[np.float32]:
-        view: NDArray[np.float32] = self._logits[row]
+        view: NDArray[np.float32] = self._logits[self._batch.output_of_row(row)]
         return view
 
     def _open_context(self) -> None:
@@ -192,7 +186,7 @@ class LlamaBackend:
         params.n_ctx = self.ctx_tokens
         params.n_batch = self.batch_tokens
         params.n_ubatch = BATCH_TOKENS
-        params.n_seq_max = self.sequences
+        params.n_seq_max = options.slots if self._is_split else self.sequences
         # Else llama.cpp sets aside the logits of a whole batch: 100 MB here.
         params.n_outputs_max = max(self.sequences, options.slots + ROWS)
         params.swa_full = False
@@ -200,7 +194,7 @@ class LlamaBackend:
         params.flash_attn_type = _FLASH_ATTN[options.flash_attn]
         params.type_k = _KV_TYPES[options.kv_type_k]
         params.type_v = _KV_TYPES[options.kv_type_v]
-        params.kv_unified = True
+        params.kv_unified = not self._is_split
         params.no_perf = True
         context: llama_cpp.llama_context_p | None = llama_cpp.llama_init_from_model(self._model, params)
         if context is None:
@@ -208,7 +202,10 @@ class LlamaBackend:
         memory = llama_cpp.llama_get_memory(context)
         if memory is None:
             raise StartupError("the model keeps no memory of a text, so it cannot generate one")
-        self._context, self._memory = context, memory
+        self._context = context
+        self._cache: KvCache = (
+            SplitCache(context, memory, options.slots) if self._is_split else UnifiedCache(context, memory)
+        )
         self._abort.install(context)
 
     def _logits_view(self, rows: int) -> NDArray[np.float32]:
@@ -237,6 +234,7 @@ class _Batch:
         self._sequence_pointers = addresses.astype(np.uintp)
         self._counting = np.arange(capacity, dtype=np.int32)
         self._rows: list[int] = []
+        self._outputs: list[int] = []
         self.struct = llama_cpp.llama_batch(
             token=_pointer(self._tokens, llama_cpp.llama_token),
             pos=_pointer(self._positions, llama_cpp.llama_pos),
@@ -245,25 +243,33 @@ class _Batch:
             logits=_pointer(self._logits, ctypes.c_int8),
         )
 
-    def fill(self, chunks: Sequence[Chunk]) -> int:
-        """Lay the chunks out; returns how many rows of logits they ask for."""
-        rows: list[int] = []
-        self._rows = rows
+    def fill(self, chunks: Sequence[Chunk], ids: Sequence[int]) -> int:
+        """Lay the chunks out by the ids of their sequences; returns how many rows of logits they ask for."""
+        rows: list[list[int]] = [[] for _ in chunks]
         end = 0
-        for chunk in chunks:
+        for index in sorted(range(len(chunks)), key=ids.__getitem__):
+            chunk = chunks[index]
             start, end = end, end + len(chunk.tokens)
             self._tokens[start:end] = chunk.tokens
             self._positions[start:end] = self._counting[: end - start] + chunk.position
-            self._sequences[start:end] = chunk.sequence
+            self._sequences[start:end] = ids[index]
             self._logits[start:end] = 0
             if chunk.rows:
                 self._logits[end - chunk.rows : end] = 1
-                rows.extend(range(end - chunk.rows, end))
+                rows[index] = list(range(end - chunk.rows, end))
         self.struct.n_tokens = end
-        return len(rows)
+        self._rows = [at for own in rows for at in own]
+        ranks = {at: rank for rank, at in enumerate(sorted(self._rows))}
+        self._outputs = [ranks[at] for at in self._rows]
+        return len(self._rows)
 
     def index_of_row(self, row: int) -> int:
+        """Where in the batch the token is whose logits are row `row`, in the order of the chunks."""
         return self._rows[row]
+
+    def output_of_row(self, row: int) -> int:
+        """Which of llama.cpp's rows of logits, in the order of the batch, is row `row`."""
+        return self._outputs[row]
 
 
 def _pointer(array: NDArray[Any], element: Any) -> Any:

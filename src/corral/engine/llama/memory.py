@@ -16,6 +16,8 @@ from corral.errors import StartupError
 if TYPE_CHECKING:
     from corral.engine.llama.backend import LlamaOptions
 
+SPLIT_SHARE = 0.25  # of the available memory, for a KV cache per slot that nobody asked for
+
 # Bytes per element of a KV cache type: block bytes / block elements in ggml.
 _ELEMENT_BYTES = {
     "f32": 4.0,
@@ -48,6 +50,23 @@ def available_bytes() -> int | None:
     return None
 
 
+def is_split(model: llama_cpp.llama_model_p, ctx_tokens: int, options: LlamaOptions) -> bool:
+    """Whether each slot gets a KV cache of `ctx_tokens` of its own.
+
+    If it is not said, each does where all of them take at most SPLIT_SHARE of the memory there is. Not on a
+    GPU, whose memory is scarce, and not for models that keep a state instead of cells.
+    """
+    if options.kv_unified != "auto":
+        return options.kv_unified == "off"
+    available = available_bytes()
+    if available is None or options.gpu_layers != 0 or options.slots == 1:
+        return False
+    if llama_cpp.llama_model_is_recurrent(model) or llama_cpp.llama_model_is_hybrid(model):
+        return False
+    needed = kv_cache_bytes(model, options.slots * ctx_tokens, options.kv_type_k, options.kv_type_v)
+    return needed <= SPLIT_SHARE * available
+
+
 def check_fits(model: llama_cpp.llama_model_p, ctx_tokens: int, options: LlamaOptions) -> None:
     """Raise StartupError if the KV cache is larger than the memory there is."""
     available = available_bytes()
@@ -55,7 +74,8 @@ def check_fits(model: llama_cpp.llama_model_p, ctx_tokens: int, options: LlamaOp
         return
     needed = kv_cache_bytes(model, ctx_tokens, options.kv_type_k, options.kv_type_v)
     if needed > available:
+        shared = "--kv-unified on, " if options.kv_unified == "off" else ""
         raise StartupError(
             f"a context of {ctx_tokens:,} tokens needs {needed / 2**30:.1f} GiB for its KV cache and "
-            f"{available / 2**30:.1f} GiB are available: lower --ctx, or use a smaller KV cache type"
+            f"{available / 2**30:.1f} GiB are available: lower --ctx, or use {shared}a smaller KV cache type"
         )

@@ -1,0 +1,77 @@
+"""Which sequence lies in which stream of a split KV cache: pure.
+
+llama.cpp computes a batch in one pass only if its sequences lie in neighbouring streams, so those of a step
+are brought together: a gap of one stream would mean two passes over the model's weights.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Moves:
+    """First every sequence of `out` leaves its stream, then each of `into` gets one: (sequence, stream)."""
+
+    out: tuple[tuple[int, int], ...]
+    into: tuple[tuple[int, int], ...]
+
+
+class Streams:
+    """`count` streams, each empty or one sequence's."""
+
+    def __init__(self, count: int) -> None:
+        self._sequences: list[int | None] = [None] * count
+        self._streams: dict[int, int] = {}
+
+    def __contains__(self, sequence: int) -> bool:
+        return sequence in self._streams
+
+    def __getitem__(self, sequence: int) -> int:
+        return self._streams[sequence]
+
+    def clear(self, sequence: int) -> None:
+        """The sequence's stream is empty now."""
+        self._sequences[self._streams.pop(sequence)] = None
+
+    def bring_together(self, wanted: Sequence[int], length: Callable[[int], int]) -> Moves:
+        """Put the sequences, at most as many as there are streams, into neighbouring ones.
+
+        Where they do not lie there yet, the place is the one for which the fewest tokens move; `length` tells
+        how many a sequence that has a stream holds. Who is in the way loses its stream.
+        """
+        if self._are_neighbours(wanted):
+            return Moves((), ())
+        start = self._cheapest(set(wanted), length)
+        window = range(start, start + len(wanted))
+        out = tuple(
+            (sequence, stream)
+            for sequence, stream in self._streams.items()
+            if (stream in window) != (sequence in wanted)
+        )
+        for sequence, _ in out:
+            self.clear(sequence)
+        empty = [stream for stream in window if self._sequences[stream] is None]
+        into = tuple(zip((own for own in wanted if own not in self._streams), empty, strict=True))
+        for sequence, stream in into:
+            self._sequences[stream] = sequence
+            self._streams[sequence] = stream
+        return Moves(out, into)
+
+    def _are_neighbours(self, wanted: Sequence[int]) -> bool:
+        streams = [self._streams.get(sequence) for sequence in wanted]
+        known = [stream for stream in streams if stream is not None]
+        return len(known) == len(wanted) and max(known) - min(known) < len(wanted)
+
+    def _cheapest(self, wanted: set[int], length: Callable[[int], int]) -> int:
+        """Where the window begins that moves the fewest tokens: others' inside it, wanted ones' outside."""
+        costs = [
+            0 if own is None else -length(own) if own in wanted else length(own) for own in self._sequences
+        ]
+        size = len(wanted)
+        cost = best = sum(costs[:size])
+        start = 0
+        for end in range(size, len(costs)):
+            cost += costs[end] - costs[end - size]
+            if cost < best:
+                best, start = cost, end - size + 1
+        return start
