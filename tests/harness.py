@@ -175,6 +175,7 @@ class Client:
 @asynccontextmanager
 async def serving(backend: ScriptedBackend, **settings: Any) -> AsyncIterator[Client]:
     """A running server on a scripted backend; at the end, nothing of any request may be left."""
+    settings.setdefault("stream_interval_ms", 0)  # a test may hold a step up, and wants the text before it
     app = Application(Settings(**settings), lambda: (backend, "scripted"))
     to_app, from_test = trio.open_memory_channel[dict[str, Any]](1)
     to_test, from_app = trio.open_memory_channel[dict[str, Any]](1)

@@ -145,7 +145,7 @@ def test_a_variable_without_the_prefix_is_nobodys(
 
 def test_every_setting_has_a_unit_or_a_reason_and_a_description() -> None:
     unitless = {"model", "draft_model", "slots", "threads", "gpu_layers", "flash_attn", "queue"}
-    unitless |= {"kv_type_k", "kv_type_v", "prefix_reuse", "prompt_lookup", "status_key"}
+    unitless |= {"kv_type_k", "kv_type_v", "kv_unified", "prefix_reuse", "prompt_lookup", "status_key"}
     unitless |= {"status_content", "bind", "certfile", "keyfile", "connections"}
     unitless |= {"connections_per_address", "backlog", "api_keys", "allowed_hosts", "log_level"}
     for name, field in Settings.model_fields.items():

@@ -116,6 +116,7 @@ class Application:
             saved_bytes=self._settings.prefix_cache_bytes,
             drafts=self._settings.prompt_lookup,
             draft_backend=draft,
+            stream_interval_s=self._settings.stream_interval_ms / 1e3,
         )
 
     async def _serve(self, engine: Engine, scope: Message, receive: Receive, send: Send) -> None:
@@ -283,5 +284,6 @@ def open_llama(settings: Settings, model: str | None) -> tuple[Backend, str]:
         flash_attn=settings.flash_attn,
         kv_type_k=settings.kv_type_k,
         kv_type_v=settings.kv_type_v,
+        kv_unified=settings.kv_unified,
     )
     return LlamaBackend(model_file.path, options), model_file.name

@@ -63,8 +63,8 @@ class Settings(BaseSettings):
     ctx_tokens: int = Field(
         0,
         ge=0,
-        description="KV cache size in tokens, shared by all slots; one request may use all of it up to the "
-        "model's own context. 0: the model's training context, at most 32,768.",
+        description="Most tokens of one request, up to the model's own context; the size of a KV cache. "
+        "0: the model's training context, at most 32,768.",
     )
     threads: int = Field(0, ge=0, le=512, description="CPU threads of llama.cpp. 0: one per core.")
     gpu_layers: int = Field(0, ge=-1, description="Layers to put on the GPU; -1 is all of them.")
@@ -72,6 +72,12 @@ class Settings(BaseSettings):
     kv_type_k: KvType = Field("f16", description="Type of the keys in the KV cache.")
     kv_type_v: KvType = Field(
         "f16", description="Type of the values in the KV cache; a quantized one needs flash attention."
+    )
+    kv_unified: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="on: all slots share a KV cache. off: each has its own, which is faster with many "
+        "streams or long texts and takes as many times the memory. auto: each its own on a CPU, if that "
+        "takes at most a quarter of the available memory.",
     )
     step_budget_ms: float = Field(
         30.0,
@@ -118,6 +124,12 @@ class Settings(BaseSettings):
         gt=0,
         allow_inf_nan=False,
         description="Longest silence on a stream before a keepalive frame is written.",
+    )
+    stream_interval_ms: float = Field(
+        20.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Text of faster steps is written together, once in so long. 0: every step by itself.",
     )
     subscriber_events: int = Field(
         256, ge=8, description="Engine steps a client may lag behind before it is evicted."

@@ -29,6 +29,23 @@ def test_a_draft_grows_with_success_up_to_its_bound() -> None:
     assert len(lookup.propose(3)) == 3
 
 
+def test_a_text_that_repeats_itself_is_drafted_past_its_own_end() -> None:
+    lookup = PromptLookup([9, *[1, 2, 3, 4] * 4])
+    for _ in range(20):
+        lookup.observe(3, 3)
+    assert lookup.propose(11) == [1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3]
+
+
+def test_a_draft_is_as_long_as_pays_best() -> None:
+    sure, unsure = PromptLookup([*range(100), 50, 51, 52]), PromptLookup([*range(100), 50, 51, 52])
+    for _ in range(4):
+        sure.observe(4, 4)
+        unsure.observe(4, 1)
+    assert len(sure.propose(15)) == 15
+    assert len(sure.propose(6)) == 3, "five to seven rows cost more than eight"
+    assert len(unsure.propose(15)) == 1
+
+
 def test_after_failures_only_a_long_match_is_followed() -> None:
     short, long = PromptLookup([*range(100), 50, 51, 52]), PromptLookup([*range(100), *range(50, 60)])
     assert LONG_MATCH_TOKENS <= 10

@@ -1,4 +1,12 @@
-from corral.engine.pace import BURST, DECODE_SHARE, IDLE_STEP_MS, LEAST_IDLE_TOKENS, LEAST_TOKENS, Pace
+from corral.engine.pace import (
+    BURST,
+    DECODE_SHARE,
+    HOLD_MS,
+    IDLE_STEP_MS,
+    LEAST_IDLE_TOKENS,
+    LEAST_TOKENS,
+    Pace,
+)
 
 
 def measured(token_ms: float, decode_ms: float = 0.0) -> Pace:
@@ -39,3 +47,20 @@ def test_with_nothing_decoding_a_step_takes_its_time() -> None:
     assert measured(token_ms=1.0).prefill_tokens(decoding=0, prefilling=1) == IDLE_STEP_MS
     assert measured(token_ms=50).prefill_tokens(decoding=0, prefilling=1) == LEAST_IDLE_TOKENS
     assert measured(token_ms=0.01).prefill_tokens(decoding=0, prefilling=1) == 512
+
+
+def test_a_short_burst_is_computed_first_and_a_long_one_takes_turns() -> None:
+    pace = measured(token_ms=1.0, decode_ms=20)
+    assert pace.holds_decoding(prefilling=2, tokens=int(HOLD_MS) - 1)
+    assert not pace.holds_decoding(prefilling=2, tokens=int(HOLD_MS) + 1)
+    assert not pace.holds_decoding(prefilling=1, tokens=10), "beside one prompt streams keep their pace"
+
+
+def test_streams_are_not_held_up_by_one_burst_after_the_other() -> None:
+    pace = measured(token_ms=1.0, decode_ms=20)
+    for _ in range(5):
+        pace.observe_prefill(100, 100)
+    assert pace.holds_decoding(prefilling=2, tokens=int(HOLD_MS) - 501)
+    assert not pace.holds_decoding(prefilling=2, tokens=int(HOLD_MS) - 499)
+    pace.observe_decode(20)
+    assert pace.holds_decoding(prefilling=2, tokens=int(HOLD_MS) - 499)

@@ -101,6 +101,21 @@ def test_decoding_and_prefill_take_turns() -> None:
     assert [step.is_prefill for step in steps] == [False, True, False, True, False]
 
 
+def test_decoding_is_held_as_long_as_the_caller_says_and_then_has_its_turn() -> None:
+    kv = cache()
+    kv.scheduler.add([1])
+    kv.advance()
+    kv.scheduler.add(range(10, 18))
+    assert kv.scheduler.prefill_left == 8
+    steps = []
+    for holds in (True, True, False):
+        step = kv.scheduler.plan(3, holds_decoding=holds)
+        kv.scheduler.commit(step)
+        steps.append(sizes(step))
+    assert steps == [[3], [3], [1]]
+    assert kv.scheduler.prefill_left == 2
+
+
 def test_several_prompts_share_one_prefill_step_in_order_of_arrival() -> None:
     kv = cache()
     for start in (0, 100, 200):

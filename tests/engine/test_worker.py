@@ -1,30 +1,23 @@
 """The worker, turn by turn and without a thread, on the scripted backend."""
 
+import threading
+import time
 from collections.abc import Callable, Sequence
+from itertools import count
 from typing import Any
 
 import pytest
+from tests.engine.drive import FixedPace
 
 from corral.engine.backend import BackendLost, Chunk
-from corral.engine.pace import Pace
 from corral.engine.scripted import ScriptedBackend, rambling, replying
 from corral.engine.task import Delivery, Released, Task
 from corral.engine.worker import Worker
 from corral.errors import EngineFailed
-from corral.events import Completion, Event, Failed, Finished, Prefill, Sampled, Started, collect
+from corral.events import BlockDelta, Completion, Event, Failed, Finished, Prefill, Sampled, Started, collect
 from corral.request import Sampling
 
 CONVERSATION = "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"
-
-
-class FixedPace(Pace):
-    """The same budget for every prefill step."""
-
-    def __init__(self, tokens: int) -> None:
-        super().__init__(30, tokens)
-
-    def prefill_tokens(self, *, decoding: int, prefilling: int) -> int:
-        return self.batch_tokens
 
 
 class Bench:
@@ -352,6 +345,51 @@ def test_a_draft_never_runs_past_the_end(end: str) -> None:
         texts.append(bench.finish(1)[0].text)
         bench.worker.check_idle()
     assert texts[0] == texts[1]
+
+
+def test_text_that_waits_for_more_says_the_same_in_fewer_deliveries() -> None:
+    def run(interval_s: float) -> tuple[str, int]:
+        bench = Bench(ScriptedBackend(), interval_s=interval_s)
+        bench.submit(1, max_tokens=40)
+        bench.submit(2, max_tokens=40)
+        thread = threading.Thread(target=bench.worker.run)
+        thread.start()
+        try:
+            deadline_s = time.monotonic() + 20
+            while set(bench.released) != {1, 2} and time.monotonic() < deadline_s:
+                time.sleep(0.001)
+        finally:
+            bench.worker.stop_nowait()
+            thread.join()
+        return collect(bench.events[1]).text + collect(bench.events[2]).text, len(bench.told)
+
+    text, deliveries = run(0)
+    assert deliveries >= 40
+    assert run(3600)[0] == text
+    assert run(3600)[1] < 10, "what begins, what ends, and what had come until then"
+
+
+def test_text_that_waits_is_told_before_a_failure() -> None:
+    steps = count()
+
+    def fail(_chunks: Sequence[Chunk]) -> None:
+        if next(steps) == 4:
+            raise BackendLost("gone")
+
+    bench = Bench(ScriptedBackend(on_step=fail), interval_s=3600)
+    bench.submit(1, max_tokens=40)
+    thread = threading.Thread(target=bench.worker.run)
+    thread.start()
+    try:
+        deadline_s = time.monotonic() + 20
+        while not bench.released and time.monotonic() < deadline_s:
+            time.sleep(0.001)
+    finally:
+        bench.worker.stop_nowait()
+        thread.join()
+    said = [event for event in bench.events[1] if isinstance(event, BlockDelta)]
+    assert len(said) == 4
+    assert isinstance(bench.events[1][-1], Failed)
 
 
 def test_a_lost_backend_fails_what_runs_is_rebuilt_and_serves_the_next() -> None:

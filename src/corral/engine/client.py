@@ -47,6 +47,7 @@ class Engine:
         saved_bytes: int = 0,
         drafts: bool = True,
         draft_backend: Backend | None = None,
+        stream_interval_s: float = 0.0,
     ) -> None:
         """Raises StartupError if the draft model does not go with the model."""
         if slots > backend.sequences:
@@ -55,6 +56,7 @@ class Engine:
         self._reuses_prefixes = reuses_prefixes
         self._saved_bytes = saved_bytes
         self._drafts = drafts
+        self._stream_interval_s = stream_interval_s
         self._draft_model = None if draft_backend is None else DraftModel(draft_backend, backend)
         self.failure: EngineFailed | None = None
         self._backend = backend
@@ -103,6 +105,7 @@ class Engine:
             saved_bytes=self._saved_bytes,
             drafts=self._drafts,
             draft_model=self._draft_model,
+            interval_s=self._stream_interval_s,
         )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._supervise, worker)

@@ -145,13 +145,25 @@ class Scheduler:
         self.running.remove(sequence)
         self._step_back(sequence)
 
-    def plan(self, prefill_tokens: int, drafts: dict[Sequence, list[int]] | None = None) -> Step:
+    @property
+    def prefill_left(self) -> int:
+        """Prompt tokens that are still to be computed, unless they are found in the cache."""
+        return sum(sequence.pending for sequence in self.running if not sequence.is_decoding)
+
+    def plan(
+        self,
+        prefill_tokens: int,
+        drafts: dict[Sequence, list[int]] | None = None,
+        *,
+        holds_decoding: bool = False,
+    ) -> Step:
         """The next step, with at most `prefill_tokens` of prefill; its chunks are empty if nothing runs.
 
-        `drafts` are guesses of the next tokens of decoding sequences; in a decode step they follow the
-        sequence's own token as far as the cache has room without forgetting anything.
+        With `holds_decoding` it is a prefill step, whosever turn it is. `drafts` are guesses of the next
+        tokens of decoding sequences; in a decode step they follow the sequence's own token as far as the
+        cache has room without forgetting anything.
         """
-        is_prefill = not self.decoding or self._is_prefill_turn
+        is_prefill = not self.decoding or self._is_prefill_turn or holds_decoding
         self._is_prefill_turn = not is_prefill
         chunks = self._prefill_chunks(min(prefill_tokens, self.batch_tokens)) if is_prefill else []
         is_prefill = bool(chunks)

@@ -9,7 +9,7 @@ from corral.engine.backend import Sampler
 from corral.engine.drafting import PromptLookup
 from corral.engine.scheduler import Sequence as Scheduled
 from corral.errors import EngineFailed
-from corral.events import Event, Finished, FinishReason, Started, Timings, Usage
+from corral.events import BlockDelta, Event, Finished, FinishReason, Sampled, Started, Timings, Usage
 from corral.request import Sampling
 
 
@@ -74,9 +74,24 @@ class Delivery:
     def __bool__(self) -> bool:
         return bool(self.events or self.released or self.failure or self.has_recovered)
 
-    def clear(self) -> None:
-        """Make it a new one: the lists were handed on."""
-        self.events, self.released = [], []
+    @property
+    def is_urgent(self) -> bool:
+        """Whether there is more in it than further text of running tasks."""
+        return bool(self.released or self.failure or self.has_recovered) or not all(
+            isinstance(event, BlockDelta | Sampled) for _, events in self.events for event in events
+        )
+
+    def extend(self, later: "Delivery") -> None:
+        """Append what a later turn produced; a task's events stay one list."""
+        ours = dict(self.events)
+        for key, events in later.events:
+            if key in ours:
+                ours[key].extend(events)
+            else:
+                self.events.append((key, events))
+        self.released += later.released
+        self.failure = later.failure or self.failure
+        self.has_recovered |= later.has_recovered
 
 
 class Running:

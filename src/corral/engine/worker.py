@@ -16,8 +16,9 @@ from time import perf_counter
 
 from corral.engine.backend import Backend, BackendLost, SavedSequence, StepAborted
 from corral.engine.draft_model import DraftModel
-from corral.engine.drafting import draft_budget
+from corral.engine.drafter import Drafter
 from corral.engine.memory import Copy, Drop, Forget, Load, MemoryOperation, Save
+from corral.engine.outbox import Outbox
 from corral.engine.pace import Pace
 from corral.engine.scheduler import Scheduler, Step
 from corral.engine.scheduler import Sequence as Scheduled
@@ -38,7 +39,8 @@ class Worker:
     """Runs tasks on a backend, no more at a time than it has sequences: the caller waits for releases.
 
     `deliver` is called on the worker's thread and must neither block nor raise. Of the prefixes that leave
-    the KV cache, `saved_bytes` are kept in the host's memory.
+    the KV cache, `saved_bytes` are kept in the host's memory. Text may wait up to `interval_s` for that of
+    the next steps.
     """
 
     def __init__(
@@ -51,16 +53,15 @@ class Worker:
         saved_bytes: int = 0,
         drafts: bool = True,
         draft_model: DraftModel | None = None,
+        interval_s: float = 0.0,
     ) -> None:
         self._backend = backend
-        self._deliver = deliver
+        self._outbox = Outbox(deliver, interval_s)
         self._pace = pace
         self._reuses_prefixes = reuses_prefixes
         self._saved_tokens = saved_bytes // backend.token_bytes
         self._saved: dict[int, SavedSequence] = {}
-        self._drafts = drafts
-        self._draft_model = draft_model
-        self._drafted_by_model: set[Scheduled] = set()
+        self._drafter = Drafter(looks_up=drafts, model=draft_model)
         self._can_draft = backend.can_cut and (drafts or draft_model is not None)
         self._scheduler = self._new_scheduler()
         self._commands: SimpleQueue[Command] = SimpleQueue()
@@ -108,9 +109,9 @@ class Worker:
         """Work until stopped. Raises only if the backend is beyond repair, or on a bug."""
         try:
             while (delivery := self.turn()) is not None:
-                if delivery:
-                    self._deliver(delivery)
+                self._outbox.put(delivery, self._next_s())
         finally:
+            self._outbox.flush()
             for running in list(self._running.values()):
                 self._release(running)
 
@@ -176,8 +177,7 @@ class Worker:
     ) -> None:
         del self._running[running.task.key]
         del self._by_sequence[running.sequence]
-        if self._draft_model is not None:
-            self._draft_model.forget(running.sequence)
+        self._drafter.forget(running.sequence)
         released = running.released(cancelled_s)
         self._scheduler.remove(running.sequence)
         running.sampler.close()
@@ -188,8 +188,10 @@ class Worker:
 
     def _step(self, delivery: Delivery) -> None:
         decoding = self._scheduler.decoding
-        budget = self._pace.prefill_tokens(decoding=decoding, prefilling=len(self._running) - decoding)
-        step = self._scheduler.plan(budget, self._propose())
+        prefilling = len(self._running) - decoding
+        budget = self._pace.prefill_tokens(decoding=decoding, prefilling=prefilling)
+        holds = self._pace.holds_decoding(prefilling=prefilling, tokens=self._scheduler.prefill_left)
+        step = self._scheduler.plan(budget, self._propose(), holds_decoding=holds)
         self._apply(step.memory)
         try:
             elapsed_ms = self._decode(step)
@@ -210,35 +212,17 @@ class Worker:
         self._advance_all(step, delivery)
 
     def _propose(self) -> dict[Scheduled, list[int]]:
-        """Drafts for the sequences that decode, as many tokens as a step of their number may carry.
+        """Drafts, if the next step may carry any.
 
         None beside a prefill: a wider step makes every stream wait longer for its next token, and the prompt
-        for its next turn. What a sequence said before is looked at first, since that costs nothing; then a
-        draft model is asked.
+        for its next turn.
         """
-        decoding = [sequence for sequence in self._by_sequence if sequence.is_decoding]
-        budget = draft_budget(len(decoding))
-        drafts: dict[Scheduled, list[int]] = {}
-        self._drafted_by_model = set()
         is_loaded = any(sequence.has_begun and not sequence.is_decoding for sequence in self._by_sequence)
-        if budget <= 0 or is_loaded or not self._can_draft or not self._scheduler.decodes_next:
-            return drafts
-        wants: dict[Scheduled, int] = {}
-        for sequence in decoding:
-            running = self._by_sequence[sequence]
-            limit = min(budget, running.tokens_left - 1)  # beside each draft a token of its own comes out
-            draft = running.lookup.propose(limit) if self._drafts and limit > 0 else []
-            if draft:
-                drafts[sequence] = draft
-                budget -= len(draft)
-            elif limit > 0:
-                wants[sequence] = limit
-        if self._draft_model is not None and wants and budget >= len(wants):
-            share = budget // len(wants)
-            by_model = self._draft_model.propose({s: min(limit, share) for s, limit in wants.items()})
-            self._drafted_by_model = set(by_model)
-            drafts |= by_model
-        return drafts
+        if is_loaded or not self._can_draft or not self._scheduler.decodes_next:
+            return {}
+        return self._drafter.propose(
+            [running for sequence, running in self._by_sequence.items() if sequence.is_decoding]
+        )
 
     def _decode(self, step: Step) -> float:
         """Compute a step, abortable; its time in ms."""
@@ -297,8 +281,8 @@ class Worker:
         for running in list(self._running.values()):
             delivery.events.append((running.task.key, [_failed(error)]))
             self._release(running, delivery)
-        self._deliver(Delivery(delivery.events, delivery.released, failure=error))
-        delivery.clear()
+        self._outbox.put(Delivery(delivery.events, delivery.released, failure=error), None)
+        delivery.events, delivery.released = [], []
         self._scheduler = self._new_scheduler()
         self._saved.clear()
         self._backend.reset()
@@ -317,6 +301,13 @@ class Worker:
             remainder_tokens=min(share, REMAINDER_TOKENS) if self._saved_tokens else share,
             saved_tokens=self._saved_tokens,
         )
+
+    def _next_s(self) -> float | None:
+        """How long until the next turn's text, if nothing comes between."""
+        if not self._running or not self._commands.empty():
+            return None
+        is_decoding = all(sequence.is_decoding for sequence in self._by_sequence)
+        return 1e-3 * self._pace.decode_ms if is_decoding else None
 
     # What a step's logits say
 
@@ -354,7 +345,7 @@ class Worker:
                 break
             accepted += 1
         if draft:
-            self._observe_draft(running, len(draft), accepted)
+            self._drafter.observe(running, len(draft), accepted)
             if accepted < len(draft):
                 self._scheduler.cut(sequence, base + accepted)
                 assert sequence.id is not None
@@ -369,14 +360,6 @@ class Worker:
             reason = "stop_sequence"
         events.append(running.finished(reason))
         return events, True
-
-    def _observe_draft(self, running: Running, drafted: int, accepted: int) -> None:
-        running.drafted_tokens += drafted
-        running.accepted_tokens += accepted
-        if running.sequence in self._drafted_by_model and self._draft_model is not None:
-            self._draft_model.observe(running.sequence, drafted, accepted)
-        else:
-            running.lookup.observe(drafted, accepted)
 
     def _take(self, running: Running, token: int, row: int, events: list[Event]) -> FinishReason | None:
         """Count one sampled token and say its text; why it is the last, if it is."""
