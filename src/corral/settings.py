@@ -63,8 +63,8 @@ class Settings(BaseSettings):
     ctx_tokens: int = Field(
         0,
         ge=0,
-        description="Most tokens of one request, up to the model's own context; the size of a KV cache. "
-        "0: the model's training context, at most 32,768.",
+        description="Size of a KV cache in tokens; one request may use all of it up to the model's own "
+        "context. 0: the model's training context, at most 32,768.",
     )
     threads: int = Field(0, ge=0, le=512, description="CPU threads of llama.cpp. 0: one per core.")
     gpu_layers: int = Field(0, ge=-1, description="Layers to put on the GPU; -1 is all of them.")
@@ -129,10 +129,12 @@ class Settings(BaseSettings):
         20.0,
         ge=0,
         allow_inf_nan=False,
-        description="Text of faster steps is written together, once in so long. 0: every step by itself.",
+        description="Longest a token's text waits to be written together with the next ones'. 0: not at all.",
     )
     subscriber_events: int = Field(
-        256, ge=8, description="Engine steps a client may lag behind before it is evicted."
+        256,
+        ge=8,
+        description="Deliveries, of one or a few engine steps, a client may lag behind before it is evicted.",
     )
     subscriber_bytes: int = Field(
         2**20,

@@ -17,6 +17,9 @@ class FixedPace(Pace):
     def prefill_tokens(self, *, decoding: int, prefilling: int) -> int:
         return self.batch_tokens
 
+    def holds_decoding(self, *, prefilling: int, tokens: int) -> bool:
+        return False
+
 
 def run_tasks(worker: Worker, tasks: Sequence[Task]) -> list[Completion]:
     """Submit tasks, turn until all are released, and check that nothing is left; their answers in order."""

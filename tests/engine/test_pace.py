@@ -63,4 +63,17 @@ def test_streams_are_not_held_up_by_one_burst_after_the_other() -> None:
     assert pace.holds_decoding(prefilling=2, tokens=int(HOLD_MS) - 501)
     assert not pace.holds_decoding(prefilling=2, tokens=int(HOLD_MS) - 499)
     pace.observe_decode(20)
-    assert pace.holds_decoding(prefilling=2, tokens=int(HOLD_MS) - 499)
+    assert pace.holds_decoding(prefilling=2, tokens=int(HOLD_MS) - 401)
+    assert not pace.holds_decoding(prefilling=2, tokens=int(HOLD_MS) - 399), (
+        "decoding makes up for it by and by"
+    )
+    for _ in range(5):
+        pace.observe_decode(20)
+    assert pace.holds_decoding(prefilling=2, tokens=int(HOLD_MS) - 1)
+
+
+def test_steps_cut_short_hold_streams_up_like_others() -> None:
+    pace = measured(token_ms=1.0, decode_ms=20)
+    for _ in range(10):
+        pace.observe_aborted(HOLD_MS / 10)
+    assert not pace.holds_decoding(prefilling=2, tokens=10)

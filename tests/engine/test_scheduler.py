@@ -220,6 +220,20 @@ def test_remainders_beyond_their_share_leave_but_for_the_newest() -> None:
     assert kv.scheduler.cells.reclaimable == 100
 
 
+def test_remainders_that_share_nothing_physically_are_counted_whole() -> None:
+    kept = []
+    for shares_cells in (True, False):
+        kv = cache(shares_cells=shares_cells)
+        kv.scheduler.remainder_tokens = 15
+        for own in (100, 200, 300):
+            kv.scheduler.remove(_computed(kv, [*range(20), own]))
+        _computed(kv, [*range(20), 400])
+        for _ in range(4):
+            kv.advance()
+        kept.append(len(kv.scheduler.cache))
+    assert kept == [3, 1], "a running one holds what they begin with, or each has it for itself"
+
+
 def test_what_leaves_the_cache_is_saved_and_loaded_by_who_begins_with_it() -> None:
     kv = cache(saved_tokens=80)
     kv.scheduler.remove(_computed(kv, range(100, 150)))

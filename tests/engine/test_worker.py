@@ -1,7 +1,5 @@
 """The worker, turn by turn and without a thread, on the scripted backend."""
 
-import threading
-import time
 from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any
@@ -30,6 +28,7 @@ class Bench:
         self.released: list[int] = []
         self.work: dict[int, Released] = {}
         self.told: list[Delivery] = []
+        self._stops_after: set[int] = set()
 
     @property
     def computed_tokens(self) -> int:
@@ -52,6 +51,8 @@ class Bench:
             self.events.setdefault(key, []).extend(events)
         self.released += [key for key, _ in delivery.released]
         self.work.update(delivery.released)
+        if self._stops_after and self._stops_after <= set(self.released):
+            self.worker.stop_nowait()
 
     def turns_until(self, condition: Callable[[], bool]) -> None:
         for _ in range(1000):
@@ -59,6 +60,11 @@ class Bench:
                 return
             self.turn()
         pytest.fail("it never happened")
+
+    def run_until_released(self, *keys: int) -> None:
+        """The worker's own loop, deliveries held back as it does; it stops itself."""
+        self._stops_after = set(keys)
+        self.worker.run()
 
     def finish(self, *keys: int) -> list[Completion]:
         self.turns_until(lambda: set(keys) <= set(self.released))
@@ -352,15 +358,7 @@ def test_text_that_waits_for_more_says_the_same_in_fewer_deliveries() -> None:
         bench = Bench(ScriptedBackend(), interval_s=interval_s)
         bench.submit(1, max_tokens=40)
         bench.submit(2, max_tokens=40)
-        thread = threading.Thread(target=bench.worker.run)
-        thread.start()
-        try:
-            deadline_s = time.monotonic() + 20
-            while set(bench.released) != {1, 2} and time.monotonic() < deadline_s:
-                time.sleep(0.001)
-        finally:
-            bench.worker.stop_nowait()
-            thread.join()
+        bench.run_until_released(1, 2)
         return collect(bench.events[1]).text + collect(bench.events[2]).text, len(bench.told)
 
     text, deliveries = run(0)
@@ -378,15 +376,7 @@ def test_text_that_waits_is_told_before_a_failure() -> None:
 
     bench = Bench(ScriptedBackend(on_step=fail), interval_s=3600)
     bench.submit(1, max_tokens=40)
-    thread = threading.Thread(target=bench.worker.run)
-    thread.start()
-    try:
-        deadline_s = time.monotonic() + 20
-        while not bench.released and time.monotonic() < deadline_s:
-            time.sleep(0.001)
-    finally:
-        bench.worker.stop_nowait()
-        thread.join()
+    bench.run_until_released(1)
     said = [event for event in bench.events[1] if isinstance(event, BlockDelta)]
     assert len(said) == 4
     assert isinstance(bench.events[1][-1], Failed)

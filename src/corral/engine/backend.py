@@ -120,6 +120,11 @@ class Backend(Protocol):
         """
         ...
 
+    @property
+    def shares_cells(self) -> bool:
+        """Whether what sequences have in common is kept once."""
+        ...
+
     def decode(self, chunks: Sequence[Chunk]) -> None:
         """Append the chunks; afterwards the rows of logits lie one after the other, in the chunks' order.
 
@@ -150,7 +155,7 @@ class Backend(Protocol):
         ...
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """Let the empty sequence `target` share the first `length` tokens of `source`; no data moves."""
+        """Let the empty sequence `target` begin with the first `length` tokens of `source`."""
         ...
 
     @property

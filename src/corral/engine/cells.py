@@ -4,6 +4,9 @@ llama.cpp keeps one pool of cells. A cell belongs to every sequence that shares 
 to another sequence takes no new cells, and a cell is free when its last owner lets go. It does not say how
 many are free, so we keep the same books. A *pinned* sequence is one that runs; the cells that only unpinned
 sequences hold can be had by forgetting those.
+
+A split cache has a context's worth of cells for each slot, so there the books are never short, and only the
+lengths count.
 """
 
 

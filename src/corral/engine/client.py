@@ -74,7 +74,7 @@ class Engine:
 
     @property
     def ctx_tokens(self) -> int:
-        """Tokens the KV cache holds, shared by all slots."""
+        """Tokens the KV cache holds, all slots together."""
         return self._backend.ctx_tokens
 
     @property

@@ -55,19 +55,19 @@ class DraftModel:
         ready: dict[Sequence, int] = {}
         behind: list[Chunk] = []
         room = self._backend.batch_tokens
-        for sequence, limit in wants.items():
-            drafted = self._of(sequence)
-            if drafted is None or self._rests(drafted) or room < CATCH_UP_TOKENS:
-                continue
-            missing = self._align(drafted, sequence.tokens)
-            is_ready = len(missing) <= CATCH_UP_TOKENS
-            if is_ready:
-                ready[sequence] = min(limit, drafted.draft_tokens)
-            missing = missing[:CATCH_UP_TOKENS]
-            room -= len(missing)
-            behind.append(Chunk(drafted.id, len(drafted.tokens), missing, rows=int(is_ready)))
-            drafted.tokens += missing
         try:
+            for sequence, limit in wants.items():
+                drafted = self._of(sequence)
+                if drafted is None or self._rests(drafted) or room < CATCH_UP_TOKENS:
+                    continue
+                missing = self._align(drafted, sequence.tokens)
+                is_ready = len(missing) <= CATCH_UP_TOKENS
+                if is_ready:
+                    ready[sequence] = min(limit, drafted.draft_tokens)
+                missing = missing[:CATCH_UP_TOKENS]
+                room -= len(missing)
+                behind.append(Chunk(drafted.id, len(drafted.tokens), missing, rows=int(is_ready)))
+                drafted.tokens += missing
             return self._draft(behind, ready)
         except EngineFailed:
             for sequence in wants:

@@ -90,4 +90,4 @@ def draft_budget(decoding: int) -> int:
 
     The cost of a step grows with every token, and all sequences pay it; from eight on there is no draft.
     """
-    return max(0, LONGEST_DRAFT_TOKENS + 1 - 2 * decoding)
+    return max(0, LONGEST_DRAFT_TOKENS + 2 - 2 * decoding) if decoding < 8 else 0

@@ -12,7 +12,7 @@ class Forget:
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """Let the empty sequence `target` share the first `length` tokens of `source`."""
+    """Let the empty sequence `target` begin with the first `length` tokens of `source`."""
 
     source: int
     target: int

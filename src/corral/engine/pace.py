@@ -7,7 +7,8 @@ Between two decode steps a prefill step may take as long as `step_budget_ms`, or
 as a decode step where that is more: a slow batch is slowed by the same factor as a fast one. While several
 sequences wait for their first token it may take as many times longer, up to BURST: otherwise a burst of
 prompts would crawl behind the first of them, decoding in small batches, and everybody would be late. For the
-same reason several prompts that all fit into HOLD_MS are computed without a decode step between them.
+same reason several prompts that all fit into HOLD_MS are computed without a decode step between them, up to
+the last one, which takes turns again.
 
 With nothing decoding a step takes IDLE_STEP_MS. Longer ones are no faster on a CPU, and what a cancelled
 prefill leaves behind is what its finished steps computed.
@@ -22,6 +23,7 @@ FIRST_GUESS_MS = 1.0  # per token, before anything was measured
 DECODE_SHARE = 1.5
 BURST = 4
 HOLD_MS = 600.0
+RECOVERY = 5.0  # ms of such a hold that each ms of decoding makes up for
 IDLE_STEP_MS = 160.0
 LEAST_IDLE_TOKENS = 64  # below it the weights are read more often than computed with
 
@@ -58,7 +60,11 @@ class Pace:
         self._held_ms += elapsed_ms
         self._token_ms += SMOOTHING * (max(1e-3, elapsed_ms / tokens) - self._token_ms)
 
+    def observe_aborted(self, elapsed_ms: float) -> None:
+        """A prefill step was cut short: nothing to learn from, but streams have waited for it."""
+        self._held_ms += elapsed_ms
+
     def observe_decode(self, elapsed_ms: float) -> None:
         """Learn from a decode step."""
-        self._held_ms = 0.0
+        self._held_ms = max(0.0, self._held_ms - RECOVERY * elapsed_ms)
         self.decode_ms += SMOOTHING * (elapsed_ms - self.decode_ms)

@@ -4,7 +4,8 @@ Rules
 -----
 - A step either decodes, one token of every decoding sequence, or prefills, first come first served up
   to the budget the caller gives. Where there is both, they take turns: so a prompt never stops a
-  stream, the budget bounds by how much it slows one, and tokens go out before the prompt's turn.
+  stream, the budget bounds by how much it slows one, and tokens go out before the prompt's turn. Only a
+  burst of prompts that the caller knows to be short is done first.
   One batch of both would cost more: 16 streams and 64 prompt tokens take 176 ms together and 107 ms
   one after the other (SmolLM2-135M on 2 cores), since attention looks at every pairing.
 - A decoding sequence may bring drafted tokens along; they are verified in the same step.
@@ -99,7 +100,8 @@ class Scheduler:
     """Plans steps over the running sequences, oldest first, in a cache of `ctx_tokens` and `sequences`.
 
     `can_cut` says whether the model's memory can be cut at any position; if not, a prefix is reused only
-    where all of a remainder is one. `reuses_prefixes` off forgets every sequence when it ends. Remainders
+    where all of a remainder is one. `reuses_prefixes` off forgets every sequence when it ends. Unless the
+    cache `shares_cells`, a remainder takes all of its room, whoever begins alike. Remainders
     beyond `remainder_tokens` leave the cache, one a step and never the newest, and the sooner the more
     sequences run: attention passes over every cell in use, for each of them. `saved_tokens` of those that
     left are kept outside.
@@ -110,6 +112,7 @@ class Scheduler:
     batch_tokens: int
     can_cut: bool = True
     reuses_prefixes: bool = True
+    shares_cells: bool = True
     remainder_tokens: int | None = None
     saved_tokens: int = 0
     running: list[Sequence] = field(default_factory=list)
@@ -350,7 +353,8 @@ class Scheduler:
         if self.remainder_tokens is None:
             return
         limit = self.remainder_tokens // max(1, len(self.running) // FULL_SHARE_RUNNING)
-        if len(self.cache) > 1 and self.cells.reclaimable - self.cells.free > limit:
+        kept = self.cells.reclaimable - self.cells.free if self.shares_cells else self.cache.total
+        if len(self.cache) > 1 and kept > limit:
             self._evict()
 
     def _is_covered(self, cache: PrefixCache, tokens: Tokens) -> bool:

@@ -106,6 +106,7 @@ class ScriptedBackend:
         batch_tokens: int = 512,
         sequences: int = 32,
         can_cut: bool = True,
+        shares_cells: bool = True,
         on_step: Callable[[Sequence[Chunk]], None] | None = None,
         keep_steps: bool = True,
     ) -> None:
@@ -121,6 +122,7 @@ class ScriptedBackend:
         self._keep_steps = keep_steps
         self.sequences = sequences
         self.can_cut = can_cut
+        self.shares_cells = shares_cells
         self.is_aborting = False
         self._cache: dict[int, list[int]] = {}
         self._cells: dict[int, list[int]] = {}

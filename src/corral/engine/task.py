@@ -61,7 +61,7 @@ class Released:
 
 @dataclass(slots=True)
 class Delivery:
-    """What one turn produced: events by task key, and the keys whose slot is free again.
+    """What one turn, or a few, produced: events by task key, and the keys whose slot is free again.
 
     `failure` says that the backend is lost, `has_recovered` that it works again.
     """

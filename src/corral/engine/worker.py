@@ -4,8 +4,9 @@
 
 Nothing else touches the backend, so nothing here is locked but the abort of a running step. Commands come
 in on a SimpleQueue and are drained between steps; what a step produced goes out in one `deliver` call, all
-sequences together. A generation ends in the very step that produced its last token, so nothing is computed
-to be thrown away. With nothing to run the thread sleeps in the queue.
+sequences together, and with it that of the next steps if they are quick. A generation ends in the very step
+that produced its last token, so nothing is computed to be thrown away. With nothing to run the thread sleeps
+in the queue.
 """
 
 import logging
@@ -191,11 +192,14 @@ class Worker:
         prefilling = len(self._running) - decoding
         budget = self._pace.prefill_tokens(decoding=decoding, prefilling=prefilling)
         holds = self._pace.holds_decoding(prefilling=prefilling, tokens=self._scheduler.prefill_left)
-        step = self._scheduler.plan(budget, self._propose(), holds_decoding=holds)
+        step = self._scheduler.plan(budget, {} if holds else self._propose(), holds_decoding=holds)
         self._apply(step.memory)
+        began_s = perf_counter()
         try:
             elapsed_ms = self._decode(step)
         except StepAborted:
+            if step.is_prefill:
+                self._pace.observe_aborted(1e3 * (perf_counter() - began_s))
             for sequence, chunk in step.chunks:
                 self._by_sequence[sequence].aborted_tokens = len(chunk.tokens)
             return  # who left is released by the command that came before the abort; the rest is done again
@@ -291,13 +295,14 @@ class Worker:
 
     def _new_scheduler(self) -> Scheduler:
         backend = self._backend
-        share = backend.ctx_tokens // REMAINDER_SHARE
+        share = min(backend.ctx_tokens, backend.sequence_ctx_tokens) // REMAINDER_SHARE
         return Scheduler(
             sequences=backend.sequences,
             ctx_tokens=backend.ctx_tokens,
             batch_tokens=backend.batch_tokens,
             can_cut=backend.can_cut,
             reuses_prefixes=self._reuses_prefixes,
+            shares_cells=backend.shares_cells,
             remainder_tokens=min(share, REMAINDER_TOKENS) if self._saved_tokens else share,
             saved_tokens=self._saved_tokens,
         )

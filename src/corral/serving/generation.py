@@ -44,7 +44,7 @@ EVENT_BYTES = 128  # of an event or a log probability, beside its text
 FAREWELL_S = 1.0  # how long those that were ended at shutdown may take to be gone
 
 Batch = tuple[int, list[Event]]
-"""A choice's index, and what happened to it in one engine step."""
+"""A choice's index, and what happened to it in one engine step, or a few quick ones."""
 
 
 @dataclass(frozen=True, slots=True)

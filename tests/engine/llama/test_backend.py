@@ -268,6 +268,14 @@ def test_each_slot_gets_a_cache_of_its_own_where_memory_allows(
     backend.close()
 
 
+def test_a_context_longer_than_the_models_own_is_not_given_to_each_slot(model_path: Path) -> None:
+    for unified, tokens in (("off", 2 * 8192), ("on", 10_000)):
+        backend = LlamaBackend(model_path, LlamaOptions(slots=2, ctx_tokens=10_000, kv_unified=unified))
+        assert backend.sequence_ctx_tokens == 8192
+        assert backend.ctx_tokens == tokens
+        backend.close()
+
+
 def test_a_lost_context_is_replaced_by_an_empty_one(llama: LlamaBackend) -> None:
     llama.decode([Chunk(0, 0, [1, 2, 3], rows=1)])
     llama.reset()

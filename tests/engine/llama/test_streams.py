@@ -67,6 +67,16 @@ def test_as_few_tokens_move_as_can() -> None:
     assert model.moved == 100, "0 goes behind 3, where it is free, and not where 4 would have to go"
 
 
+def test_who_only_lies_there_makes_room_for_those_who_take_turns() -> None:
+    model = Model({0: 200, 1: 200, 2: 200, 3: 2000, 4: 2000, 5: 10})
+    model.bring_together([0, 1, 2, 3, 4])
+    model.bring_together([0, 1, 2])
+    for _ in range(10):
+        model.bring_together([5])
+        model.bring_together([0, 1, 2])
+    assert model.moved == 2000, "one of the idle ones went, once"
+
+
 def test_a_sequence_that_joins_moves_nobody_if_there_is_room_beside_the_others() -> None:
     model = Model(dict.fromkeys(range(5), 50))
     model.bring_together([0, 1, 2])

@@ -78,9 +78,11 @@ class LlamaBackend:
         llama_cpp.llama_backend_init()
         self._model = _load_model(path, options)
         train_tokens = llama_cpp.llama_model_n_ctx_train(self._model)
-        self.sequence_ctx_tokens = options.ctx_tokens or min(train_tokens, AUTO_CTX_TOKENS)
+        ctx_tokens = options.ctx_tokens or min(train_tokens, AUTO_CTX_TOKENS)
+        self.sequence_ctx_tokens = min(ctx_tokens, train_tokens)
         self._is_split = is_split(self._model, self.sequence_ctx_tokens, options)
-        self.ctx_tokens = self.sequence_ctx_tokens * (options.slots if self._is_split else 1)
+        self.shares_cells = not self._is_split
+        self.ctx_tokens = self.sequence_ctx_tokens * options.slots if self._is_split else ctx_tokens
         self.batch_tokens = max(BATCH_TOKENS, options.slots)
         self.sequences = min(options.slots + REMAINDERS, MAX_SEQUENCES)
         self.can_cut = _can_cut(self._model)
@@ -95,7 +97,6 @@ class LlamaBackend:
             raise
         # llama.cpp rounds the context up to its padding.
         self.ctx_tokens = min(self.ctx_tokens, llama_cpp.llama_n_ctx(self._context))
-        self.sequence_ctx_tokens = min(self.sequence_ctx_tokens, train_tokens)
         self.vocabulary = LlamaVocabulary(self._model)
         template = llama_cpp.llama_model_chat_template(self._model, None)
         self.chat_format = ChatFormat(

@@ -63,8 +63,9 @@ def is_split(model: llama_cpp.llama_model_p, ctx_tokens: int, options: LlamaOpti
         return False
     if llama_cpp.llama_model_is_recurrent(model) or llama_cpp.llama_model_is_hybrid(model):
         return False
+    free = available - llama_cpp.llama_model_size(model)  # mapped files count as available, and are needed
     needed = kv_cache_bytes(model, options.slots * ctx_tokens, options.kv_type_k, options.kv_type_v)
-    return needed <= SPLIT_SHARE * available
+    return bool(needed <= SPLIT_SHARE * free)
 
 
 def check_fits(model: llama_cpp.llama_model_p, ctx_tokens: int, options: LlamaOptions) -> None:

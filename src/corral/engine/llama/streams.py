@@ -1,7 +1,7 @@
 """Which sequence lies in which stream of a split KV cache: pure.
 
-llama.cpp computes a batch in one pass only if its sequences lie in neighbouring streams, so those of a step
-are brought together: a gap of one stream would mean two passes over the model's weights.
+llama.cpp computes a batch in one pass only if its sequences lie in neighbouring streams, with equally many
+tokens each, so those of a step are brought together: a gap would mean two passes over the model's weights.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,10 +16,15 @@ class Moves:
     into: tuple[tuple[int, int], ...]
 
 
+IDLE_SHARE = 16  # who took part in neither of the last two groups is moved this much more readily
+
+
 class Streams:
     """`count` streams, each empty or one sequence's."""
 
     def __init__(self, count: int) -> None:
+        self._wanted: frozenset[int] = frozenset()
+        self._wanted_before: frozenset[int] = frozenset()
         self._sequences: list[int | None] = [None] * count
         self._streams: dict[int, int] = {}
 
@@ -37,16 +42,20 @@ class Streams:
         """Put the sequences, at most as many as there are streams, into neighbouring ones.
 
         Where they do not lie there yet, the place is the one for which the fewest tokens move; `length` tells
-        how many a sequence that has a stream holds. Who is in the way loses its stream.
+        how many a sequence that has a stream holds. Who is in the way loses its stream: rather one that only
+        lies there than one that takes its turns with these, and would have to come back.
         """
+        group = frozenset(wanted)
+        if group != self._wanted:
+            self._wanted, self._wanted_before = group, self._wanted
         if self._are_neighbours(wanted):
             return Moves((), ())
-        start = self._cheapest(set(wanted), length)
+        start = self._cheapest(length)
         window = range(start, start + len(wanted))
         out = tuple(
             (sequence, stream)
             for sequence, stream in self._streams.items()
-            if (stream in window) != (sequence in wanted)
+            if (stream in window) != (sequence in group)
         )
         for sequence, _ in out:
             self.clear(sequence)
@@ -60,14 +69,20 @@ class Streams:
     def _are_neighbours(self, wanted: Sequence[int]) -> bool:
         streams = [self._streams.get(sequence) for sequence in wanted]
         known = [stream for stream in streams if stream is not None]
-        return len(known) == len(wanted) and max(known) - min(known) < len(wanted)
+        return len(known) == len(wanted) and (not known or max(known) - min(known) < len(wanted))
 
-    def _cheapest(self, wanted: set[int], length: Callable[[int], int]) -> int:
-        """Where the window begins that moves the fewest tokens: others' inside it, wanted ones' outside."""
-        costs = [
-            0 if own is None else -length(own) if own in wanted else length(own) for own in self._sequences
-        ]
-        size = len(wanted)
+    def _cheapest(self, length: Callable[[int], int]) -> int:
+        """Where the window begins that costs the least: others inside it, and wanted ones outside."""
+
+        def cost_inside(sequence: int | None) -> float:
+            if sequence is None:
+                return 0
+            if sequence in self._wanted:
+                return -length(sequence)
+            return length(sequence) if sequence in self._wanted_before else length(sequence) / IDLE_SHARE
+
+        costs = [cost_inside(sequence) for sequence in self._sequences]
+        size = len(self._wanted)
         cost = best = sum(costs[:size])
         start = 0
         for end in range(size, len(costs)):
