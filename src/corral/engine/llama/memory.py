@@ -53,13 +53,16 @@ def available_bytes() -> int | None:
 def is_split(model: llama_cpp.llama_model_p, ctx_tokens: int, options: LlamaOptions) -> bool:
     """Whether each slot gets a KV cache of `ctx_tokens` of its own.
 
-    If it is not said, each does where all of them take at most SPLIT_SHARE of the memory there is. Not on a
-    GPU, whose memory is scarce, and not for models that keep a state instead of cells.
+    If it is not said, each does where all of them take at most SPLIT_SHARE of the memory there is, and are no
+    less than the context that was asked for. Not on a GPU, whose memory is scarce, and not for models that
+    keep a state instead of cells.
     """
     if options.kv_unified != "auto":
         return options.kv_unified == "off"
     available = available_bytes()
     if available is None or options.gpu_layers != 0 or options.slots == 1:
+        return False
+    if options.slots * ctx_tokens < options.ctx_tokens:
         return False
     if llama_cpp.llama_model_is_recurrent(model) or llama_cpp.llama_model_is_hybrid(model):
         return False
