@@ -11,7 +11,7 @@ through /proc while clients come, leave and misbehave over HTTP/1.1 and HTTP/2, 
   descriptors   as many open as before the load, once connections had time to settle
   threads       no more than before the load
   slots         as many streams as there are slots run side by side: none is held by somebody gone
-  memory        memory grew by less than 2 % after minute 5 (a short run: 4 % after its first quarter)
+  memory        resident memory grew by less than 2 % after minute 5 (or the first quarter, if earlier)
   exit          SIGTERM ends it with code 0
 
 Exit code 0 when all hold.
@@ -38,8 +38,6 @@ from sse import Answer
 REFERENCES = 12
 SAMPLE_S = 2.0
 RSS_GROWTH_LIMIT = 0.02
-SHORT_GROWTH_LIMIT = 0.04  # of a run too short to have settled: prefixes and histories still fill
-SETTLED_S = 600.0
 
 
 class Sample(msgspec.Struct, frozen=True):
@@ -220,7 +218,7 @@ def verdict(
         Check("slots", together == args.slots, f"{together} of {args.slots} streams side by side"),
         Check(
             "memory",
-            growth < (RSS_GROWTH_LIMIT if samples and samples[-1].at_s >= SETTLED_S else SHORT_GROWTH_LIMIT),
+            growth < RSS_GROWTH_LIMIT,
             f"{before.rss_bytes / 2**20:.1f} MiB before, {after.rss_bytes / 2**20:.1f} after, "
             f"{growth * 100:+.2f} % since it settled",
         ),
