@@ -276,14 +276,5 @@ def open_llama(settings: Settings, model: str | None) -> tuple[Backend, str]:
     from corral.engine.llama.modelfile import resolve
 
     model_file = resolve(model)
-    options = LlamaOptions(
-        slots=settings.slots,
-        ctx_tokens=settings.ctx_tokens,
-        threads=settings.threads,
-        gpu_layers=settings.gpu_layers,
-        flash_attn=settings.flash_attn,
-        kv_type_k=settings.kv_type_k,
-        kv_type_v=settings.kv_type_v,
-        kv_unified=settings.kv_unified,
-    )
+    options = LlamaOptions(**{own.name: getattr(settings, own.name) for own in fields(LlamaOptions)})
     return LlamaBackend(model_file.path, options), model_file.name

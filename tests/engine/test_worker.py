@@ -21,9 +21,11 @@ CONVERSATION = "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"
 class Bench:
     """A worker and everything it has delivered, by task key."""
 
-    def __init__(self, backend: ScriptedBackend, idle_tokens: int = 64, **options: Any) -> None:
+    def __init__(
+        self, backend: ScriptedBackend, idle_tokens: int = 64, pace: FixedPace | None = None, **options: Any
+    ) -> None:
         self.backend = backend
-        self.worker = Worker(backend, pace=FixedPace(idle_tokens), deliver=self.take, **options)
+        self.worker = Worker(backend, pace=pace or FixedPace(idle_tokens), deliver=self.take, **options)
         self.events: dict[int, list[Event]] = {}
         self.released: list[int] = []
         self.work: dict[int, Released] = {}
@@ -380,6 +382,74 @@ def test_text_that_waits_is_told_before_a_failure() -> None:
     said = [event for event in bench.events[1] if isinstance(event, BlockDelta)]
     assert len(said) == 4
     assert isinstance(bench.events[1][-1], Failed)
+
+
+def test_text_does_not_wait_for_a_step_that_prefills() -> None:
+    untold: list[int] = []
+
+    def look(chunks: Sequence[Chunk]) -> None:
+        if chunks[0].sequence == 1:
+            steps = bench.backend.steps
+            sampled = sum(chunk.rows for step in steps for chunk in step if chunk.sequence == 0)
+            untold.append(sampled - sum(isinstance(event, Sampled) for event in bench.events.get(1, ())))
+
+    bench = Bench(ScriptedBackend(on_step=look), idle_tokens=16, interval_s=3600)
+    bench.submit(1, [1], max_tokens=30)
+    bench.submit(2, list(range(64)), max_tokens=1)
+    bench.run_until_released(1, 2)
+    assert len(untold) >= 4
+    assert not any(untold)
+
+
+class HoldingPace(FixedPace):
+    """Holds decoding back for every burst, and remembers what it was told."""
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__(tokens)
+        self.asked: list[tuple[int, int]] = []
+        self.aborted = 0
+
+    def holds_decoding(self, *, prefilling: int, tokens: int) -> bool:
+        self.asked.append((prefilling, tokens))
+        return prefilling > 1
+
+    def observe_aborted(self, elapsed_ms: float) -> None:
+        assert elapsed_ms > 0
+        self.aborted += 1
+
+
+def test_a_burst_is_computed_first_if_the_pace_says_so() -> None:
+    bench = Bench(ScriptedBackend(), pace=(pace := HoldingPace(16)))
+    bench.submit(1, [1], max_tokens=30)
+    bench.turn()
+    for key in (2, 3):
+        bench.submit(key, [key] * 32, max_tokens=1)
+    bench.turns_until(lambda: {2, 3} <= set(bench.released))
+    sizes = [tuple(len(chunk.tokens) for chunk in step) for step in bench.backend.steps]
+    assert sizes == [(1,), (16,), (16,), (1,), (16,), (1,), (16,)], "the last one takes turns"
+    assert pace.asked[:4] == [(1, 1), (2, 64), (2, 48), (1, 32)]
+
+
+def test_a_prefill_that_was_cut_short_counts_as_time_that_streams_waited() -> None:
+    def leave(chunks: Sequence[Chunk]) -> None:
+        bench.worker.cancel_nowait(1)
+
+    bench = Bench(ScriptedBackend(on_step=leave), pace=(pace := HoldingPace(16)))
+    bench.submit(1, list(range(30)))
+    bench.turn()
+    assert pace.aborted == 1
+
+
+@pytest.mark.parametrize(("shares_cells", "saved"), [(True, 0), (False, 3)])
+def test_remainders_are_counted_as_the_backend_keeps_them(shares_cells: bool, saved: int) -> None:
+    """Five conversations with one long beginning, of which one runs: as one copy of it or as five."""
+    bench = Bench(ScriptedBackend(shares_cells=shares_cells), saved_bytes=2**20)
+    for key in range(4):
+        bench.submit(key, [*range(600), 1000 + key], max_tokens=1)
+        bench.finish(key)
+    bench.submit(9, [*range(600), 2000], max_tokens=20)
+    bench.finish(9)
+    assert bench.worker.saved_sequences == saved
 
 
 def test_a_lost_backend_fails_what_runs_is_rebuilt_and_serves_the_next() -> None:

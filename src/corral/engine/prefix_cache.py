@@ -56,6 +56,11 @@ class PrefixCache:
         """The entries that `tokens` begins with."""
         return [entry for entry, own in self._entries.items() if common_prefix(own, tokens) == len(own)]
 
+    def covers(self, tokens: Tokens) -> bool:
+        """Whether an entry begins with all of `tokens`."""
+        longest = self.longest(tokens, whole_only=False)
+        return longest is not None and longest[1] == len(tokens)
+
     def longest(self, tokens: Tokens, *, whole_only: bool) -> tuple[int, int] | None:
         """The entry that shares the longest prefix, and its length; None if none shares any.
 

@@ -28,14 +28,14 @@ Rules
 
 from collections.abc import Sequence as TokenSequence
 from dataclasses import dataclass, field
-from itertools import count
 
 import numpy as np
 
 from corral.engine.backend import Chunk
 from corral.engine.cells import CellTable
-from corral.engine.memory import Copy, Drop, Forget, Load, MemoryOperation, Save
+from corral.engine.memory import Copy, Drop, Forget, Load, MemoryOperation
 from corral.engine.prefix_cache import PrefixCache, Tokens, common_prefix
+from corral.engine.saved_states import SavedStates
 
 GROWTH_TOKENS = 16  # room left to each running sequence before another prompt may begin
 FULL_SHARE_RUNNING = 4  # so many sequences run beside all remainders; twice as many beside half of them
@@ -117,15 +117,15 @@ class Scheduler:
     saved_tokens: int = 0
     running: list[Sequence] = field(default_factory=list)
     cache: PrefixCache = field(default_factory=PrefixCache)
-    saved: PrefixCache = field(default_factory=PrefixCache)
+    saved: SavedStates = field(init=False)
     cells: CellTable = field(init=False)
-    _states: "count[int]" = field(default_factory=count)
     _free_ids: list[int] = field(init=False)
     _memory: list[MemoryOperation] = field(default_factory=list)
     _is_prefill_turn: bool = False
 
     def __post_init__(self) -> None:
         self.cells = CellTable(self.ctx_tokens, self.sequences)
+        self.saved = SavedStates(self.saved_tokens, can_cut=self.can_cut, memory=self._memory)
         self._free_ids = list(range(self.sequences - 1, -1, -1))
 
     @property
@@ -332,7 +332,7 @@ class Scheduler:
         if length == len(tokens):
             self._memory.append(Drop(state))  # the new sequence has all of it
         else:
-            self._keep_saved(state, tokens)
+            self.saved.keep(state, tokens)
 
     # Remainders
 
@@ -344,7 +344,8 @@ class Scheduler:
         tokens = np.array(sequence.tokens[: sequence.computed], np.int32)
         self.cells.unpin(id)
         sequence.computed = 0
-        if self.reuses_prefixes and len(tokens) >= KEPT_TOKENS and not self._is_covered(self.cache, tokens):
+        is_covered = self.can_cut and self.cache.covers(tokens)
+        if self.reuses_prefixes and len(tokens) >= KEPT_TOKENS and not is_covered:
             self.cache.add(id, tokens)
         else:
             self._release(id)
@@ -357,38 +358,14 @@ class Scheduler:
         if len(self.cache) > 1 and kept > limit:
             self._evict()
 
-    def _is_covered(self, cache: PrefixCache, tokens: Tokens) -> bool:
-        longest = cache.longest(tokens, whole_only=False)
-        return self.can_cut and longest is not None and longest[1] == len(tokens)
-
     def _evict(self, spare: int | None = None) -> bool:
         """Move the least recently used remainder out of the cache; False if there is none but `spare`."""
         oldest = next((sequence for sequence in self.cache if sequence != spare), None)
         if oldest is None:
             return False
-        self._save(oldest)
+        self.saved.save(oldest, self.cache.tokens(oldest))
         self._forget(oldest)
         return True
-
-    def _save(self, id: int) -> None:
-        tokens = self.cache.tokens(id)
-        if len(tokens) > self.saved_tokens or self._is_covered(self.saved, tokens):
-            return
-        if self.can_cut:
-            for state in self.saved.prefixes_of(tokens):
-                self._drop(state)
-        state = next(self._states)
-        self._memory.append(Save(id, state))
-        self._keep_saved(state, tokens)
-
-    def _keep_saved(self, state: int, tokens: Tokens) -> None:
-        self.saved.add(state, tokens)
-        while self.saved.total > self.saved_tokens:
-            self._drop(next(iter(self.saved)))
-
-    def _drop(self, state: int) -> None:
-        self.saved.drop(state)
-        self._memory.append(Drop(state))
 
     def _forget(self, id: int) -> None:
         self.cache.drop(id)

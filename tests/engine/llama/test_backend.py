@@ -264,6 +264,7 @@ def test_each_slot_gets_a_cache_of_its_own_where_memory_allows(
     monkeypatch.setattr(memory, "SPLIT_SHARE", share)
     backend = LlamaBackend(model_path, LlamaOptions(slots=slots, ctx_tokens=512))
     assert backend.ctx_tokens == 512 * (slots if is_split else 1)
+    assert backend.shares_cells is not is_split
     assert backend.sequence_ctx_tokens == 512
     backend.close()
 
