@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from corral.engine.memory import Copy, Drop, Forget, Load, Save
-from corral.engine.saved_states import MOST_STATES
 from corral.engine.scheduler import Scheduler, Sequence, Step
 
 
@@ -233,14 +232,6 @@ def test_remainders_that_share_nothing_physically_are_counted_whole() -> None:
             kv.advance()
         kept.append(len(kv.scheduler.cache))
     assert kept == [3, 1], "a running one holds what they begin with, or each has it for itself"
-
-
-def test_short_prompts_do_not_pile_up_outside_the_cache() -> None:
-    kv = cache(saved_tokens=10**9)
-    for own in range(MOST_STATES + 20):
-        kv.scheduler.remove(_computed(kv, range(1000 * own, 1000 * own + 60)))
-    assert len(kv.scheduler.saved) == len(kv.saved) == MOST_STATES
-    assert 5000 not in {tokens[0] for tokens in kv.saved.values()}, "the oldest have gone"
 
 
 def test_what_leaves_the_cache_is_saved_and_loaded_by_who_begins_with_it() -> None:

@@ -8,6 +8,8 @@ import pytest
 from tests.engine.drive import FixedPace
 
 from corral.engine.backend import BackendLost, Chunk
+from corral.engine.draft_model import DraftModel
+from corral.engine.drafting import draft_budget
 from corral.engine.scripted import ScriptedBackend, rambling, replying
 from corral.engine.task import Delivery, Released, Task
 from corral.engine.worker import Worker
@@ -384,21 +386,54 @@ def test_text_that_waits_is_told_before_a_failure() -> None:
     assert isinstance(bench.events[1][-1], Failed)
 
 
-def test_text_does_not_wait_for_a_step_that_prefills() -> None:
+@pytest.mark.parametrize("arrives", [0, 5])
+def test_text_does_not_wait_for_a_step_that_prefills(arrives: int) -> None:
+    """The other prompt is there from the start, or comes while a step decodes."""
     untold: list[int] = []
 
     def look(chunks: Sequence[Chunk]) -> None:
+        steps = bench.backend.steps
+        if len(steps) == arrives:
+            bench.submit(2, list(range(64)), max_tokens=1)
         if chunks[0].sequence == 1:
-            steps = bench.backend.steps
             sampled = sum(chunk.rows for step in steps for chunk in step if chunk.sequence == 0)
             untold.append(sampled - sum(isinstance(event, Sampled) for event in bench.events.get(1, ())))
 
     bench = Bench(ScriptedBackend(on_step=look), idle_tokens=16, interval_s=3600)
     bench.submit(1, [1], max_tokens=30)
-    bench.submit(2, list(range(64)), max_tokens=1)
     bench.run_until_released(1, 2)
     assert len(untold) >= 4
     assert not any(untold)
+
+
+def test_what_still_waits_when_the_worker_stops_is_told() -> None:
+    def stop(_chunks: Sequence[Chunk]) -> None:
+        if len(bench.backend.steps) == 4:
+            bench.worker.stop_nowait()
+
+    bench = Bench(ScriptedBackend(on_step=stop), interval_s=3600)
+    bench.submit(1, [1], max_tokens=30)
+    bench.worker.run()
+    assert sum(isinstance(event, Sampled) for event in bench.events[1]) == len(bench.backend.steps) == 5
+
+
+def test_all_drafts_of_a_step_together_are_bounded() -> None:
+    bench = Bench(answers("abc " * 60))
+    for key in range(4):
+        bench.submit(key, max_tokens=100)
+    bench.finish(*range(4))
+    sizes = [sum(len(chunk.tokens) for chunk in step) for step in bench.backend.steps if step[0].rows]
+    assert 4 < max(sizes) <= 4 + draft_budget(4)
+
+
+def test_with_nowhere_to_save_them_remainders_share_one_context() -> None:
+    backend = ScriptedBackend(ctx_tokens=4096, sequence_ctx_tokens=512, shares_cells=False)
+    bench = Bench(backend)
+    for key in range(8):
+        bench.submit(key, [1000 * key + token for token in range(60)], max_tokens=1)
+        bench.finish(key)
+    kept = [length for own in range(backend.sequences) if (length := backend.length(own))]
+    assert kept == [60, 60, 60], "a quarter of 512, and the newest"
 
 
 class HoldingPace(FixedPace):
@@ -428,6 +463,20 @@ def test_a_burst_is_computed_first_if_the_pace_says_so() -> None:
     sizes = [tuple(len(chunk.tokens) for chunk in step) for step in bench.backend.steps]
     assert sizes == [(1,), (16,), (16,), (1,), (16,), (1,), (16,)], "the last one takes turns"
     assert pace.asked[:4] == [(1, 1), (2, 64), (2, 48), (1, 32)]
+
+
+def test_nobody_drafts_for_a_step_that_is_held() -> None:
+    small = ScriptedBackend()
+    backend = ScriptedBackend()
+    bench = Bench(backend, pace=HoldingPace(16), drafts=False, draft_model=DraftModel(small, backend))
+    bench.submit(1, [1], max_tokens=40)
+    bench.turns_until(lambda: bool(small.steps))
+    drafted = len(small.steps)
+    for key in (2, 3):
+        bench.submit(key, [key] * 32, max_tokens=1)
+    bench.turn()
+    assert len(backend.steps[-1][0].tokens) == 16
+    assert len(small.steps) == drafted
 
 
 def test_a_prefill_that_was_cut_short_counts_as_time_that_streams_waited() -> None:

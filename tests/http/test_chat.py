@@ -63,6 +63,20 @@ async def test_the_first_byte_comes_on_acceptance_before_the_engine_has_done_any
         gate.open()
 
 
+@pytest.mark.parametrize(("interval_ms", "writes"), [(0, 7), (3_600_000, 3)])
+async def test_text_of_quick_steps_is_written_together(interval_ms: float, writes: int) -> None:
+    gate = Gate()
+    async with serving(ScriptedBackend(on_step=gate), stream_interval_ms=interval_ms) as client:
+        stream = client.chat(max_tokens=6, stream=True)
+        for _ in range(6):
+            await gate.wait_arrived()
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            gate.let()
+        chunks = [chunk async for chunk in stream._chunks]
+        assert len(chunks) == writes, "what accepts, every token, or the first and all others"
+        assert len(text(frames(b"".join(chunks)))) == 6
+
+
 async def test_choices_are_separate_streams_of_one_response() -> None:
     async with serving(echo(), slots=3) as client:
         chunks = frames(await client.chat("abc", n=3, stream=True).body())

@@ -13,7 +13,7 @@ from tests.engine.llama.conftest import forget
 
 from corral.engine.backend import BackendLost, Chunk, StepAborted
 from corral.engine.llama import memory
-from corral.engine.llama.backend import LlamaBackend, LlamaOptions
+from corral.engine.llama.backend import LlamaBackend, LlamaOptions, _Batch
 from corral.engine.llama.sampler import ChainSampler, TopKSampler
 from corral.engine.pace import Pace
 from corral.engine.prompt import Prompter
@@ -200,6 +200,33 @@ def test_a_copied_prefix_continues_like_the_original(llama: LlamaBackend) -> Non
     assert llama.length(1) == len(prompt), "the copy outlives its source"
 
 
+def test_a_copy_of_a_beginning_continues_by_itself(llama: LlamaBackend) -> None:
+    prompt = llama.vocabulary.tokenize("The capital of France is the city of", parse_control=False)
+    sampler = llama.sampler(GREEDY, prompt)
+    llama.decode([Chunk(0, 0, [*prompt, 5, 6, 7], rows=0)])
+    llama.copy(0, 1, len(prompt) - 1)
+    assert (llama.length(0), llama.length(1)) == (len(prompt) + 3, len(prompt) - 1)
+    llama.decode([Chunk(1, len(prompt) - 1, prompt[-1:], rows=1)])
+    copied = sampler.sample(0)
+    llama.decode([Chunk(2, 0, prompt, rows=1)])
+    assert sampler.sample(0) == copied
+
+
+def test_a_batch_is_laid_out_by_ids_and_its_rows_are_found_by_chunks() -> None:
+    batch = _Batch(16)
+    assert (
+        batch.fill([Chunk(7, 0, [1, 2], 2), Chunk(8, 5, [3], 1), Chunk(9, 0, [4, 5, 6], 1)], [4, 2, 3]) == 4
+    )
+    assert batch.struct.n_tokens == 6
+    assert [batch.struct.token[at] for at in range(6)] == [3, 4, 5, 6, 1, 2]
+    assert [batch.struct.seq_id[at][0] for at in range(6)] == [2, 3, 3, 3, 4, 4], (
+        "llama.cpp wants them ascending"
+    )
+    assert [batch.struct.pos[at] for at in range(6)] == [5, 0, 1, 2, 0, 1]
+    assert [batch.index_of_row(row) for row in range(4)] == [4, 5, 0, 3]
+    assert [batch.output_of_row(row) for row in range(4)] == [2, 3, 0, 1]
+
+
 def test_a_saved_sequence_continues_like_the_original_also_in_scattered_cells(llama: LlamaBackend) -> None:
     prompt = llama.vocabulary.tokenize("The capital of France is the city of", parse_control=False)
     sampler = llama.sampler(GREEDY, prompt)
@@ -267,6 +294,19 @@ def test_each_slot_gets_a_cache_of_its_own_where_memory_allows(
     assert backend.shares_cells is not is_split
     assert backend.sequence_ctx_tokens == 512
     backend.close()
+
+
+def test_a_mapped_model_is_not_taken_for_free_memory(
+    model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = model_path.stat().st_size
+    for spare, is_split in ((size // 2, False), (2 * size, True)):
+        kv_bytes = 2 * 512 * 23_040
+        monkeypatch.setattr(memory, "available_bytes", lambda spare=spare: int(kv_bytes / 0.25) + spare)
+        backend = LlamaBackend(model_path, LlamaOptions(slots=2, ctx_tokens=512))
+        assert backend.token_bytes == 23_040
+        assert backend.shares_cells is not is_split
+        backend.close()
 
 
 def test_a_context_longer_than_the_models_own_is_not_given_to_each_slot(model_path: Path) -> None:
