@@ -12,8 +12,8 @@ from typing import Any
 
 import trio
 
-from corral.engine.backend import Chunk
-from corral.engine.scripted import ScriptedBackend
+from corral.engine.local.backend import Chunk
+from corral.engine.local.scripted import ScriptedBackend
 from corral.server import Application
 from corral.serving.generation import Service
 from corral.settings import Settings

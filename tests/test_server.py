@@ -9,9 +9,9 @@ import pytest
 import trio
 
 from corral import server
-from corral.engine.llama.backend import LlamaOptions
-from corral.engine.llama.modelfile import ModelFile
-from corral.engine.scripted import ScriptedBackend
+from corral.engine.local.llama.backend import LlamaOptions
+from corral.engine.local.llama.modelfile import ModelFile
+from corral.engine.local.scripted import ScriptedBackend
 from corral.errors import StartupError
 from corral.settings import Settings
 
@@ -39,10 +39,10 @@ def test_the_curl_line_has_room_for_a_key_and_shows_none() -> None:
 def test_every_option_of_llama_cpp_is_the_setting_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[LlamaOptions] = []
     monkeypatch.setattr(
-        "corral.engine.llama.backend.LlamaBackend", lambda path, options: opened.append(options)
+        "corral.engine.local.llama.backend.LlamaBackend", lambda path, options: opened.append(options)
     )
     monkeypatch.setattr(
-        "corral.engine.llama.modelfile.resolve", lambda model: ModelFile(Path("m"), "m", "here", False)
+        "corral.engine.local.llama.modelfile.resolve", lambda model: ModelFile(Path("m"), "m", "here", False)
     )
     values: dict[str, Any] = {
         "slots": 3,

@@ -12,8 +12,8 @@ import time
 from collections.abc import Sequence
 
 from corral import server
-from corral.engine.backend import Backend
-from corral.engine.scripted import ByteVocabulary, ScriptedBackend
+from corral.engine.local.backend import Backend
+from corral.engine.local.scripted import ByteVocabulary, ScriptedBackend
 from corral.settings import Settings, load
 from serve_scripted import PREFIXES, UncountedBackend, noise
 

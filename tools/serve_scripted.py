@@ -16,8 +16,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from corral import server
-from corral.engine.backend import Backend
-from corral.engine.scripted import ScriptedBackend, babble, rambling
+from corral.engine.local.backend import Backend
+from corral.engine.local.scripted import ScriptedBackend, babble, rambling
 from corral.settings import Settings, add_flags, load
 
 CTX_TOKENS = 65_536

@@ -103,7 +103,7 @@ def _model(arguments: argparse.Namespace) -> int:
         loaded = settings.load(flags, config=arguments.config)
     except settings.SettingsError as error:
         return _fail(str(error), 2)
-    from corral.engine.llama import modelfile
+    from corral.engine.local.llama import modelfile
 
     model_file = modelfile.resolve(loaded.model)
     description = modelfile.describe(model_file.path)

@@ -18,17 +18,17 @@ import trio
 
 from corral import transport
 from corral.assets import static_folder
-from corral.engine.backend import Backend
-from corral.engine.client import Engine
+from corral.books.ledger import Ledger
+from corral.engine.local.backend import Backend
+from corral.engine.local.engine import Engine
 from corral.errors import StartupError
 from corral.http.app import HttpOptions, create_app
 from corral.http.guard import host_name
 from corral.http.pages import read_files
 from corral.serving.generation import Service
-from corral.serving.ledger import Ledger
-from corral.serving.operations import Operations
 from corral.settings import Settings, load
 from corral.transport.limits import Limits
+from corral.watching.operations import Operations
 
 logger = logging.getLogger("corral")
 
@@ -272,8 +272,8 @@ def _llama_application(settings: Settings) -> Application:
 
 def open_llama(settings: Settings, model: str | None) -> tuple[Backend, str]:
     """Find and load a model, the default one for None; it and its public name. Raises StartupError."""
-    from corral.engine.llama.backend import LlamaBackend, LlamaOptions
-    from corral.engine.llama.modelfile import resolve
+    from corral.engine.local.llama.backend import LlamaBackend, LlamaOptions
+    from corral.engine.local.llama.modelfile import resolve
 
     model_file = resolve(model)
     options = LlamaOptions(**{own.name: getattr(settings, own.name) for own in fields(LlamaOptions)})

@@ -5,8 +5,8 @@ import time
 from collections.abc import Sequence
 
 from corral import server
-from corral.engine.backend import Chunk
-from corral.engine.scripted import ScriptedBackend, replying
+from corral.engine.local.backend import Chunk
+from corral.engine.local.scripted import ScriptedBackend, replying
 from corral.settings import load
 
 HOSTILE = (

@@ -9,8 +9,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.harness import Client, Gate, serving
 
-from corral.engine.scripted import ScriptedBackend, replying
-from corral.serving.record import Outcome
+from corral.books.record import Outcome
+from corral.engine.local.scripted import ScriptedBackend, replying
 
 DOCS = Path(__file__).parents[2] / "docs"
 SECRET = "sesquipedalian"

@@ -8,7 +8,7 @@ import trio.testing
 from tests.harness import Gate, serving
 from tests.http.watch import opening, watching
 
-from corral.engine.scripted import ScriptedBackend, replying
+from corral.engine.local.scripted import ScriptedBackend, replying
 
 # What is seen
 

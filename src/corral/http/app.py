@@ -13,6 +13,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
 from corral import __version__
+from corral.books.record import About
 from corral.dialects import Call, Dialect
 from corral.dialects.chat import ChatDialect
 from corral.errors import CorralError, MethodNotAllowed, NotFound
@@ -32,8 +33,7 @@ from corral.http.pages import StaticFile, add_pages
 from corral.http.status import add_status
 from corral.http.stream import EVENT_STREAM, HEADERS, AnswerBody, GenerationBody
 from corral.serving.generation import Generation, Service
-from corral.serving.operations import Operations
-from corral.serving.record import About
+from corral.watching.operations import Operations
 
 logger = logging.getLogger("corral.http")
 

@@ -11,9 +11,9 @@ from corral.http.connection import enter_for_request
 from corral.http.guard import Access, access, read_body
 from corral.http.operator import COOKIE, OperatorCheck
 from corral.http.stream import EVENT_STREAM, HEADERS, EventStreamBody
-from corral.serving.broker import Viewer
 from corral.serving.generation import Service
-from corral.serving.operations import Operations
+from corral.watching.broker import Viewer
+from corral.watching.operations import Operations
 
 JSON = "application/json"
 NO_STORE = {"Cache-Control": "no-store"}

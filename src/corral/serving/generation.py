@@ -16,8 +16,10 @@ from functools import partial
 
 import trio
 
-from corral.engine.client import Engine, Subscriber
-from corral.engine.task import Released
+from corral.books.ledger import Ledger
+from corral.books.record import About, Record
+from corral.engine.local.engine import Engine, Subscriber
+from corral.engine.local.task import Released
 from corral.errors import (
     ContextExceeded,
     CorralError,
@@ -32,8 +34,6 @@ from corral.events import BlockDelta, Collector, Completion, Event, Failed, Queu
 from corral.request import GenerationRequest
 from corral.serving.admission import Admission, Ticket
 from corral.serving.deadlines import Deadlines
-from corral.serving.ledger import Ledger
-from corral.serving.record import About, Record
 from corral.serving.subscription import Subscription
 
 logger = logging.getLogger("corral.serving")
