@@ -7,7 +7,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import fields
 from functools import partial
@@ -19,11 +19,13 @@ import trio
 from corral import transport
 from corral.assets import static_folder
 from corral.books.ledger import Ledger
+from corral.dialects.routes import ROUTES, Route
 from corral.engine.local.backend import Backend
 from corral.engine.local.engine import Engine
 from corral.errors import StartupError
-from corral.http.app import HttpOptions, create_app
+from corral.http.app import create_app
 from corral.http.guard import host_name
+from corral.http.options import HttpOptions
 from corral.http.pages import read_files
 from corral.serving.generation import Service
 from corral.settings import Settings, load
@@ -54,10 +56,12 @@ class Application:
         settings: Settings,
         open_model: Callable[[], tuple[Backend, str]],
         open_draft: Callable[[], Backend] | None = None,
+        routes: Sequence[Route] = ROUTES,
     ) -> None:
         self._settings = settings
         self._open_model = open_model
         self._open_draft = open_draft
+        self._routes = routes
         self._app: Any = None
         self.service: Service | None = None
         """What takes requests to the engine; None outside the lifespan."""
@@ -149,7 +153,7 @@ class Application:
             for task in operations.tasks:
                 nursery.start_soon(task)
             self.service, self._operations = service, operations
-            self._app = create_app(service, operations, files, options)
+            self._app = create_app(service, operations, files, options, self._routes)
             _spare_the_collector()
             try:
                 await self._app(scope, receive, send)  # returns after lifespan.shutdown

@@ -55,6 +55,10 @@ class Prepared:
     prompt: list[int]
     max_tokens: int
 
+    @property
+    def prompt_tokens(self) -> int:
+        return len(self.prompt)
+
 
 class Service:
     """Takes requests to the engine: checks them, queues them, and sees them out."""
