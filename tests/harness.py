@@ -12,10 +12,10 @@ from typing import Any
 
 import trio
 
+from corral.application import Application
 from corral.dialects.routes import ROUTES, Route
 from corral.engine.local.backend import Chunk
 from corral.engine.local.scripted import ScriptedBackend
-from corral.server import Application
 from corral.serving.generation import Service
 from corral.settings import Settings
 
@@ -124,7 +124,6 @@ class Client:
 
     @property
     def service(self) -> Service:
-        assert self.app.service is not None
         return self.app.service
 
     def send(
