@@ -19,8 +19,9 @@ import trio
 from corral import transport
 from corral.assets import static_folder
 from corral.books.ledger import Ledger
+from corral.engine.contract import Engine
 from corral.engine.local.backend import Backend
-from corral.engine.local.engine import Engine
+from corral.engine.local.engine import LocalEngine
 from corral.errors import StartupError
 from corral.http.app import HttpOptions, create_app
 from corral.http.guard import host_name
@@ -108,7 +109,7 @@ class Application:
         draft = None if self._open_draft is None else self._open_draft()
         if draft is not None:
             models.callback(draft.close)
-        return Engine(
+        return LocalEngine(
             backend,
             slots=self._settings.slots,
             step_budget_ms=self._settings.step_budget_ms,

@@ -154,7 +154,8 @@ def _generate(
             request, limit_bytes=options.body_limit_bytes, timeout_s=options.body_timeout_s
         )
         call = dialect.parse(body)
-        prepared = await service.prepare(call.request)
+        client = client_key(request)
+        prepared = await service.prepare(call.request, client)
         about = About(
             id=f"{dialect.id_prefix}{secrets.token_hex(12)}",
             api=api,
@@ -162,7 +163,7 @@ def _generate(
             streams=call.wants_stream,
             address=request.remote_addr or "",
         )
-        generation = enter_for_request(service.open(prepared, client_key(request), about))
+        generation = enter_for_request(service.open(prepared, client, about))
         generation.has_stalled = request.scope["extensions"]["corral.transport"]["stalled"]
         try:
             return await _respond(call, generation, about, options)
@@ -223,7 +224,7 @@ def _model(service: Service, options: HttpOptions) -> dict[str, object]:
         "object": "model",
         "created": options.created_s,
         "owned_by": "corral",
-        "max_model_len": service.request_ctx_tokens,
+        "max_model_len": service.capacity.request_ctx_tokens,
     }
 
 
@@ -243,9 +244,9 @@ def _props(app: CorralApp, service: Service, options: HttpOptions) -> dict[str, 
         "server": "corral",
         "version": __version__,
         "model": options.model,
-        "slots": service.slots,
-        "ctx_tokens": service.ctx_tokens,
-        "request_ctx_tokens": service.request_ctx_tokens,
+        "slots": service.capacity.slots,
+        "ctx_tokens": service.capacity.ctx_tokens,
+        "request_ctx_tokens": service.capacity.request_ctx_tokens,
         "keepalive_s": options.keepalive_s,
         "body_limit_bytes": options.body_limit_bytes,
         "needs_api_key": bool(options.api_keys),
