@@ -5,6 +5,7 @@ from typing import Literal
 
 import msgspec
 
+GrammarKind = Literal["json_object", "json_schema", "regex", "choice", "lark", "gbnf"]
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 
 
@@ -66,6 +67,20 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
+class Grammar:
+    """What the answer must look like. `source` is what its kind calls for, as a text.
+
+    `json_schema`: a JSON schema. `json_object`: nothing. `regex`: a regular expression that all of the answer
+    matches. `choice`: a JSON array of strings. `lark`: llguidance's Lark. `gbnf`: llama.cpp's grammar. `param`
+    is the request's field that asked for it.
+    """
+
+    kind: GrammarKind
+    source: str
+    param: str
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """One request: a conversation, how to continue it, and how often.
 
@@ -80,3 +95,4 @@ class GenerationRequest:
     top_logprobs: int | None = None
     n: int = 1
     tools: tuple[Tool, ...] = ()
+    grammar: Grammar | None = None
