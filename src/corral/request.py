@@ -70,9 +70,9 @@ class Sampling:
 class Grammar:
     """What the answer must look like. `source` is what its kind calls for, as a text.
 
-    `json_schema`: a JSON schema. `json_object`: nothing. `regex`: a regular expression that all of the answer
-    matches. `choice`: a JSON array of strings. `lark`: llguidance's Lark. `gbnf`: llama.cpp's grammar. `param`
-    is the request's field that asked for it.
+    `json_schema`: a JSON schema. `json_object`: nothing. `regex`: a regular expression that all of the
+    answer matches. `choice`: a JSON array of strings. `lark`: llguidance's Lark. `gbnf`: llama.cpp's grammar.
+    `param` is the request's field that asked for it.
     """
 
     kind: GrammarKind
