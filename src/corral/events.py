@@ -33,8 +33,8 @@ class TokenLogprob:
 class Usage:
     """Tokens of one sequence. `cached_tokens` of the prompt were reused, not computed.
 
-    Of the completion, `reasoning_tokens` were thoughts. `accepted_tokens` were drafted and found right, out of
-    `drafted_tokens`.
+    Of the completion, `reasoning_tokens` were thoughts, and of the `drafted_tokens` that were guessed for it
+    `accepted_tokens` were right.
     """
 
     prompt_tokens: int
