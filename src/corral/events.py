@@ -13,8 +13,8 @@ from typing import Literal
 
 from corral.errors import CorralError
 
-BlockKind = Literal["text"]
-FinishReason = Literal["stop", "stop_sequence", "length"]
+BlockKind = Literal["text", "reasoning", "tool"]
+FinishReason = Literal["stop", "stop_sequence", "length", "tool_calls"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,8 @@ class TokenLogprob:
 class Usage:
     """Tokens of one sequence. `cached_tokens` of the prompt were reused, not computed.
 
-    Of the completion, `accepted_tokens` were drafted and found right, out of `drafted_tokens`.
+    Of the completion, `reasoning_tokens` were thoughts, and of the `drafted_tokens` that were guessed for it
+    `accepted_tokens` were right.
     """
 
     prompt_tokens: int
@@ -41,6 +42,7 @@ class Usage:
     completion_tokens: int
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    reasoning_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +90,20 @@ class Sampled:
 
 @dataclass(frozen=True, slots=True)
 class BlockOpened:
+    """A block begins; the one before is closed. A tool block has the call's `id` and its tool's `name`."""
+
     index: int
     kind: BlockKind
+    id: str = ""
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class BlockDelta:
-    """More text of the open block. `logprobs` covers the tokens that `text` completes."""
+    """More text of the open block; in a tool block, of the arguments, which are JSON as far as they go.
+
+    `logprobs` covers the tokens that `text` completes.
+    """
 
     index: int
     text: str
@@ -131,6 +140,8 @@ class Block:
     kind: BlockKind
     text: str
     logprobs: tuple[TokenLogprob, ...]
+    id: str = ""
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +153,19 @@ class Completion:
 
     @property
     def text(self) -> str:
-        return "".join(block.text for block in self.blocks if block.kind == "text")
+        return self._text("text")
+
+    @property
+    def reasoning(self) -> str:
+        return self._text("reasoning")
+
+    @property
+    def calls(self) -> tuple[Block, ...]:
+        """The blocks that are calls of tools."""
+        return tuple(block for block in self.blocks if block.kind == "tool")
+
+    def _text(self, kind: BlockKind) -> str:
+        return "".join(block.text for block in self.blocks if block.kind == kind)
 
 
 @dataclass(slots=True)
@@ -150,7 +173,7 @@ class Collector:
     """Folds one sequence's events; `completion` is there once Finished has been fed."""
 
     completion: Completion | None = None
-    _kinds: list[BlockKind] = field(default_factory=list)
+    _opened: list[BlockOpened] = field(default_factory=list)
     _texts: list[list[str]] = field(default_factory=list)
     _logprobs: list[list[TokenLogprob]] = field(default_factory=list)
 
@@ -160,16 +183,19 @@ class Collector:
             case BlockDelta(index, text, logprobs):
                 self._texts[index].append(text)
                 self._logprobs[index].extend(logprobs)
-            case BlockOpened(_, kind):
-                self._kinds.append(kind)
+            case BlockOpened():
+                self._opened.append(event)
                 self._texts.append([])
                 self._logprobs.append([])
             case Failed(error):
                 raise error
             case Finished():
-                blocks = zip(self._kinds, self._texts, self._logprobs, strict=True)
+                blocks = zip(self._opened, self._texts, self._logprobs, strict=True)
                 self.completion = Completion(
-                    blocks=tuple(Block(kind, "".join(texts), tuple(logs)) for kind, texts, logs in blocks),
+                    blocks=tuple(
+                        Block(opened.kind, "".join(texts), tuple(logs), opened.id, opened.name)
+                        for opened, texts, logs in blocks
+                    ),
                     finished=event,
                 )
 

@@ -14,8 +14,9 @@ import trio
 from corral.assets import static_folder
 from corral.books.ledger import Ledger
 from corral.dialects.routes import Route
+from corral.engine.contract import Engine
 from corral.engine.local.backend import Backend
-from corral.engine.local.engine import Engine
+from corral.engine.local.engine import LocalEngine
 from corral.http.app import create_app
 from corral.http.guard import host_name
 from corral.http.options import HttpOptions
@@ -70,7 +71,7 @@ def open_engine(
     draft = None if open_draft is None else open_draft()
     if draft is not None:
         models.callback(draft.close)
-    engine = Engine(
+    engine = LocalEngine(
         backend,
         slots=settings.slots,
         step_budget_ms=settings.step_budget_ms,

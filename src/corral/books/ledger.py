@@ -16,7 +16,7 @@ import trio
 
 from corral import errors
 from corral.books.record import About, Outcome, Record, Waste
-from corral.engine.local.task import Released
+from corral.engine.contract import Released
 from corral.events import Sampled
 from corral.request import GenerationRequest
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from corral import errors
-from corral.engine.local.task import Released
+from corral.engine.contract import Released
 from corral.events import BlockDelta, Event, Failed, Finished, Prefill, Queued, Sampled, Started
 from corral.request import GenerationRequest
 

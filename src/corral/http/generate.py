@@ -28,7 +28,8 @@ def add_generate(app: Quart, route: Route, service: Service, options: HttpOption
             request, limit_bytes=options.body_limit_bytes, timeout_s=options.body_timeout_s
         )
         call = dialect.parse(body, _headers(request))
-        prepared = await service.prepare(call.request)
+        client = client_key(request)
+        prepared = await service.prepare(call.request, client)
         about = About(
             id=f"{dialect.id_prefix}{secrets.token_hex(12)}",
             api=route.api,
@@ -36,7 +37,7 @@ def add_generate(app: Quart, route: Route, service: Service, options: HttpOption
             streams=call.wants_stream,
             address=request.remote_addr or "",
         )
-        generation = enter_for_request(service.open(prepared, client_key(request), about))
+        generation = enter_for_request(service.open(prepared, client, about))
         generation.has_stalled = request.scope["extensions"]["corral.transport"]["stalled"]
         head = Head(about.id, int(time.time()), about.model, prepared.prompt_tokens)
         try:

@@ -59,7 +59,7 @@ def _model(service: Service, options: HttpOptions) -> dict[str, object]:
         "object": "model",
         "created": options.created_s,
         "owned_by": "corral",
-        "max_model_len": service.request_ctx_tokens,
+        "max_model_len": service.capacity.request_ctx_tokens,
     }
 
 
@@ -79,9 +79,9 @@ def _props(app: Quart, service: Service, options: HttpOptions) -> dict[str, obje
         "server": "corral",
         "version": __version__,
         "model": options.model,
-        "slots": service.slots,
-        "ctx_tokens": service.ctx_tokens,
-        "request_ctx_tokens": service.request_ctx_tokens,
+        "slots": service.capacity.slots,
+        "ctx_tokens": service.capacity.ctx_tokens,
+        "request_ctx_tokens": service.capacity.request_ctx_tokens,
         "keepalive_s": options.keepalive_s,
         "body_limit_bytes": options.body_limit_bytes,
         "needs_api_key": bool(options.api_keys),

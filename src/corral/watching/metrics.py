@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 
 from corral import __version__
 from corral.books.record import Record, State
-from corral.engine.local.engine import Engine
+from corral.engine.contract import Engine
 from corral.serving.generation import Service
 from corral.watching.broker import Broker
 from corral.watching.stall import StallDetector
@@ -107,7 +107,7 @@ class _LedgerCollector(Collector):
         for state, count in states.items():
             live.add_metric([state], count)
         yield live
-        slots = self._engine.slots
+        slots = self._engine.capacity.slots
         yield GaugeMetricFamily("corral_slots", "Sequences that can run at the same time.", slots)
         yield GaugeMetricFamily(
             "corral_slots_busy", "Slots that hold a sequence, now.", slots - self._service.free_slots

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 
-from corral.engine.local.engine import Engine
+from corral.engine.contract import Engine
 from corral.serving.generation import Service
 from corral.watching.log import log_settled
 from corral.watching.metrics import Metrics

@@ -15,7 +15,7 @@ import trio
 from corral import __version__
 from corral.books.ledger import Ledger
 from corral.books.record import Outcome, Record, Waste
-from corral.engine.local.engine import Engine
+from corral.engine.contract import Engine
 from corral.events import Sampled
 from corral.serving.generation import Service
 from corral.watching import views
@@ -170,8 +170,8 @@ class Status:
             version=__version__,
             model=self._model,
             uptime_s=round(time.monotonic() - self._began_s, 1),
-            slots=self._engine.slots,
-            ctx_tokens=self._engine.ctx_tokens,
+            slots=self._engine.capacity.slots,
+            ctx_tokens=self._engine.capacity.ctx_tokens,
             phase=phase,
             draining=self._service.is_draining,
             stalled=self._stall.is_stalled,

@@ -1,22 +1,23 @@
-"""The trio side of the engine: start its thread, hand it tasks, take what it delivers."""
+"""The trio side of the local engine: start its thread, hand it tasks, take what it delivers."""
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 
 import trio
 
+from corral.engine.contract import Capacity, Prepared, Released, Sink
 from corral.engine.local.backend import Backend
 from corral.engine.local.drafts.model import DraftModel
 from corral.engine.local.pace import Pace
 from corral.engine.local.prompt import Prompter
-from corral.engine.local.task import Delivery, Released, Task
+from corral.engine.local.task import Delivery, Task
 from corral.engine.local.worker import Worker
-from corral.errors import EngineFailed
-from corral.events import Event, Failed
-from corral.request import GenerationRequest, Sampling
+from corral.errors import ContextExceeded, EngineFailed, InvalidRequest
+from corral.events import Failed
+from corral.request import GenerationRequest
 
 logger = logging.getLogger("corral.engine")
 
@@ -24,18 +25,32 @@ PROMPT_THREADS = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Subscriber:
-    """Who gets a task's events: both are called on the trio thread and must neither block nor raise.
+class LocalPrepared:
+    """A request that fits, with its prompt's tokens."""
 
-    `released` comes once, after the last events: the slot is free.
-    """
+    request: GenerationRequest
+    prompt: list[int]
+    max_tokens: int
 
-    events: Callable[[list[Event]], None]
-    released: Callable[[Released], None]
+    @property
+    def prompt_tokens(self) -> int:
+        return len(self.prompt)
 
 
-class Engine:
-    """One backend, its thread, and the tasks on it. All methods but `run` and `prompt` are synchronous."""
+@dataclass(frozen=True, slots=True)
+class LocalHandle:
+    """A task of the worker."""
+
+    key: int
+    engine: "LocalEngine"
+
+    def cancel(self) -> None:
+        """Stop it in this step or before the next; its release follows. Harmless if it has ended."""
+        self.engine.cancel(self.key)
+
+
+class LocalEngine:
+    """One backend, its thread, and the tasks on it: an Engine (see engine.contract)."""
 
     def __init__(
         self,
@@ -52,7 +67,9 @@ class Engine:
         """Raises StartupError if the draft model does not go with the model."""
         if slots > backend.sequences:
             raise ValueError(f"{slots} slots on a backend of {backend.sequences} sequences")
-        self.slots = slots
+        self.capacity = Capacity(
+            slots, backend.ctx_tokens, min(backend.ctx_tokens, backend.sequence_ctx_tokens)
+        )
         self._reuses_prefixes = reuses_prefixes
         self._saved_bytes = saved_bytes
         self._drafts = drafts
@@ -63,23 +80,9 @@ class Engine:
         self._pace = Pace(step_budget_ms, backend.batch_tokens)
         self._prompter = Prompter(backend.chat_format, backend.vocabulary)
         self._prompt_threads = trio.CapacityLimiter(PROMPT_THREADS)
-        self._subscribers: dict[int, Subscriber] = {}
+        self._sinks: dict[int, Sink] = {}
         self._keys = count(1)
         self._worker: Worker | None = None
-
-    @property
-    def request_ctx_tokens(self) -> int:
-        """Tokens one request may hold, prompt and output together."""
-        return min(self._backend.ctx_tokens, self._backend.sequence_ctx_tokens)
-
-    @property
-    def ctx_tokens(self) -> int:
-        """Tokens the KV cache holds, all slots together."""
-        return self._backend.ctx_tokens
-
-    @property
-    def vocabulary_tokens(self) -> int:
-        return len(self._backend.vocabulary.pieces)
 
     def step_age_s(self) -> float | None:
         """How long the running step has lasted, in seconds; None if none is running."""
@@ -117,49 +120,65 @@ class Engine:
                 self._worker = None
                 worker.stop_nowait()
 
-    async def prompt(self, request: GenerationRequest) -> list[int]:
-        """The prompt's tokens, rendered and tokenized off the event loop.
+    async def prepare(self, request: GenerationRequest, *, client: str) -> LocalPrepared:
+        """Render and tokenize a request off the event loop, and see that it fits.
 
-        Raises InvalidRequest. Cancelling leaves at once; the thread finishes its pure work unheard.
+        Raises InvalidRequest or ContextExceeded. Cancelling leaves at once; the thread finishes its pure work
+        unheard.
         """
-        return await trio.to_thread.run_sync(
+        known = len(self._backend.vocabulary.pieces)
+        for token, _ in request.sampling.logit_bias:
+            if token >= known:
+                raise InvalidRequest(f"token {token} is not one of the model's {known}", param="logit_bias")
+        prompt = await trio.to_thread.run_sync(
             partial(self._prompter.tokens, request.messages, request.tools),
             abandon_on_cancel=True,
             limiter=self._prompt_threads,
         )
+        return LocalPrepared(request, prompt, self._output_tokens(request, len(prompt)))
 
-    def submit(
-        self,
-        prompt: list[int],
-        sampling: Sampling,
-        subscriber: Subscriber,
-        *,
-        max_tokens: int,
-        stop: tuple[str, ...] = (),
-        top_logprobs: int | None = None,
-    ) -> int:
-        """Start a sequence; returns its key. The caller holds one of the `slots` free slots.
+    def submit(self, prepared: Prepared, choice: int, sink: Sink, *, max_tokens: int) -> LocalHandle:
+        """Start a sequence. The caller holds one of the free slots, and `prepared` is of this engine.
 
         Raises EngineFailed if the engine is not running.
         """
+        if not isinstance(prepared, LocalPrepared):
+            raise TypeError(f"a request that was prepared elsewhere: {prepared!r}")
         if self._worker is None or self.failure is not None:
             raise self.failure or EngineFailed("the engine is not running")
-        key = next(self._keys)
-        self._subscribers[key] = subscriber
-        task = Task(key, prompt, sampling, max_tokens, stop, top_logprobs)
+        request, key = prepared.request, next(self._keys)
+        sampling = request.sampling
+        if sampling.seed is not None:
+            sampling = replace(sampling, seed=sampling.seed + choice)
+        self._sinks[key] = sink
+        task = Task(key, prepared.prompt, sampling, max_tokens, request.stop, request.top_logprobs)
         self._worker.submit_nowait(task)
-        return key
+        return LocalHandle(key, self)
 
     def cancel(self, key: int) -> None:
-        """Stop a sequence in this step or before the next; `released` follows. Harmless if it has ended."""
-        if self._worker is not None and key in self._subscribers:
+        """What LocalHandle.cancel does."""
+        if self._worker is not None and key in self._sinks:
             self._worker.cancel_nowait(key)
 
     def check_idle(self) -> None:
         """Assert that nothing is left of any task; for tests."""
-        assert not self._subscribers, f"subscribers left: {sorted(self._subscribers)}"
+        assert not self._sinks, f"sinks left: {sorted(self._sinks)}"
         if self._worker is not None:
             self._worker.check_idle()
+
+    def _output_tokens(self, request: GenerationRequest, prompt_tokens: int) -> int:
+        limit = self.capacity.request_ctx_tokens
+        room = limit - prompt_tokens
+        wanted = request.max_tokens
+        if room < 1 or (wanted is not None and wanted > room):
+            asked = f" and {wanted} of output" if wanted is not None and room >= 1 else ""
+            raise ContextExceeded(
+                f"this model's context is {limit} tokens, but the prompt has {prompt_tokens}{asked}",
+                prompt_tokens=prompt_tokens,
+                limit_tokens=limit,
+                param="messages" if room < 1 else "max_tokens",
+            )
+        return wanted or room
 
     async def _supervise(self, worker: Worker) -> None:
         try:
@@ -175,25 +194,25 @@ class Engine:
 
     def _fail(self, error: EngineFailed) -> None:
         self.failure = error
-        for key in list(self._subscribers):
+        for key in list(self._sinks):
             self._deliver(Delivery(events=[(key, [Failed(error)])], released=[(key, Released())]))
 
     def _deliver(self, delivery: Delivery) -> None:
         if delivery.failure is not None or delivery.has_recovered:
             self.failure = delivery.failure
         for key, events in delivery.events:
-            subscriber = self._subscribers.get(key)
-            if subscriber is not None:
-                _call(subscriber.events, events)
+            sink = self._sinks.get(key)
+            if sink is not None:
+                _call(sink.events, events)
         for key, released in delivery.released:
-            subscriber = self._subscribers.pop(key, None)
-            if subscriber is not None:
-                _call(subscriber.released, released)
+            sink = self._sinks.pop(key, None)
+            if sink is not None:
+                _call(sink.released, released)
 
 
 def _call(callback: Callable[..., None], *args: object) -> None:
-    # An exception here would end trio.run: a bug in one subscriber must not end the server.
+    # An exception here would end trio.run: a bug in one sink must not end the server.
     try:
         callback(*args)
     except Exception:
-        logger.exception("a subscriber's callback raised")
+        logger.exception("a sink raised")

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 
 from corral.decoding import TextDecoder
+from corral.engine.contract import Released
 from corral.engine.local.backend import Sampler
 from corral.engine.local.drafts.lookup import PromptLookup
 from corral.engine.local.scheduler import Sequence as Scheduled
@@ -44,19 +45,6 @@ class Stop:
 
 
 Command = Submit | Cancel | Stop
-
-
-@dataclass(frozen=True, slots=True)
-class Released:
-    """A task's slot is free again, and what of its work was in vain, in tokens.
-
-    `decoded_after_cancel` were sampled when nobody wanted them any more. Of a prefill that was cut short,
-    `prefill_kept` stay as a prefix for the next one and `prefill_dropped` were in the aborted step.
-    """
-
-    decoded_after_cancel: int = 0
-    prefill_dropped: int = 0
-    prefill_kept: int = 0
 
 
 @dataclass(slots=True)

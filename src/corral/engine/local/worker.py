@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from time import perf_counter
 
+from corral.engine.contract import Released
 from corral.engine.local.backend import Backend, BackendLost, SavedSequence, StepAborted
 from corral.engine.local.cache.operations import Copy, Drop, Forget, Load, MemoryOperation, Save
 from corral.engine.local.drafts.drafter import Drafter
@@ -23,7 +24,7 @@ from corral.engine.local.outbox import Outbox
 from corral.engine.local.pace import Pace
 from corral.engine.local.scheduler import Scheduler, Step
 from corral.engine.local.scheduler import Sequence as Scheduled
-from corral.engine.local.task import Cancel, Command, Delivery, Released, Running, Stop, Submit, Task
+from corral.engine.local.task import Cancel, Command, Delivery, Running, Stop, Submit, Task
 from corral.errors import CorralError, EngineFailed
 from corral.events import Event, Failed, FinishReason, Prefill, Sampled, TokenLogprob
 
