@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
@@ -21,10 +21,15 @@ from corral.http.app import create_app
 from corral.http.guard import host_name
 from corral.http.options import HttpOptions
 from corral.http.pages import read_files
-from corral.serving.generation import Service
+from corral.serving.service import Service, ServiceOptions
 from corral.settings import Settings
 from corral.transport.limits import Limits
-from corral.watching.operations import Operations
+from corral.watching.watch import Watching, attach
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Options = TypeVar("Options", bound="DataclassInstance")
 
 OpenModel = Callable[[], tuple[Backend, str]]
 """Blocks; returns a backend and the model's public name. Raises StartupError."""
@@ -36,7 +41,7 @@ class Running:
 
     model: str
     service: Service
-    operations: Operations
+    watching: Watching
     app: Any
     """The Quart app, as an ASGI app."""
     nursery: trio.Nursery
@@ -56,7 +61,7 @@ class Running:
     async def _drain_at_shutdown(self, terminated: trio.Event) -> None:
         await terminated.wait()
         await self.service.drain(self.drain_s)
-        self.operations.close()
+        self.watching.close()
 
 
 def open_engine(
@@ -88,23 +93,16 @@ async def start(
     settings: Settings, engine: Engine, model: str, nursery: trio.Nursery, routes: Sequence[Route]
 ) -> Running:
     """Start an engine, and all that stands on it, in `nursery`."""
-    service = Service(
-        engine,
-        queue_limit=settings.queue,
-        subscriber_events=settings.subscriber_events,
-        subscriber_bytes=settings.subscriber_bytes,
-        max_output_tokens=settings.max_output_tokens,
-        request_deadline_s=settings.request_deadline_s,
-        ledger=Ledger(slots=settings.slots, keeps_content=settings.status_content),
-    )
-    operations = Operations(service, engine, model=model, stall_s=settings.stall_s)
+    ledger = Ledger(slots=engine.capacity.slots, keeps_content=settings.status_content)
+    service = Service(engine, pick(ServiceOptions, settings), ledger)
+    watching = attach(service, model=model, stall_s=settings.stall_s)
     files = await trio.to_thread.run_sync(read_files, static_folder())
-    app = create_app(service, operations, files, _http_options(settings, model), routes)
+    app = create_app(service, watching, files, _http_options(settings, model), routes)
     await nursery.start(engine.run)
-    for task in operations.tasks:
+    for task in (watching.feed.broker.run, watching.stall.run, service.enforce_deadlines):
         nursery.start_soon(task)
     _spare_the_collector()
-    return Running(model, service, operations, app, nursery, settings.drain_s)
+    return Running(model, service, watching, app, nursery, settings.drain_s)
 
 
 def open_llama(settings: Settings, model: str | None) -> tuple[Backend, str]:
@@ -113,8 +111,7 @@ def open_llama(settings: Settings, model: str | None) -> tuple[Backend, str]:
     from corral.engine.local.llama.modelfile import resolve
 
     model_file = resolve(model)
-    options = LlamaOptions(**{own.name: getattr(settings, own.name) for own in fields(LlamaOptions)})
-    return LlamaBackend(model_file.path, options), model_file.name
+    return LlamaBackend(model_file.path, pick(LlamaOptions, settings)), model_file.name
 
 
 def open_draft(settings: Settings) -> Backend:
@@ -124,7 +121,12 @@ def open_draft(settings: Settings) -> Backend:
 
 def limits(settings: Settings) -> Limits:
     """What a connection may cost, as the settings have it."""
-    return Limits(**{limit.name: getattr(settings, limit.name) for limit in fields(Limits)})
+    return pick(Limits, settings)
+
+
+def pick(options: type[Options], settings: Settings) -> Options:
+    """The options of one layer: a dataclass whose fields are settings, by the same names."""
+    return options(**{own.name: getattr(settings, own.name) for own in fields(options)})
 
 
 def configure_process(settings: Settings) -> None:

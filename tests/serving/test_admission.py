@@ -19,7 +19,8 @@ class Queue:
     def join(self, name: str, client: str = "", slots: int = 1) -> Ticket:
         moves = self.positions.setdefault(name, [])
         ticket = Ticket(slots, client or name, start=lambda: self.started.append(name), moved=moves.append)
-        self.admission.join(ticket, retry_after_s=7)
+        self.admission.check(slots, retry_after_s=7)
+        self.admission.join(ticket)
         return ticket
 
 
@@ -92,7 +93,7 @@ def test_everybody_is_served_once_and_all_permits_return(requests: list[tuple[st
         ticket = Ticket(slots, client, start=lambda: None, moved=lambda _: None)
         ticket.start = lambda ticket=ticket: running.append(ticket)  # type: ignore[misc]
         tickets.append(ticket)
-        admission.join(ticket, retry_after_s=1)
+        admission.join(ticket)
         if leaves and ticket not in running:
             admission.leave(ticket)
             tickets.remove(ticket)

@@ -8,10 +8,11 @@ from quart import Response, g, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
+from corral.books.ledger import Ledger, Refusal
 from corral.dialects.routes import ROUTES, Route, errors_at
-from corral.errors import CorralError, MethodNotAllowed, NotFound
+from corral.errors import CorralError, InvalidRequest, MethodNotAllowed, NotFound, code_of
 from corral.http.connection import ScopedHTTPConnection
-from corral.http.generate import add_generate
+from corral.http.generate import add_generate, is_accepted
 from corral.http.guard import HostCheck, KeyCheck, OriginCheck
 from corral.http.info import add_health, add_models, add_props
 from corral.http.marks import Access, Marks, marks_of
@@ -20,8 +21,8 @@ from corral.http.options import HttpOptions
 from corral.http.pages import StaticFile, add_pages
 from corral.http.replies import error_reply
 from corral.http.status import add_status
-from corral.serving.generation import Service
-from corral.watching.operations import Operations
+from corral.serving.service import Service
+from corral.watching.watch import Watching
 
 logger = logging.getLogger("corral.http")
 
@@ -39,7 +40,7 @@ class CorralApp(QuartTrio):
 
 def create_app(
     service: Service,
-    operations: Operations,
+    watching: Watching,
     files: Mapping[str, StaticFile],
     options: HttpOptions,
     routes: Sequence[Route] = ROUTES,
@@ -50,14 +51,14 @@ def create_app(
         status_key=options.status_key, api_keys=options.api_keys, shows_content=options.shows_content
     )
     _add_guard(app, options, operators)
-    _add_errors(app, routes)
+    _add_errors(app, routes, service.ledger)
     for route in routes:
         add_generate(app, route, service, options)
     add_pages(app, files)
-    add_status(app, service, operations, operators, keepalive_s=options.keepalive_s)
+    add_status(app, service, watching, operators, keepalive_s=options.keepalive_s)
     add_models(app, service, options)
     add_props(app, service, options)
-    add_health(app, service, operations)
+    add_health(app, service, watching)
     return app
 
 
@@ -85,13 +86,28 @@ def _add_guard(app: CorralApp, options: HttpOptions, operators: OperatorCheck) -
         return response
 
 
-def _add_errors(app: CorralApp, routes: Sequence[Route]) -> None:
-    """Answer every exception in the shape of the API that was asked, whoever raised it."""
+def _add_errors(app: CorralApp, routes: Sequence[Route], ledger: Ledger) -> None:
+    """Answer every exception in the shape of the API that was asked, whoever raised it, and count
+    refusals."""
 
     @app.errorhandler(Exception)
     async def fail(error: Exception) -> Response:
         errors = _marks(app).errors or errors_at(request.path, routes)
-        return error_reply(errors, _as_corral_error(error), g.request_id)
+        told = _as_corral_error(error)
+        response = error_reply(errors, told, g.request_id)
+        if not is_accepted():
+            ledger.refuse(
+                Refusal(
+                    id=g.request_id,
+                    address=request.remote_addr or "",
+                    method=request.method,
+                    path=request.path,
+                    status=response.status_code,
+                    code=code_of(told),
+                    param=told.param if isinstance(told, InvalidRequest) else None,
+                )
+            )
+        return response
 
 
 def _marks(app: CorralApp) -> Marks:

@@ -7,8 +7,8 @@ from corral.errors import NotFound
 from corral.http.marks import Access, access, marks_of
 from corral.http.options import HttpOptions
 from corral.http.replies import json_reply
-from corral.serving.generation import Service
-from corral.watching.operations import Operations
+from corral.serving.service import Service
+from corral.watching.watch import Watching
 
 
 def add_models(app: Quart, service: Service, options: HttpOptions) -> None:
@@ -36,7 +36,7 @@ def add_props(app: Quart, service: Service, options: HttpOptions) -> None:
         return json_reply(_props(app, service, options))
 
 
-def add_health(app: Quart, service: Service, operations: Operations) -> None:
+def add_health(app: Quart, service: Service, watching: Watching) -> None:
     """What a load balancer asks."""
 
     @app.get("/health")
@@ -47,8 +47,8 @@ def add_health(app: Quart, service: Service, operations: Operations) -> None:
             return json_reply({"status": "failed", "message": service.failure.message}, status=503)
         if service.is_draining:
             return json_reply({"status": "draining"}, status=503)
-        if operations.stall.is_stalled:
-            age_s = round(operations.stall.step_age_s or 0.0, 1)
+        if watching.stall.is_stalled:
+            age_s = round(watching.stall.step_age_s or 0.0, 1)
             return json_reply({"status": "stalled", "step_age_s": age_s}, status=503)
         return json_reply({"status": "ok"})
 

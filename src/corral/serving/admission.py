@@ -56,14 +56,17 @@ class Admission:
         """Nobody waits and nobody runs."""
         return not self._waiting and self.free_slots == self.slots
 
-    def join(self, ticket: Ticket, *, retry_after_s: int) -> None:
-        """Start the ticket now, or put it in the queue; raises QueueFull when that is full."""
-        starts_now = not self._waiting and ticket.slots <= self.free_slots
+    def check(self, slots: int, *, retry_after_s: int) -> None:
+        """See whether a ticket for so many slots could join now; raises QueueFull if it could not."""
+        starts_now = not self._waiting and slots <= self.free_slots
         if not starts_now and len(self._waiting) >= self.queue_limit:
             raise QueueFull(
                 f"{len(self._waiting)} requests are waiting already; try again in {retry_after_s} s",
                 retry_after_s=retry_after_s,
             )
+
+    def join(self, ticket: Ticket) -> None:
+        """Start the ticket now, or put it in the queue. Whoever calls it has called `check` just before."""
         start = max(self._virtual_time, self._next_tags.get(ticket.client, 0))
         self._next_tags[ticket.client] = start + ticket.slots
         ticket.tag = start, self._arrivals
