@@ -204,7 +204,8 @@ class Service:
                 max_bytes=self._subscriber_bytes if about.streams else math.inf,
                 on_released=self._wake_if_idle,
             )
-            self._admission.join(generation.ticket, retry_after_s=self._retry_after_s())
+            self._admission.check(prepared.request.n, retry_after_s=self._retry_after_s())
+            self._admission.join(generation.ticket)
         except CorralError as error:
             self.ledger.forget(record)
             self.ledger.refused(error)
@@ -313,7 +314,7 @@ class Generation:
 
     def _released(self, released: Released) -> None:
         self.record.released(released)  # first: its lane may go to whoever the release lets in
-        self._admission.release()
+        self._admission.release(self.ticket)
         self._on_released()
 
     def _overflowed(self) -> None:
