@@ -147,7 +147,7 @@ class Generation:
 
     def _released(self, waste: Waste) -> None:
         self.record.released(waste)  # first: its lane may go to whoever the release lets in
-        self._admission.release()
+        self._admission.release(self.ticket)
         self._on_released()
 
 
