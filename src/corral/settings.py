@@ -174,7 +174,18 @@ class Settings(BaseSettings):
         None, description="PEM file with the TLS certificate chain; with it, corral serves https."
     )
     keyfile: FilePath | None = Field(None, description="PEM file with the certificate's private key.")
-    body_limit_bytes: int = Field(16 * 2**20, ge=1024, description="Largest request body.")
+    body_limit_bytes: int = Field(
+        16 * 2**20,
+        ge=1024,
+        description="Largest request body. One in which no prompt can fit the model's context is refused "
+        "earlier.",
+    )
+    body_memory_bytes: int = Field(
+        0,
+        ge=0,
+        description="What all request bodies that are arriving or being parsed may hold together; past that, "
+        "503. A body may be as large as what it leaves free. 0: four times body_limit_bytes.",
+    )
     body_timeout_s: float = Field(
         30.0, gt=0, allow_inf_nan=False, description="Longest a request body may take to arrive."
     )
@@ -231,7 +242,8 @@ class Settings(BaseSettings):
     allowed_hosts: CommaSeparated = Field(
         (),
         description="Comma-separated names that requests may come in under (the Host header), "
-        "besides the bind address and loopback names. *: any.",
+        "besides the bind address and loopback names; with a port, pages of that port too count as ours. "
+        "*: any.",
     )
     drain_s: float = Field(
         10.0,
@@ -266,6 +278,8 @@ class Settings(BaseSettings):
     def _check_together(self) -> Self:
         if (self.certfile is None) != (self.keyfile is None):
             raise ValueError("certfile and keyfile go together: TLS needs both")
+        if 0 < self.body_memory_bytes < 2 * self.body_limit_bytes:
+            raise ValueError("body_memory_bytes must be at least twice body_limit_bytes")
         if self.flash_attn == "off" and self.kv_type_v not in ("f32", "f16", "bf16"):
             raise ValueError(f"kv_type_v={self.kv_type_v} needs flash attention, and flash_attn is off")
         return self

@@ -18,7 +18,6 @@ from corral.engine.contract import Engine
 from corral.engine.local.backend import Backend
 from corral.engine.local.engine import LocalEngine
 from corral.http.app import create_app
-from corral.http.guard import host_name
 from corral.http.options import HttpOptions
 from corral.http.pages import read_files
 from corral.serving.service import Service, ServiceOptions
@@ -30,6 +29,9 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Options = TypeVar("Options", bound="DataclassInstance")
+
+BODIES = 4
+"""The largest bodies that may be in memory together, where no setting says how many bytes that is."""
 
 OpenModel = Callable[[], tuple[Backend, str]]
 """Blocks; returns a backend and the model's public name. Raises StartupError."""
@@ -143,9 +145,11 @@ def _http_options(settings: Settings, model: str) -> HttpOptions:
         created_s=int(time.time()),
         keepalive_s=settings.keepalive_s,
         body_limit_bytes=settings.body_limit_bytes,
+        body_memory_bytes=settings.body_memory_bytes or BODIES * settings.body_limit_bytes,
         body_timeout_s=settings.body_timeout_s,
         api_keys=settings.api_keys,
-        host_names=(*settings.allowed_hosts, host_name(settings.bind)),
+        bind=settings.bind,
+        allowed_hosts=settings.allowed_hosts,
         status_key=settings.status_key,
         shows_content=settings.status_content,
     )

@@ -1,5 +1,6 @@
 """What every dialect needs of the wire: JSON bodies checked into Structs, and SSE frames."""
 
+import codecs
 import re
 from typing import TypeVar
 
@@ -22,6 +23,7 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     this returns holds only finite numbers and text that can be encoded as UTF-8.
     """
     try:
+        body = body.removeprefix(codecs.BOM_UTF8)  # no JSON, but Windows writes it (RFC 8259, 8.1)
         body.decode()  # msgspec does not look into the fields it skips
         return decoder.decode(body)
     except msgspec.ValidationError as error:

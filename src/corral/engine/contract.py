@@ -35,12 +35,14 @@ class Capacity:
     """How much an engine takes at a time.
 
     `slots` sequences may run at the same time. All of them together hold at most `ctx_tokens`, and one
-    request `request_ctx_tokens`, prompt and output together.
+    request `request_ctx_tokens`, prompt and output together. No prompt of more than `prompt_bytes` of text
+    fits; None where the engine cannot tell.
     """
 
     slots: int
     ctx_tokens: int
     request_ctx_tokens: int
+    prompt_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,15 +5,25 @@ import secrets
 from collections.abc import Mapping, Sequence
 
 from quart import Response, g, request
+from quart.wrappers.base import BaseRequestWebsocket
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
+from werkzeug.routing import MapAdapter
 
 from corral.books.ledger import Ledger, Refusal
 from corral.dialects.routes import ROUTES, Route, errors_at
-from corral.errors import CorralError, InvalidRequest, MethodNotAllowed, NotFound, code_of
-from corral.http.connection import ScopedHTTPConnection
+from corral.errors import (
+    CorralError,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    PayloadTooLarge,
+    code_of,
+)
+from corral.http.body import Bodies
+from corral.http.connection import UNREAD_BYTES, CorralRequest, ScopedHTTPConnection, target_of_request
 from corral.http.generate import add_generate, is_accepted
-from corral.http.guard import HostCheck, KeyCheck, OriginCheck
+from corral.http.guard import HostCheck, KeyCheck, OriginCheck, check_expectation, client_of
 from corral.http.info import add_health, add_models, add_props
 from corral.http.marks import Access, Marks, marks_of
 from corral.http.operator import OperatorCheck
@@ -35,7 +45,21 @@ SAFE_HEADERS = {
 
 
 class CorralApp(QuartTrio):
+    """Quart without what it answers by itself in a shape of its own: redirects, HTML, 500 for odd hosts."""
+
     asgi_http_class = ScopedHTTPConnection
+    request_class = CorralRequest
+
+    def create_url_adapter(self, request: BaseRequestWebsocket | None) -> MapAdapter | None:
+        """Match paths alone. Quart matches `Host` too, and fails on names that no DNS would take."""
+        if request is None:
+            return None
+        return self.url_map.bind("localhost", path_info=request.path, default_method=request.method)
+
+    async def make_default_options_response(self) -> Response:
+        """What a path takes, without the empty HTML page that Quart sends along."""
+        methods = set() if request.url_rule is None else request.url_rule.methods
+        return Response(b"", status=204, headers={"Allow": ", ".join(sorted(methods or ()))})
 
 
 def create_app(
@@ -47,13 +71,20 @@ def create_app(
 ) -> CorralApp:
     """The app over a running service; `files` are those of static/."""
     app = CorralApp("corral", static_folder=None)
+    app.url_map.merge_slashes = False  # else every doubled slash is answered with a redirect
     operators = OperatorCheck(
         status_key=options.status_key, api_keys=options.api_keys, shows_content=options.shows_content
     )
     _add_guard(app, options, operators)
     _add_errors(app, routes, service.ledger)
+    bodies = Bodies(
+        limit_bytes=options.body_limit_bytes,
+        memory_bytes=options.body_memory_bytes,
+        timeout_s=options.body_timeout_s,
+        prompt_bytes=service.capacity.prompt_bytes,
+    )
     for route in routes:
-        add_generate(app, route, service, options)
+        add_generate(app, route, service, bodies, options)
     add_pages(app, files)
     add_status(app, service, watching, operators, keepalive_s=options.keepalive_s)
     add_models(app, service, options)
@@ -64,18 +95,19 @@ def create_app(
 
 def _add_guard(app: CorralApp, options: HttpOptions, operators: OperatorCheck) -> None:
     """Check who asks before any view runs, and put on every answer what browsers are to know."""
-    hosts = HostCheck(options.host_names)
-    origins = OriginCheck(options.host_names)
+    hosts = HostCheck((*options.allowed_hosts, options.bind))
+    origins = OriginCheck(options.allowed_hosts)
     keys = KeyCheck(options.api_keys)
 
     @app.before_request
     async def guard() -> None:
         g.request_id = f"req_{secrets.token_hex(12)}"
         level = _marks(app).access
-        hosts.check(request)
+        check_expectation(request)
+        hosts.check(request.headers.get("Host", ""), target_of_request().authority)
         origins.check(request, is_page=level is Access.PUBLIC and request.method == "GET")
         if level is Access.CLIENT:
-            keys.check(request)
+            g.client = client_of(request, keys.check(request))
         elif level is Access.OPERATOR:
             operators.check(request)
 
@@ -123,7 +155,9 @@ def _as_corral_error(error: Exception) -> CorralError:
         case HTTPException(code=405):
             allowed = tuple(sorted(getattr(error, "valid_methods", None) or ()))
             return MethodNotAllowed(f"{request.path} does not take {request.method}", allowed=allowed)
-        case HTTPException(code=code) if code is not None and code < 500:
+        case HTTPException(code=413):
+            return PayloadTooLarge("there is nothing to be done with a body here", limit_bytes=UNREAD_BYTES)
+        case HTTPException(code=404):
             return NotFound(f"there is nothing at {request.path}")
         case _:
             logger.error("%s %s failed [%s]", request.method, request.path, g.request_id, exc_info=error)

@@ -2,15 +2,15 @@
 
 import secrets
 import time
+from functools import partial
 
 from quart import Quart, Request, Response, g, request
 
 from corral.books.record import About
 from corral.dialects import Call, Head, Headers
 from corral.dialects.routes import Route
-from corral.http.body import read_body
+from corral.http.body import Bodies
 from corral.http.connection import enter_for_request, peer_of
-from corral.http.guard import client_key
 from corral.http.marks import speaks
 from corral.http.options import HttpOptions
 from corral.http.replies import JSON
@@ -19,18 +19,15 @@ from corral.serving.generation import Generation
 from corral.serving.service import Service
 
 
-def add_generate(app: Quart, route: Route, service: Service, options: HttpOptions) -> None:
+def add_generate(app: Quart, route: Route, service: Service, bodies: Bodies, options: HttpOptions) -> None:
     """Serve one route of the table."""
     dialect = route.dialect
 
     @speaks(dialect)
     async def generate() -> Response:
-        body = await read_body(
-            request, limit_bytes=options.body_limit_bytes, timeout_s=options.body_timeout_s
-        )
-        call = dialect.parse(body, _headers(request))
-        client = client_key(request)
-        prepared = await service.prepare(call.request, client)
+        async with bodies.received(request) as body:
+            call = await bodies.parse(partial(dialect.parse, headers=_headers(request)), body)
+        prepared = await service.prepare(call.request, g.client)
         about = About(
             id=f"{dialect.id_prefix}{secrets.token_hex(12)}",
             api=route.api,
@@ -38,7 +35,7 @@ def add_generate(app: Quart, route: Route, service: Service, options: HttpOption
             streams=call.wants_stream,
             address=request.remote_addr or "",
         )
-        generation = enter_for_request(service.open(prepared, client, about, peer_of(request)))
+        generation = enter_for_request(service.open(prepared, g.client, about, peer_of(request)))
         g.is_accepted = True
         head = Head(about.id, int(time.time()), about.model, prepared.prompt_tokens)
         try:

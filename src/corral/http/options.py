@@ -11,8 +11,10 @@ class HttpOptions:
     created_s: int
     keepalive_s: float
     body_limit_bytes: int
+    body_memory_bytes: int
     body_timeout_s: float
     api_keys: tuple[str, ...]
-    host_names: tuple[str, ...]
+    bind: str
+    allowed_hosts: tuple[str, ...]
     status_key: str = ""
     shows_content: bool = False

@@ -67,8 +67,10 @@ class LocalEngine:
         """Raises StartupError if the draft model does not go with the model."""
         if slots > backend.sequences:
             raise ValueError(f"{slots} slots on a backend of {backend.sequences} sequences")
+        request_ctx_tokens = min(backend.ctx_tokens, backend.sequence_ctx_tokens)
+        longest_bytes = max(map(len, backend.vocabulary.pieces))
         self.capacity = Capacity(
-            slots, backend.ctx_tokens, min(backend.ctx_tokens, backend.sequence_ctx_tokens)
+            slots, backend.ctx_tokens, request_ctx_tokens, prompt_bytes=request_ctx_tokens * longest_bytes
         )
         self._reuses_prefixes = reuses_prefixes
         self._saved_bytes = saved_bytes
