@@ -6,22 +6,23 @@ from typing import Any
 
 import pytest
 
-from corral.dialects.chat import chat
+from corral.dialects.openai.chat import ChatDialect
 from corral.errors import InvalidRequest
 from corral.request import GenerationRequest, Message, Sampling, ToolCall
 
+CHAT = ChatDialect()
 USER = {"role": "user", "content": "hi"}
 IMAGE = {"type": "image_url", "image_url": {"url": "https://example.org/llama.png"}}
 CALL = {"id": "call_1", "type": "function", "function": {"name": "add", "arguments": '{"a":1}'}}
 
 
 def parse(**fields: Any) -> GenerationRequest:
-    return chat.parse(json.dumps({"messages": [USER], **fields}).encode()).request
+    return CHAT.parse(json.dumps({"messages": [USER], **fields}).encode(), {}).request
 
 
 def refused(body: bytes) -> InvalidRequest:
     with pytest.raises(InvalidRequest) as caught:
-        chat.parse(body)
+        CHAT.parse(body, {})
     return caught.value
 
 
@@ -30,7 +31,7 @@ def refused_fields(**fields: Any) -> InvalidRequest:
 
 
 def test_the_least_request_has_the_defaults() -> None:
-    call = chat.parse(b'{"messages":[{"role":"user","content":"hi"}]}')
+    call = CHAT.parse(b'{"messages":[{"role":"user","content":"hi"}]}', {})
     assert call.request == GenerationRequest((Message("user", "hi"),))
     assert (call.model, call.wants_stream, call.wants_usage) == (None, False, False)
 
@@ -46,7 +47,7 @@ def test_null_means_absent() -> None:
 
 def test_unknown_fields_pass() -> None:
     body = {"messages": [{**USER, "annotations": [1]}], "slot_affinity": {"deep": [None]}}
-    assert chat.parse(json.dumps(body).encode()).request == parse()
+    assert CHAT.parse(json.dumps(body).encode(), {}).request == parse()
 
 
 @pytest.mark.parametrize(
@@ -138,7 +139,7 @@ def test_limits_and_output(fields: dict[str, Any], name: str, value: object) -> 
 )
 def test_streaming(options: dict[str, bool] | None, wants_usage: bool) -> None:
     body = {"model": "m", "messages": [USER], "stream": True, "stream_options": options}
-    call = chat.parse(json.dumps(body).encode())
+    call = CHAT.parse(json.dumps(body).encode(), {})
     assert (call.model, call.wants_stream, call.wants_usage) == ("m", True, wants_usage)
 
 

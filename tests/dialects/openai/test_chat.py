@@ -14,8 +14,8 @@ from openai.lib.streaming.chat import ChatCompletionStreamState
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from corral.decoding import TextDecoder
-from corral.dialects import Call, Dialect, StreamEncoder
-from corral.dialects.chat import ChatDialect, chat
+from corral.dialects import Call, Dialect, Head, StreamEncoder
+from corral.dialects.openai.chat import ChatDialect
 from corral.errors import EngineFailed, ShutDown
 from corral.events import (
     BlockClosed,
@@ -35,15 +35,16 @@ from corral.events import (
 )
 
 DIALECT: Dialect = ChatDialect(fingerprint="corral-test")
+HEAD = Head("chatcmpl-1", 1700000000, "smol", prompt_tokens=9)
 MESSAGES = [{"role": "user", "content": "hi"}]
 
 
 def call_of(**fields: Any) -> Call:
-    return DIALECT.parse(json.dumps({"messages": MESSAGES, **fields}).encode())
+    return DIALECT.parse(json.dumps({"messages": MESSAGES, **fields}).encode(), {})
 
 
 def stream_of(call: Call) -> StreamEncoder:
-    return call.stream("chatcmpl-1", 1700000000, "smol")
+    return call.stream(HEAD)
 
 
 def finished(
@@ -102,15 +103,13 @@ def test_answer_of_two_choices(golden: Callable[[str, bytes], None]) -> None:
         answer("Hel", "lo", end=finished("stop")),
         [finished("stop_sequence", "\n", cached=8, completion=1)],
     ]
-    body = call_of(n=2).complete("chatcmpl-1", 1700000000, "smol", [collect(events) for events in choices])
+    body = call_of(n=2).complete(HEAD, [collect(events) for events in choices])
     golden("two-choices.json", msgspec.json.format(body, indent=2) + b"\n")
 
 
 def test_answer_with_logprobs(golden: Callable[[str, bytes], None]) -> None:
     events: list[Event] = [BlockOpened(0, "text"), BlockDelta(0, " the🦙", LOGPROBS), finished("length")]
-    body = call_of(logprobs=True, top_logprobs=2).complete(
-        "chatcmpl-1", 1700000000, "smol", [collect(events)]
-    )
+    body = call_of(logprobs=True, top_logprobs=2).complete(HEAD, [collect(events)])
     golden("logprobs.json", msgspec.json.format(body, indent=2) + b"\n")
 
 
@@ -140,7 +139,7 @@ def test_keepalive_is_for_a_choice_that_goes_on() -> None:
 
 def test_usage_counts_the_prompt_once_and_as_cached_as_it_was_at_first() -> None:
     ends = [finished("stop", cached=8, completion=3), finished("length", cached=2, completion=4)]
-    body = call_of(n=2).complete("chatcmpl-1", 1, "smol", [collect([end]) for end in ends])
+    body = call_of(n=2).complete(HEAD, [collect([end]) for end in ends])
     assert json.loads(body)["usage"] == {
         "prompt_tokens": 9,
         "completion_tokens": 7,
@@ -150,7 +149,7 @@ def test_usage_counts_the_prompt_once_and_as_cached_as_it_was_at_first() -> None
 
 
 def test_the_server_names_itself_in_the_fingerprint() -> None:
-    stream = chat.parse(b'{"messages":[{"role":"user","content":"hi"}]}').stream("chatcmpl-1", 1, "smol")
+    stream = ChatDialect().parse(b'{"messages":[{"role":"user","content":"hi"}]}', {}).stream(HEAD)
     assert b'"system_fingerprint":"corral-' in stream.start()
 
 
@@ -212,9 +211,7 @@ def test_a_stream_folded_by_the_client_equals_the_answer(
     choices: list[list[Event]], keepalives: bool
 ) -> None:
     fields = {"n": len(choices), "logprobs": True, "top_logprobs": 1}
-    whole = read_answer(
-        call_of(**fields).complete("chatcmpl-1", 1700000000, "smol", [collect(events) for events in choices])
-    )
+    whole = read_answer(call_of(**fields).complete(HEAD, [collect(events) for events in choices]))
     stream = stream_of(call_of(**fields, stream=True, stream_options={"include_usage": True}))
     frames = [frame + (stream.keepalive() if keepalives else b"") for frame in say(stream, choices)][:-1]
 

@@ -64,20 +64,23 @@ class ErrorBody(msgspec.Struct, gc=False):
     error: _Error
 
 
-def error_reply(error: Exception) -> ErrorReply:
-    """The reply before the headers. What is not a CorralError is a bug, and tells nothing of itself."""
-    row = _row(error)
-    headers: dict[str, str] = {}
-    match error:
-        case errors.MethodNotAllowed():
-            headers["Allow"] = ", ".join(error.allowed)
-        case errors.QueueFull():
-            headers["Retry-After"] = str(error.retry_after_s)
-        case errors.Draining() | errors.ShutDown():
-            headers["Retry-After"] = str(RESTART_S)
-    if not row.retry:
-        headers["x-should-retry"] = "false"
-    return ErrorReply(row.status, msgspec.json.encode(_body(error, row)), headers)
+class OpenAIErrors:
+    """How errors are told at a path of OpenAI's; an `Errors`."""
+
+    def error(self, error: Exception, request_id: str) -> ErrorReply:
+        """The reply before the headers. What is not a CorralError is a bug, and tells nothing of itself."""
+        row = _row(error)
+        headers: dict[str, str] = {}
+        match error:
+            case errors.MethodNotAllowed():
+                headers["Allow"] = ", ".join(error.allowed)
+            case errors.QueueFull():
+                headers["Retry-After"] = str(error.retry_after_s)
+            case errors.Draining() | errors.ShutDown():
+                headers["Retry-After"] = str(RESTART_S)
+        if not row.retry:
+            headers["x-should-retry"] = "false"
+        return ErrorReply(row.status, msgspec.json.encode(_body(error, row)), headers)
 
 
 def error_frame(error: Exception) -> bytes:

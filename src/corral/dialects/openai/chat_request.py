@@ -41,7 +41,6 @@ Sources: OpenAI's API reference, https://platform.openai.com/docs/api-reference/
 server for `top_k`, `min_p` and `repeat_penalty`.
 """
 
-from dataclasses import dataclass
 from typing import Annotated, Final
 
 import msgspec
@@ -166,7 +165,9 @@ _HARMLESS: Final[dict[str, object]] = {
 """The value with which a refused field asks for what happens anyway, where there is one."""
 
 
-class _Body(_Refused, kw_only=True):
+class ChatBody(_Refused, kw_only=True):
+    """The body as it came, every field of the right type and in its range."""
+
     messages: Annotated[
         list[_System | _Developer | _User | _Assistant | _ToolResult],
         Meta(min_length=1),
@@ -191,46 +192,52 @@ class _Body(_Refused, kw_only=True):
     stream_options: _StreamOptions | None = None
 
 
-_decoder: Final = msgspec.json.Decoder(_Body)
+_decoder: Final = msgspec.json.Decoder(ChatBody)
 _ROLES: Final[dict[type[_Spoken], Role]] = {_System: "system", _Developer: "developer", _User: "user"}
 
 
-@dataclass(frozen=True, slots=True)
-class ChatRequest:
-    """A request and what only its dialect needs to know. `model` is as the client named it, unchecked."""
-
-    request: GenerationRequest
-    model: str | None
-    wants_stream: bool
-    wants_usage: bool
+def read_chat(body: bytes) -> ChatBody:
+    """Read a request body; raises InvalidRequest with the `param` OpenAI would name."""
+    chat = decode(_decoder, body)
+    _refuse_what_has_no_effect(chat)
+    return chat
 
 
-def parse_chat(body: bytes) -> ChatRequest:
-    """Parse a request body; raises InvalidRequest with the `param` OpenAI would name."""
-    wire = decode(_decoder, body)
-    _refuse_what_has_no_effect(wire)
-    request = GenerationRequest(
-        messages=_messages(wire),
-        sampling=_sampling(wire),
-        max_tokens=_max_tokens(wire),
-        stop=_stop(wire),
-        top_logprobs=_top_logprobs(wire),
-        n=wire.n or 1,
+def generation_request(chat: ChatBody) -> GenerationRequest:
+    """What a body asks for; raises InvalidRequest."""
+    return GenerationRequest(
+        messages=_messages(chat),
+        sampling=_sampling(chat),
+        max_tokens=_max_tokens(chat),
+        stop=_stop(chat),
+        top_logprobs=_top_logprobs(chat),
+        n=chat.n or 1,
     )
-    wants_stream = bool(wire.stream)
-    return ChatRequest(request, wire.model, wants_stream, _wants_usage(wire.stream_options, wants_stream))
 
 
-def _refuse_what_has_no_effect(wire: _Body) -> None:
+def wants_usage(chat: ChatBody) -> bool:
+    """Whether a stream ends with a chunk that counts tokens; raises InvalidRequest."""
+    options = chat.stream_options
+    if options is None:
+        return False
+    if not chat.stream:
+        raise InvalidRequest("'stream_options' needs 'stream' to be true.", param="stream_options")
+    if options.include_obfuscation:
+        param = "stream_options.include_obfuscation"
+        raise InvalidRequest(f"'{param}' is not supported by this server.", param=param)
+    return bool(options.include_usage)
+
+
+def _refuse_what_has_no_effect(chat: ChatBody) -> None:
     for field in _Refused.__struct_fields__:
-        value = getattr(wire, field)
+        value = getattr(chat, field)
         if value is not None and (field not in _HARMLESS or value != _HARMLESS[field]):
             raise InvalidRequest(f"'{field}' is not supported by this server.", param=field)
 
 
-def _messages(wire: _Body) -> tuple[Message, ...]:
+def _messages(chat: ChatBody) -> tuple[Message, ...]:
     messages = []
-    for index, message in enumerate(wire.messages):
+    for index, message in enumerate(chat.messages):
         match message:
             case _Assistant():
                 messages.append(_assistant(message, f"messages[{index}]"))
@@ -265,7 +272,7 @@ def _joined(content: _Text | list[_TextPart | _RefusalPart]) -> str:
     return "\n".join(part.text if isinstance(part, _TextPart) else part.refusal for part in content)
 
 
-def _sampling(wire: _Body) -> Sampling:
+def _sampling(chat: ChatBody) -> Sampling:
     names = (
         "temperature",
         "top_p",
@@ -275,40 +282,29 @@ def _sampling(wire: _Body) -> Sampling:
         "presence_penalty",
         "seed",
     )
-    given = {name: value for name in names if (value := getattr(wire, name)) is not None}
-    if wire.top_k is not None:
-        given["top_k"] = max(wire.top_k, 0)
-    return Sampling(**given, logit_bias=tuple((wire.logit_bias or {}).items()))
+    given = {name: value for name in names if (value := getattr(chat, name)) is not None}
+    if chat.top_k is not None:
+        given["top_k"] = max(chat.top_k, 0)
+    return Sampling(**given, logit_bias=tuple((chat.logit_bias or {}).items()))
 
 
-def _max_tokens(wire: _Body) -> int | None:
-    old, new = wire.max_tokens, wire.max_completion_tokens
+def _max_tokens(chat: ChatBody) -> int | None:
+    old, new = chat.max_tokens, chat.max_completion_tokens
     if old is not None and new is not None and old != new:
         what = "'max_tokens' is the old name of 'max_completion_tokens': they cannot differ."
         raise InvalidRequest(what, param="max_tokens")
     return old if new is None else new
 
 
-def _stop(wire: _Body) -> tuple[str, ...]:
-    if isinstance(wire.stop, str):
-        return (wire.stop,)
-    return tuple(wire.stop or ())
+def _stop(chat: ChatBody) -> tuple[str, ...]:
+    if isinstance(chat.stop, str):
+        return (chat.stop,)
+    return tuple(chat.stop or ())
 
 
-def _top_logprobs(wire: _Body) -> int | None:
-    if wire.logprobs:
-        return wire.top_logprobs or 0
-    if wire.top_logprobs is not None:
+def _top_logprobs(chat: ChatBody) -> int | None:
+    if chat.logprobs:
+        return chat.top_logprobs or 0
+    if chat.top_logprobs is not None:
         raise InvalidRequest("'top_logprobs' needs 'logprobs' to be true.", param="top_logprobs")
     return None
-
-
-def _wants_usage(options: _StreamOptions | None, wants_stream: bool) -> bool:
-    if options is None:
-        return False
-    if not wants_stream:
-        raise InvalidRequest("'stream_options' needs 'stream' to be true.", param="stream_options")
-    if options.include_obfuscation:
-        param = "stream_options.include_obfuscation"
-        raise InvalidRequest(f"'{param}' is not supported by this server.", param=param)
-    return bool(options.include_usage)

@@ -4,8 +4,8 @@ import msgspec
 import pytest
 
 from corral import errors
-from corral.dialects.chat import chat
-from corral.dialects.openai_errors import error_frame
+from corral.dialects import ErrorReply
+from corral.dialects.openai.errors import OpenAIErrors, error_frame
 
 EXAMPLES: list[errors.CorralError] = [
     errors.InvalidRequest("Invalid 'n': expected `int` >= 1.", param="n"),
@@ -31,29 +31,33 @@ EXAMPLES: list[errors.CorralError] = [
 ]
 
 
+def told(error: Exception) -> ErrorReply:
+    return OpenAIErrors().error(error, "req_1")
+
+
 def test_every_error_has_an_example_here() -> None:
     classes = {value for value in vars(errors).values() if isinstance(value, type)}
-    told = {value for value in classes if issubclass(value, errors.CorralError)}
-    assert {type(error) for error in EXAMPLES} == told - {errors.CorralError}
+    known = {value for value in classes if issubclass(value, errors.CorralError)}
+    assert {type(error) for error in EXAMPLES} == known - {errors.CorralError}
 
 
 def test_replies_are_as_reviewed(golden: Callable[[str, bytes], None]) -> None:
     transcript = []
     for error in EXAMPLES:
-        reply = chat.error(error)
+        reply = told(error)
         headers = [f"{name}: {value}" for name, value in reply.headers.items()]
         transcript += [f"{type(error).__name__}: {reply.status}", *headers, reply.body.decode(), ""]
     golden("errors.txt", "\n".join(transcript).encode())
 
 
 def test_endings_can_be_told_apart() -> None:
-    codes = [msgspec.json.decode(chat.error(error).body)["error"]["code"] for error in EXAMPLES]
+    codes = [msgspec.json.decode(told(error).body)["error"]["code"] for error in EXAMPLES]
     assert len(set(codes)) == len(codes)
 
 
 @pytest.mark.parametrize("bug", [RuntimeError("password=hunter2"), KeyError("x"), errors.CorralError("told")])
 def test_a_bug_tells_nothing_of_itself(bug: Exception) -> None:
-    reply = chat.error(bug)
+    reply = told(bug)
     message = "told" if isinstance(bug, errors.CorralError) else "Internal error."
     assert reply.status == 500
     assert msgspec.json.decode(reply.body)["error"] == {
@@ -69,9 +73,9 @@ def test_a_subclass_is_told_as_what_it_refines() -> None:
         pass
 
     error = Cramped("too long", prompt_tokens=9, limit_tokens=8)
-    assert msgspec.json.decode(chat.error(error).body)["error"]["code"] == "context_length_exceeded"
+    assert msgspec.json.decode(told(error).body)["error"]["code"] == "context_length_exceeded"
 
 
 @pytest.mark.parametrize("error", [*EXAMPLES, ZeroDivisionError()])
 def test_a_frame_says_the_same_as_a_reply(error: Exception) -> None:
-    assert error_frame(error) == b"data: %b\n\n" % chat.error(error).body
+    assert error_frame(error) == b"data: %b\n\n" % told(error).body

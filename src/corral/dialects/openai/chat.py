@@ -21,9 +21,9 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from corral import __version__
-from corral.dialects import ErrorReply
-from corral.dialects.chat_request import parse_chat
-from corral.dialects.openai_errors import error_frame, error_reply
+from corral.dialects import Head, Headers
+from corral.dialects.openai.chat_request import generation_request, read_chat, wants_usage
+from corral.dialects.openai.errors import OpenAIErrors, error_frame
 from corral.dialects.wire import frame
 from corral.events import BlockDelta, Completion, Event, Finished, FinishReason, TokenLogprob, Usage
 from corral.request import GenerationRequest
@@ -117,12 +117,8 @@ class _Completion(msgspec.Struct, gc=False, tag_field="object", tag="chat.comple
 class ChatStream:
     """Encodes one streamed answer; a `StreamEncoder`."""
 
-    def __init__(
-        self, id: str, created_s: int, model: str, fingerprint: str, *, n: int, wants_usage: bool
-    ) -> None:
-        self._id = id
-        self._created_s = created_s
-        self._model = model
+    def __init__(self, head: Head, fingerprint: str, *, n: int, wants_usage: bool) -> None:
+        self._head = head
         self._fingerprint = fingerprint
         self._n = n
         self._wants_usage = wants_usage
@@ -162,15 +158,9 @@ class ChatStream:
         return error_frame(error)
 
     def _chunk(self, *choices: _ChunkChoice, usage: _Usage | None = None) -> bytes:
+        head = self._head
         return frame(
-            _Chunk(
-                self._id,
-                self._created_s,
-                self._model,
-                self._fingerprint,
-                choices,
-                usage or self._no_usage,
-            )
+            _Chunk(head.id, head.created_s, head.model, self._fingerprint, choices, usage or self._no_usage)
         )
 
 
@@ -184,15 +174,15 @@ class ChatCall:
     wants_usage: bool
     fingerprint: str
 
-    def stream(self, id: str, created_s: int, model: str) -> ChatStream:
-        return ChatStream(
-            id, created_s, model, self.fingerprint, n=self.request.n, wants_usage=self.wants_usage
-        )
+    def stream(self, head: Head) -> ChatStream:
+        return ChatStream(head, self.fingerprint, n=self.request.n, wants_usage=self.wants_usage)
 
-    def complete(self, id: str, created_s: int, model: str, completions: Sequence[Completion]) -> bytes:
+    def complete(self, head: Head, completions: Sequence[Completion]) -> bytes:
         choices = [self._choice(index, completion) for index, completion in enumerate(completions)]
         usage = _usage(completion.finished.usage for completion in completions)
-        return msgspec.json.encode(_Completion(id, created_s, model, self.fingerprint, choices, usage))
+        return msgspec.json.encode(
+            _Completion(head.id, head.created_s, head.model, self.fingerprint, choices, usage)
+        )
 
     def _choice(self, index: int, completion: Completion) -> _Choice:
         finished = completion.finished
@@ -208,7 +198,7 @@ class ChatCall:
         )
 
 
-class ChatDialect:
+class ChatDialect(OpenAIErrors):
     """The Chat Completions API; a `Dialect`."""
 
     id_prefix = "chatcmpl-"
@@ -217,19 +207,16 @@ class ChatDialect:
         """`fingerprint` is told as `system_fingerprint`: where it differs, so may answers to one seed."""
         self._fingerprint = fingerprint
 
-    def parse(self, body: bytes) -> ChatCall:
-        """Parse a request body; raises InvalidRequest."""
-        parsed = parse_chat(body)
+    def parse(self, body: bytes, headers: Headers) -> ChatCall:
+        """Parse a request body; raises InvalidRequest. Nothing here depends on the headers."""
+        chat = read_chat(body)
         return ChatCall(
-            parsed.request, parsed.model, parsed.wants_stream, parsed.wants_usage, self._fingerprint
+            request=generation_request(chat),
+            model=chat.model,
+            wants_stream=bool(chat.stream),
+            wants_usage=wants_usage(chat),
+            fingerprint=self._fingerprint,
         )
-
-    def error(self, error: Exception) -> ErrorReply:
-        """The reply to a request that failed before the headers, whatever the exception."""
-        return error_reply(error)
-
-
-chat: Final = ChatDialect()
 
 
 def _logprobs(tokens: Iterable[TokenLogprob]) -> _Logprobs:
