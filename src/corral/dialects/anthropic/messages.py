@@ -16,9 +16,6 @@ map to them one to one. Decisions where the reference leaves room or real client
 Sources: https://docs.anthropic.com/en/api/messages-streaming and the types of anthropic-python 2.14.
 """
 
-import base64
-import hashlib
-import hmac
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +27,7 @@ from corral.decoding.partial_json import completed
 from corral.dialects import ErrorReply, Head
 from corral.dialects.anthropic.errors import error_frame, error_reply
 from corral.dialects.anthropic.messages_request import ANTHROPIC_CALL, OUR_CALL, parse_messages
+from corral.dialects.seal import Seal
 from corral.dialects.wire import frame
 from corral.errors import CorralError
 from corral.events import (
@@ -149,20 +147,6 @@ _MESSAGE_STOP: Final = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
 _EMPTY: Final = msgspec.Raw(b"{}")
 
 
-class Seal:
-    """Signs thoughts. A signature is not empty, is the same for the same thought, and is nobody else's."""
-
-    def __init__(self, key: bytes) -> None:
-        self._key = key
-
-    def sign(self, thought: str) -> str:
-        digest = hmac.digest(self._key, thought.encode(errors="replace"), hashlib.sha256)
-        return base64.b64encode(digest).decode()
-
-    def is_ours(self, thought: str, signature: str) -> bool:
-        return hmac.compare_digest(self.sign(thought).encode(), signature.encode(errors="replace"))
-
-
 class MessagesStream:
     """Encodes one streamed answer; a `StreamEncoder`."""
 
@@ -243,7 +227,7 @@ class MessagesStream:
     def _closed(self) -> bytes:
         frames = b""
         if self._kind == "reasoning":
-            frames = self._delta(_SignatureDelta(self._call.seal.sign("".join(self._thought))))
+            frames = self._delta(_SignatureDelta(self._call.seal.signature("".join(self._thought))))
             self._thought.clear()
         self._kind = None
         return frames + _event("content_block_stop", _BlockStop(self._index))
@@ -280,7 +264,7 @@ class MessagesCall:
                 return _TextBlock(block.text)
             case "reasoning":
                 shown = block.text if self.shows_thinking else ""
-                return _ThinkingBlock(shown, self.seal.sign(block.text))
+                return _ThinkingBlock(shown, self.seal.signature(block.text))
             case "tool":
                 arguments = completed(block.text).encode() or b"{}"
                 return _ToolUseBlock(_their_call(block.id), block.name, msgspec.Raw(arguments))
