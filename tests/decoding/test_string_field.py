@@ -15,9 +15,7 @@ values = st.recursive(
 )
 
 
-@given(
-    st.text(), st.dictionaries(st.text(max_size=5), values, max_size=4), st.booleans(), st.integers(1, 9)
-)
+@given(st.text(), st.dictionaries(st.text(max_size=5), values, max_size=4), st.booleans(), st.integers(1, 9))
 def test_any_split_gives_the_whole_string(
     text: str, others: dict[str, object], is_ascii: bool, size: int
 ) -> None:

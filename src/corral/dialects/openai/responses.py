@@ -107,9 +107,7 @@ class _CallItem(msgspec.Struct, gc=False, tag_field="type", tag="function_call",
     namespace: str | None = None
 
 
-class _CustomCallItem(
-    msgspec.Struct, gc=False, tag_field="type", tag="custom_tool_call", omit_defaults=True
-):
+class _CustomCallItem(msgspec.Struct, gc=False, tag_field="type", tag="custom_tool_call", omit_defaults=True):
     id: str
     status: Status
     call_id: str
@@ -259,9 +257,7 @@ class ResponsesStream:
                 return b""
 
     def keepalive(self) -> bytes:
-        return self._lifecycle(
-            "in_progress", self._call.response(self._head, "in_progress", self._output)
-        )
+        return self._lifecycle("in_progress", self._call.response(self._head, "in_progress", self._output))
 
     def end(self) -> bytes:
         assert self._finished is not None
@@ -372,9 +368,7 @@ class ResponsesStream:
         return _frame(_PartEvent(f"response.{name}.{what}", self._next(), item_id, index, part, **place))
 
     def _item(self, what: str, item: _OutputItem) -> bytes:
-        return _frame(
-            _ItemEvent(f"response.output_item.{what}", self._next(), len(self._output), item)
-        )
+        return _frame(_ItemEvent(f"response.output_item.{what}", self._next(), len(self._output), item))
 
     def _lifecycle(self, what: str, response: Response) -> bytes:
         return _frame(_Lifecycle(f"response.{what}", self._next(), response))
@@ -480,9 +474,7 @@ class ResponsesCall:
                     return _CustomCallItem(_id("ctc"), status, event.id, event.name, text, namespace)
                 return _CallItem(_id("fc"), status, event.id, event.name, text, namespace)
 
-    def filled(
-        self, item: _OutputItem, status: Status, text: str, logprobs: list[_Logprob]
-    ) -> _OutputItem:
+    def filled(self, item: _OutputItem, status: Status, text: str, logprobs: list[_Logprob]) -> _OutputItem:
         """The item with its whole text."""
         match item:
             case _MessageItem():

@@ -433,7 +433,9 @@ def _grammar(text: _Text | None) -> Grammar | None:
         return Grammar("json_object", "", "text.format")
     if form.type == "json_schema" and form.schema is not None:
         return Grammar("json_schema", bytes(form.schema).decode(), "text.format.schema")
-    raise InvalidRequest("'text.format' is text, json_object, or json_schema with a schema.", param="text.format")
+    raise InvalidRequest(
+        "'text.format' is text, json_object, or json_schema with a schema.", param="text.format"
+    )
 
 
 def _echo(wire: _Body) -> Echo:
