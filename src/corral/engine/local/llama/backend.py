@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from corral.engine.local.backend import BackendLost, ChatFormat, Chunk, Sampler, SavedSequence, StepAborted
 from corral.engine.local.llama import log
 from corral.engine.local.llama.abort import AbortFlag
+from corral.engine.local.llama.fault import load_failure
 from corral.engine.local.llama.fit import check_fits, is_split, kv_cache_bytes
 from corral.engine.local.llama.kv_cache import KvCache, SplitCache, UnifiedCache
-from corral.engine.local.llama.modelfile import load_failure
 from corral.engine.local.llama.sampler import ChainSampler, GreedySampler, TopKSampler
 from corral.engine.local.llama.vocabulary import LlamaVocabulary
 from corral.errors import EngineFailed, StartupError
@@ -86,7 +86,8 @@ class LlamaBackend:
         self.batch_tokens = max(BATCH_TOKENS, options.slots)
         self.sequences = min(options.slots + REMAINDERS, MAX_SEQUENCES)
         self.can_cut = _can_cut(self._model)
-        self.token_bytes = kv_cache_bytes(self._model, 1, options.kv_type_k, options.kv_type_v)
+        # A model without attention has no cells, but a state.
+        self.token_bytes = max(1, kv_cache_bytes(self._model, 1, options.kv_type_k, options.kv_type_v))
         self._options = options
         self._abort = AbortFlag()
         try:
@@ -100,7 +101,7 @@ class LlamaBackend:
         self.vocabulary = LlamaVocabulary(self._model)
         template = llama_cpp.llama_model_chat_template(self._model, None)
         self.chat_format = ChatFormat(
-            template=template.decode() if template else None,
+            template=template.decode(errors="replace") if template else None,
             bos_text=self.vocabulary.bos_text,
             eos_text=self.vocabulary.eos_text,
         )

@@ -33,7 +33,8 @@ _ELEMENT_BYTES = {
 
 def kv_cache_bytes(model: llama_cpp.llama_model_p, ctx_tokens: int, type_k: str, type_v: str) -> int:
     """Bytes of a KV cache of `ctx_tokens` cells. An upper estimate: sliding windows need less."""
-    head_size = llama_cpp.llama_model_n_embd(model) // llama_cpp.llama_model_n_head(model)
+    heads = llama_cpp.llama_model_n_head(model)  # none in a model without attention, as Mamba
+    head_size = llama_cpp.llama_model_n_embd(model) // max(1, heads)
     row = llama_cpp.llama_model_n_head_kv(model) * head_size * llama_cpp.llama_model_n_layer(model)
     return int(row * ctx_tokens * (_ELEMENT_BYTES[type_k] + _ELEMENT_BYTES[type_v]))
 

@@ -27,8 +27,14 @@ class LlamaVocabulary:
         self.bos = llama_cpp.llama_vocab_bos(vocab) if llama_cpp.llama_vocab_get_add_bos(vocab) else None
 
     def text(self, token: int) -> str:
-        """How a token is written in a template; empty for a token the model does not have (-1)."""
-        return llama_cpp.llama_vocab_get_text(self._vocab, token).decode() if token >= 0 else ""
+        """How a token is written in a template; empty for a token the model does not have (-1).
+
+        Bytes that are no UTF-8 are replaced: such a text is one that no template writes.
+        """
+        if token < 0:
+            return ""
+        text: bytes = llama_cpp.llama_vocab_get_text(self._vocab, token)
+        return text.decode(errors="replace")
 
     @property
     def bos_text(self) -> str:
