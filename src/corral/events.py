@@ -90,20 +90,20 @@ class Sampled:
 
 @dataclass(frozen=True, slots=True)
 class BlockOpened:
-    """A block begins; the one before is closed. A tool block has the call's `id` and its tool's `name`."""
+    """A block begins. A call opens when its name is complete: `call_id` and `name` are its own.
+
+    The text of a call's block is the JSON text of its arguments; every prefix of it is a prefix of JSON.
+    """
 
     index: int
     kind: BlockKind
-    id: str = ""
-    name: str = ""
+    call_id: str | None = None
+    name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class BlockDelta:
-    """More text of the open block; in a tool block, of the arguments, which are JSON as far as they go.
-
-    `logprobs` covers the tokens that `text` completes.
-    """
+    """More text of the open block. `logprobs` covers the tokens that `text` completes."""
 
     index: int
     text: str
@@ -112,7 +112,10 @@ class BlockDelta:
 
 @dataclass(frozen=True, slots=True)
 class BlockClosed:
+    """A block has ended. A call that is not whole was cut, or broke off: its arguments stay a prefix."""
+
     index: int
+    is_whole: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +140,14 @@ Event = Queued | Prefill | Started | Sampled | BlockOpened | BlockDelta | BlockC
 
 @dataclass(frozen=True, slots=True)
 class Block:
+    """One block, whole. Of a call `text` is its arguments; see `BlockOpened` and `BlockClosed`."""
+
     kind: BlockKind
     text: str
     logprobs: tuple[TokenLogprob, ...]
-    id: str = ""
-    name: str = ""
+    call_id: str | None = None
+    name: str | None = None
+    is_whole: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,32 +159,27 @@ class Completion:
 
     @property
     def text(self) -> str:
-        return self._text("text")
+        return "".join(block.text for block in self.blocks if block.kind == "text")
 
     @property
     def reasoning(self) -> str:
-        return self._text("reasoning")
+        return "".join(block.text for block in self.blocks if block.kind == "reasoning")
 
     @property
     def calls(self) -> tuple[Block, ...]:
-        """The blocks that are calls of tools."""
         return tuple(block for block in self.blocks if block.kind == "tool")
-
-    def _text(self, kind: BlockKind) -> str:
-        return "".join(block.text for block in self.blocks if block.kind == kind)
 
 
 @dataclass(slots=True)
-class Collector:
-    """Folds one sequence's events; `completion` is there once Finished has been fed."""
+class BlockCollector:
+    """Folds the events of blocks; `blocks` are those opened so far."""
 
-    completion: Completion | None = None
     _opened: list[BlockOpened] = field(default_factory=list)
     _texts: list[list[str]] = field(default_factory=list)
     _logprobs: list[list[TokenLogprob]] = field(default_factory=list)
+    _broken: set[int] = field(default_factory=set)
 
-    def feed(self, event: Event) -> None:
-        """Take the next event; raises the error that a Failed event carries."""
+    def feed(self, event: BlockOpened | BlockDelta | BlockClosed) -> None:
         match event:
             case BlockDelta(index, text, logprobs):
                 self._texts[index].append(text)
@@ -187,17 +188,43 @@ class Collector:
                 self._opened.append(event)
                 self._texts.append([])
                 self._logprobs.append([])
+            case BlockClosed(index, is_whole):
+                if not is_whole:
+                    self._broken.add(index)
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        return tuple(
+            Block(
+                opened.kind,
+                "".join(texts),
+                tuple(logprobs),
+                opened.call_id,
+                opened.name,
+                index not in self._broken,
+            )
+            for index, (opened, texts, logprobs) in enumerate(
+                zip(self._opened, self._texts, self._logprobs, strict=True)
+            )
+        )
+
+
+@dataclass(slots=True)
+class Collector:
+    """Folds one sequence's events; `completion` is there once Finished has been fed."""
+
+    completion: Completion | None = None
+    _blocks: BlockCollector = field(default_factory=BlockCollector)
+
+    def feed(self, event: Event) -> None:
+        """Take the next event; raises the error that a Failed event carries."""
+        match event:
+            case BlockOpened() | BlockDelta() | BlockClosed():
+                self._blocks.feed(event)
             case Failed(error):
                 raise error
             case Finished():
-                blocks = zip(self._opened, self._texts, self._logprobs, strict=True)
-                self.completion = Completion(
-                    blocks=tuple(
-                        Block(opened.kind, "".join(texts), tuple(logs), opened.id, opened.name)
-                        for opened, texts, logs in blocks
-                    ),
-                    finished=event,
-                )
+                self.completion = Completion(blocks=self._blocks.blocks, finished=event)
 
 
 def collect(events: Iterable[Event]) -> Completion:
