@@ -1,7 +1,7 @@
 """One string out of a growing JSON object, unescaped as it comes: `{"input": "a\\nb` gives `a`, newline, `b`.
 
-Sans-IO and O(1) per character. What is fed is a prefix of valid JSON, an object whose values are strings, numbers,
-words or nested; the scanner of calls has seen to that.
+Sans-IO and O(1) per character. What is fed is a prefix of valid JSON, an object whose values are strings,
+numbers, words or nested; the scanner of calls has seen to that.
 """
 
 import json

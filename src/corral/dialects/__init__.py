@@ -46,16 +46,6 @@ class ErrorReply:
     headers: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
-    """What is known of an answer before its first token. `model` is the name of the one that answers."""
-
-    id: str
-    created_s: int
-    model: str
-    prompt_tokens: int
-
-
 class StreamEncoder(Protocol):
     """One stream's encoder. Not shared, not thread-safe, never blocks; every return is whole SSE frames."""
 

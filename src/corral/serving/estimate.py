@@ -2,10 +2,11 @@
 
     left of a sequence = prompt tokens left / prefill speed + expected tokens left / decode speed
 
-A slot falls free when its sequence is done; who waits takes the slots in order, each for as long as it is expected to
-take itself. How much an answer has left is expected from the lengths of whole answers before it that were longer than
-what it has said already. Where none was, or too few answers are known, it is what it may still say; and where it may
-say anything at all, there is no estimate, for it and for all behind it.
+A slot falls free when its sequence is done; who waits takes the slots in order, each for as long as it is
+expected to take itself. How much an answer has left is expected from the lengths of whole answers before
+it that were longer than what it has said already. Where none was, or too few answers are known, it is
+what it may still say; and where it may say anything at all, there is no estimate, for it and for all
+behind it.
 
 Service time only: what earlier requests waited themselves, and those that were cut short, say nothing here.
 """

@@ -23,6 +23,7 @@ EXAMPLES: list[errors.CorralError] = [
     errors.ClientTooSlow("The client did not read."),
     errors.PayloadTooLarge("The body is larger than 1048576 bytes.", limit_bytes=1048576),
     errors.QueueFull("64 requests are waiting.", retry_after_s=7),
+    errors.PreviousResponseNotFound("There is no stored response.", param="previous_response_id"),
     errors.Draining("The server is shutting down."),
     errors.ShutDown("The server shut down."),
     errors.StoppedByOperator("An operator stopped this request."),

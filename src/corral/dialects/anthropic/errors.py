@@ -2,8 +2,8 @@
 
     {"type": "error", "error": {"type": ..., "message": ...}, "request_id": ...}
 
-Anthropic's clients raise by `error.type` in a stream and by the HTTP status before it. They retry on 408, 409,
-429 and 5xx up to twice. Where a retry can only fail again, the header that they honour says so
+Anthropic's clients raise by `error.type` in a stream and by the HTTP status before it. They retry on 408,
+409, 429 and 5xx up to twice. Where a retry can only fail again, the header that they honour says so
 (`x-should-retry: false`).
 
 Source: https://docs.anthropic.com/en/api/errors and anthropic-python's `_base_client.py`.
@@ -63,7 +63,7 @@ class ErrorBody(msgspec.Struct, gc=False, tag_field="type", tag="error"):
 def error_reply(error: Exception, request_id: str | None = None) -> ErrorReply:
     """The reply before the headers. What is not a CorralError is a bug, and tells nothing of itself."""
     row = _row(error)
-    headers: dict[str, str] = {}
+    headers = {"request-id": request_id} if request_id else {}
     match error:
         case errors.MethodNotAllowed():
             headers["Allow"] = ", ".join(error.allowed)

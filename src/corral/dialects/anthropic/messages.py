@@ -1,16 +1,17 @@
 """Anthropic's Messages: `POST /v1/messages`.
 
-What is taken from a request is in `messages_request`. Blocks are streamed strictly one after the other; events
-map to them one to one. Decisions where the reference leaves room or real clients need more:
+What is taken from a request is in `messages_request`. Blocks are streamed strictly one after the other;
+events map to them one to one. Decisions where the reference leaves room or real clients need more:
 
-- `message_start` goes out on acceptance, with the prompt's tokens. How many of them were cached is known later, so
-  the last `message_delta` tells the whole usage; Anthropic's helpers let it win.
+- `message_start` goes out on acceptance, with the prompt's tokens. How many of them were cached is known
+  later, so the last `message_delta` tells the whole usage; Anthropic's helpers let it win.
 - A keepalive is a `ping`, which Claude Code does not count as life, and then something that it does: an empty
   delta of the open block, or between blocks a `message_delta` that says nothing new.
-- A thought is signed, so that clients keep it and it is known when it comes back. Thoughts without a signature, or
-  with somebody else's, are taken too.
+- A thought is signed, so that clients keep it and it is known when it comes back. Thoughts without a
+  signature, or with somebody else's, are taken too.
 - An answer that ended because the context is full says `model_context_window_exceeded`.
-- A call that was cut is told as far as it went; the whole answer closes its JSON, which a client can then read.
+- A call that was cut is told as far as it went; the whole answer closes its JSON, which a client can then
+  read.
 - A failed stream ends with an `error` event and without `message_stop`.
 
 Sources: https://docs.anthropic.com/en/api/messages-streaming and the types of anthropic-python 2.14.
@@ -23,8 +24,8 @@ from typing import Final
 
 import msgspec
 
-from corral.decoding.partial_json import completed
-from corral.dialects import ErrorReply, Head
+from corral.decoding.json_scan import complete_json
+from corral.dialects import ErrorReply, Head, Headers
 from corral.dialects.anthropic.errors import error_frame, error_reply
 from corral.dialects.anthropic.messages_request import ANTHROPIC_CALL, OUR_CALL, parse_messages
 from corral.dialects.seal import Seal
@@ -213,7 +214,7 @@ class MessagesStream:
             case "reasoning":
                 block = _ThinkingBlock("", "")
             case "tool":
-                block = _ToolUseBlock(_their_call(event.id), event.name, _EMPTY)
+                block = _ToolUseBlock(_their_call(event.call_id), event.name or "", _EMPTY)
         return _event("content_block_start", _BlockStart(self._index, block))
 
     def _said(self, text: str) -> bytes:
@@ -266,8 +267,11 @@ class MessagesCall:
                 shown = block.text if self.shows_thinking else ""
                 return _ThinkingBlock(shown, self.seal.signature(block.text))
             case "tool":
-                arguments = completed(block.text).encode() or b"{}"
-                return _ToolUseBlock(_their_call(block.id), block.name, msgspec.Raw(arguments))
+                if block.is_whole:
+                    arguments = block.text.encode() or b"{}"
+                else:
+                    arguments = msgspec.json.encode(complete_json(block.text))
+                return _ToolUseBlock(_their_call(block.call_id), block.name or "", msgspec.Raw(arguments))
 
 
 class MessagesDialect:
@@ -279,16 +283,16 @@ class MessagesDialect:
         """`seal_key` signs thoughts; by default it is this process's own."""
         self._seal = Seal(seal_key or secrets.token_bytes(32))
 
-    def parse(self, body: bytes) -> MessagesCall:
+    def parse(self, body: bytes, headers: Headers) -> MessagesCall:
         """Parse a request body; raises InvalidRequest."""
         parsed = parse_messages(body)
         return MessagesCall(
             parsed.request, parsed.model, parsed.wants_stream, parsed.shows_thinking, self._seal
         )
 
-    def error(self, error: Exception) -> ErrorReply:
+    def error(self, error: Exception, request_id: str) -> ErrorReply:
         """The reply to a request that failed before the headers, whatever the exception."""
-        return error_reply(error)
+        return error_reply(error, request_id)
 
 
 def _event(name: str, message: msgspec.Struct) -> bytes:
@@ -305,8 +309,9 @@ def _delta(kind: BlockKind, text: str) -> _Delta:
             return _InputDelta(text)
 
 
-def _their_call(id: str) -> str:
+def _their_call(id: str | None) -> str:
     """A call's id as Anthropic's begin; `messages_request` takes it back."""
+    id = id or ""
     return ANTHROPIC_CALL + id.removeprefix(OUR_CALL) if id.startswith(OUR_CALL) else id
 
 

@@ -32,7 +32,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta
 
-from corral.dialects.wire import decode
+from corral.dialects.wire import NOTHING, decode, present
 from corral.errors import InvalidRequest
 from corral.request import (
     GenerationRequest,
@@ -47,7 +47,6 @@ from corral.request import (
 
 BILLING_HEADER: Final = "x-anthropic-billing-header"
 ANTHROPIC_CALL, OUR_CALL = "toolu_", "call_"
-NO_PARAMETERS: Final = msgspec.Raw(b'{"type":"object","properties":{}}')
 
 
 class _Text(msgspec.Struct, tag_field="type", tag="text"):
@@ -110,7 +109,7 @@ class _Tool(msgspec.Struct):
     name: Annotated[str, Meta(min_length=1, max_length=128)]
     type: str | None = None
     description: str | None = None
-    input_schema: msgspec.Raw | None = None
+    input_schema: msgspec.Raw = NOTHING
     strict: bool | None = None
 
 
@@ -128,7 +127,7 @@ class _ThinkingMode(msgspec.Struct):
 
 class _Format(msgspec.Struct):
     type: str
-    schema: msgspec.Raw | None = None
+    schema: msgspec.Raw = NOTHING
 
 
 class _OutputConfig(msgspec.Struct):
@@ -315,12 +314,12 @@ def _tool(tool: _Tool, index: int) -> Tool:
     if tool.type not in (None, "custom"):
         what = f"'{tool.type}' is a tool of Anthropic's own; this server has only those with an input_schema."
         raise InvalidRequest(what, param=f"tools.{index}.type")
-    schema = tool.input_schema
+    schema = present(tool.input_schema)
     if schema is None:
         raise InvalidRequest("Field required.", param=f"tools.{index}.input_schema")
-    if not bytes(schema).startswith(b"{"):
+    if not schema.startswith(b"{"):
         raise InvalidRequest("An object is required.", param=f"tools.{index}.input_schema")
-    return Tool(tool.name, tool.description or "", schema)
+    return Tool(tool.name, tool.description or "", msgspec.Raw(schema))
 
 
 def _tool_choice(wire: _Prompt) -> ToolChoice:
@@ -363,6 +362,7 @@ def _grammar(wire: _Prompt) -> Grammar | None:
         where, form = "output_config.format", wire.output_config.format
     if form is None:
         return None
-    if form.type != "json_schema" or form.schema is None:
+    schema = present(form.schema)
+    if form.type != "json_schema" or schema is None:
         raise InvalidRequest("It is of type json_schema and has a schema.", param=where)
-    return Grammar("json_schema", bytes(form.schema).decode(), f"{where}.schema")
+    return Grammar("json_schema", schema.decode(), f"{where}.schema")

@@ -33,6 +33,7 @@ class _Row:
 _TABLE: Final[dict[type[BaseException], _Row]] = {
     errors.InvalidRequest: _Row(400, "invalid_request_error", None),
     errors.ContextExceeded: _Row(400, "invalid_request_error", "context_length_exceeded"),
+    errors.PreviousResponseNotFound: _Row(400, "invalid_request_error", "previous_response_not_found"),
     errors.Unauthorized: _Row(401, "invalid_request_error", "invalid_api_key"),
     errors.Forbidden: _Row(403, "invalid_request_error", "forbidden"),
     errors.NotFound: _Row(404, "invalid_request_error", "not_found"),
@@ -86,6 +87,11 @@ class OpenAIErrors:
 def error_frame(error: Exception) -> bytes:
     """The last frame of a stream that failed; `[DONE]` must not follow it."""
     return frame(_body(error, _row(error)))
+
+
+def error_code(error: Exception) -> str:
+    """The one word for an error; a request that is wrong in some other way is an `invalid_request`."""
+    return _row(error).code or "invalid_request"
 
 
 def _row(error: Exception) -> _Row:

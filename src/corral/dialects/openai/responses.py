@@ -1,29 +1,32 @@
 """OpenAI's Responses: `POST /v1/responses`.
 
-What is taken from a request is in `responses_request`. Each block of an answer is an item of `output`: a message, a
-reasoning item, a function call or a custom tool's call. Decisions where the reference leaves room or real clients
-need more:
+What is taken from a request is in `responses_request`. Each block of an answer is an item of `output`: a
+message, a reasoning item, a function call or a custom tool's call. Decisions where the reference leaves
+room or real clients need more:
 
-- `response.created` and `response.in_progress` go out on acceptance. A keepalive is `response.in_progress` again:
-  Codex counts parsed events only. `sequence_number` has no gaps.
-- A thought is streamed as `reasoning_text`, as servers of open models do; a client that asks for a summary gets it as
-  the summary instead, since it reads nothing else. Never both.
-- A tool with free input is called by the model with JSON; clients get the text that the JSON spells, as it comes.
-- The end is one of `response.completed`, `.incomplete` (`max_output_tokens`) and `.failed`; nothing follows it.
+- `response.created` and `response.in_progress` go out on acceptance. A keepalive is
+  `response.in_progress` again: Codex counts parsed events only. `sequence_number` has no gaps.
+- A thought is streamed as `reasoning_text`, as servers of open models do; a client that asks for a
+  summary gets it as the summary instead, since it reads nothing else. Never both.
+- A tool with free input is called by the model with JSON; clients get the text that the JSON spells, as
+  it comes.
+- The end is one of `response.completed`, `.incomplete` (`max_output_tokens`) and `.failed`; nothing
+  follows it.
 
-Sources: https://platform.openai.com/docs/api-reference/responses-streaming and the types of openai-python 3.57.
+Sources: https://platform.openai.com/docs/api-reference/responses-streaming and the types of openai-python
+3.57.
 """
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import msgspec
 
-from corral.decoding.partial_json import StringField
-from corral.dialects import ErrorReply, Head
-from corral.dialects.openai.errors import error_code, error_reply
+from corral.decoding.string_field import StringField
+from corral.dialects import Head, Headers
+from corral.dialects.openai.errors import OpenAIErrors, error_code
 from corral.dialects.openai.responses_request import (
     Echo,
     History,
@@ -213,7 +216,7 @@ class _TextEvent(msgspec.Struct, gc=False, omit_defaults=True):
     logprobs: list[_Logprob] | None = None
 
 
-_FAILED_IDS: Final = 12
+_ID_BYTES: Final = 12
 
 
 @dataclass(slots=True)
@@ -283,24 +286,24 @@ class ResponsesStream:
         return frames
 
     def _said(self, event: BlockDelta) -> bytes:
-        open = self._open
-        assert open is not None
+        current = self._open
+        assert current is not None
         text = event.text
-        if open.unwrapped is not None:
-            text = open.unwrapped.feed(text)
+        if current.unwrapped is not None:
+            text = current.unwrapped.feed(text)
             if not text:
                 return b""
-        open.texts.append(text)
+        current.texts.append(text)
         logprobs = [_logprob(token) for token in event.logprobs]
-        open.logprobs += logprobs
+        current.logprobs += logprobs
         return self._text_event("delta", delta=text, logprobs=logprobs)
 
     def _closed(self) -> bytes:
-        open = self._open
-        assert open is not None
-        text = "".join(open.texts)
-        item = self._call.filled(open.item, "completed", text, open.logprobs)
-        open.item = item
+        current = self._open
+        assert current is not None
+        text = "".join(current.texts)
+        item = self._call.filled(current.item, "completed", text, current.logprobs)
+        current.item = item
         frames = self._text_done(text)
         if (part := self._part(text)) is not None:
             frames += self._part_event("done", part)
@@ -469,10 +472,11 @@ class ResponsesCall:
             case "reasoning":
                 return _ReasoningItem(_id("rs"), status, [], [])
             case "tool":
-                namespace = self.parsed.namespaces.get(event.name)
-                if event.name in self.parsed.customs:
-                    return _CustomCallItem(_id("ctc"), status, event.id, event.name, text, namespace)
-                return _CallItem(_id("fc"), status, event.id, event.name, text, namespace)
+                name = event.name or ""
+                namespace = self.parsed.namespaces.get(name)
+                if name in self.parsed.customs:
+                    return _CustomCallItem(_id("ctc"), status, event.call_id or "", name, text, namespace)
+                return _CallItem(_id("fc"), status, event.call_id or "", name, text, namespace)
 
     def filled(self, item: _OutputItem, status: Status, text: str, logprobs: list[_Logprob]) -> _OutputItem:
         """The item with its whole text."""
@@ -501,7 +505,7 @@ class ResponsesCall:
         return self.filled(item, "completed", text, [_logprob(token) for token in block.logprobs])
 
 
-class ResponsesDialect:
+class ResponsesDialect(OpenAIErrors):
     """The Responses API; a `Dialect`. `history_of` and `keep_response` are the store's."""
 
     id_prefix = "resp_"
@@ -512,15 +516,11 @@ class ResponsesDialect:
         self._keep_response = keep_response
         self._seal = Seal(seal_key or secrets.token_bytes(32))
 
-    def parse(self, body: bytes, headers: Mapping[str, str]) -> ResponsesCall:
+    def parse(self, body: bytes, headers: Headers) -> ResponsesCall:
         """Parse a request body; raises InvalidRequest."""
         return ResponsesCall(
             parse_responses(body, self._seal, self._history_of), self._seal, self._keep_response
         )
-
-    def error(self, error: Exception, request_id: str) -> ErrorReply:
-        """The reply to a request that failed before the headers, whatever the exception."""
-        return error_reply(error)
 
 
 def _frame(event: Any) -> bytes:
@@ -528,7 +528,7 @@ def _frame(event: Any) -> bytes:
 
 
 def _id(prefix: str) -> str:
-    return f"{prefix}_{secrets.token_hex(_FAILED_IDS)}"
+    return f"{prefix}_{secrets.token_hex(_ID_BYTES)}"
 
 
 def _logprob(token: TokenLogprob) -> _Logprob:

@@ -1,7 +1,7 @@
 """Requests of `POST /v1/responses`, parsed.
 
-A field whose effect corral does not have is refused by name. One that promises nothing a client could notice is
-accepted, and unknown fields pass: Codex sends new ones with every release.
+A field whose effect corral does not have is refused by name. One that promises nothing a client could
+notice is accepted, and unknown fields pass: Codex sends new ones with every release.
 
 | field | taken |
 |---|---|
@@ -18,9 +18,10 @@ accepted, and unknown fields pass: Codex sends new ones with every release.
 | `include`, `top_logprobs` | `reasoning.encrypted_content` and `message.output_text.logprobs` |
 | `store`, `stream` | `store` is true by default |
 
-Refused: `background`, `conversation`, `prompt`, `truncation: "auto"`, images and files. Accepted without effect:
-`metadata`, `user`, `service_tier`, the `prompt_cache_*` fields, `safety_identifier`, `client_metadata`,
-`stream_options`, `max_tool_calls` (there are no hosted tools to count), `text.verbosity`.
+Refused: `background`, `conversation`, `prompt`, `truncation: "auto"`, images and files. Accepted without
+effect: `metadata`, `user`, `service_tier`, the `prompt_cache_*` fields, `safety_identifier`,
+`client_metadata`, `stream_options`, `max_tool_calls` (there are no hosted tools to count),
+`text.verbosity`.
 
 Sources: https://platform.openai.com/docs/api-reference/responses/create and the types of openai-python 3.57.
 """
@@ -33,7 +34,7 @@ import msgspec
 from msgspec import Meta
 
 from corral.dialects.seal import Seal
-from corral.dialects.wire import decode
+from corral.dialects.wire import NOTHING, decode, present
 from corral.errors import InvalidRequest, PreviousResponseNotFound
 from corral.request import (
     GenerationRequest,
@@ -90,9 +91,9 @@ class _Tool(msgspec.Struct, omit_defaults=True):
     type: str
     name: str | None = None
     description: str | None = None
-    parameters: msgspec.Raw | None = None
+    parameters: msgspec.Raw = NOTHING
     strict: bool | None = None
-    format: msgspec.Raw | None = None
+    format: msgspec.Raw = NOTHING
     tools: list["_Tool"] | None = None
 
 
@@ -117,7 +118,7 @@ class _Reasoning(msgspec.Struct):
 class _Format(msgspec.Struct, omit_defaults=True):
     type: str
     name: str | None = None
-    schema: msgspec.Raw | None = None
+    schema: msgspec.Raw = NOTHING
     strict: bool | None = None
 
 
@@ -179,8 +180,8 @@ class Echo:
 class ResponsesRequest:
     """A request, and what only its dialect needs to know.
 
-    `items` are its own input, `history` what an earlier response had before it. `customs` are the names of custom
-    tools, `namespaces` those of tools in one.
+    `items` are its own input, `history` what an earlier response had before it. `customs` are the names of
+    custom tools, `namespaces` those of tools in one.
     """
 
     request: GenerationRequest
@@ -377,17 +378,15 @@ def _flat(tools: Iterable[_Tool], namespace: str | None) -> Iterator[tuple[Tool,
             if tool.type == "custom":
                 yield Tool(tool.name, _described(tool), CUSTOM_PARAMETERS), True, namespace
             else:
-                parameters = tool.parameters or _NO_PARAMETERS
-                if bytes(parameters) == b"null":
-                    parameters = _NO_PARAMETERS
+                parameters = _NO_PARAMETERS if present(tool.parameters) is None else tool.parameters
                 yield Tool(tool.name, tool.description or "", parameters), False, namespace
 
 
 def _described(tool: _Tool) -> str:
     """A custom tool's description, and the grammar that its input follows."""
     told = tool.description or ""
-    if tool.format is not None:
-        form = msgspec.json.decode(tool.format)
+    if (given := present(tool.format)) is not None:
+        form = msgspec.json.decode(given)
         if isinstance(form, dict) and form.get("type") == "grammar":
             told += f"\n\nThe input follows this {form.get('syntax')} grammar:\n{form.get('definition')}"
     return told.strip()
@@ -431,8 +430,9 @@ def _grammar(text: _Text | None) -> Grammar | None:
         return None
     if form.type == "json_object":
         return Grammar("json_object", "", "text.format")
-    if form.type == "json_schema" and form.schema is not None:
-        return Grammar("json_schema", bytes(form.schema).decode(), "text.format.schema")
+    schema = present(form.schema)
+    if form.type == "json_schema" and schema is not None:
+        return Grammar("json_schema", schema.decode(), "text.format.schema")
     raise InvalidRequest(
         "'text.format' is text, json_object, or json_schema with a schema.", param="text.format"
     )
