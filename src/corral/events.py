@@ -13,8 +13,8 @@ from typing import Literal
 
 from corral.errors import CorralError
 
-BlockKind = Literal["text"]
-FinishReason = Literal["stop", "stop_sequence", "length"]
+BlockKind = Literal["text", "reasoning", "tool"]
+FinishReason = Literal["stop", "stop_sequence", "length", "tool_calls"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +88,15 @@ class Sampled:
 
 @dataclass(frozen=True, slots=True)
 class BlockOpened:
+    """A block begins. A call opens when its name is complete: `call_id` and `name` are its own.
+
+    The text of a call's block is the JSON text of its arguments; every prefix of it is a prefix of JSON.
+    """
+
     index: int
     kind: BlockKind
+    call_id: str | None = None
+    name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +110,10 @@ class BlockDelta:
 
 @dataclass(frozen=True, slots=True)
 class BlockClosed:
+    """A block has ended. A call that is not whole was cut, or broke off: its arguments stay a prefix."""
+
     index: int
+    is_whole: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +138,14 @@ Event = Queued | Prefill | Started | Sampled | BlockOpened | BlockDelta | BlockC
 
 @dataclass(frozen=True, slots=True)
 class Block:
+    """One block, whole. Of a call `text` is its arguments; see `BlockOpened` and `BlockClosed`."""
+
     kind: BlockKind
     text: str
     logprobs: tuple[TokenLogprob, ...]
+    call_id: str | None = None
+    name: str | None = None
+    is_whole: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,34 +159,70 @@ class Completion:
     def text(self) -> str:
         return "".join(block.text for block in self.blocks if block.kind == "text")
 
+    @property
+    def reasoning(self) -> str:
+        return "".join(block.text for block in self.blocks if block.kind == "reasoning")
+
+    @property
+    def calls(self) -> tuple[Block, ...]:
+        return tuple(block for block in self.blocks if block.kind == "tool")
+
+
+@dataclass(slots=True)
+class BlockCollector:
+    """Folds the events of blocks; `blocks` are those opened so far."""
+
+    _opened: list[BlockOpened] = field(default_factory=list)
+    _texts: list[list[str]] = field(default_factory=list)
+    _logprobs: list[list[TokenLogprob]] = field(default_factory=list)
+    _broken: set[int] = field(default_factory=set)
+
+    def feed(self, event: BlockOpened | BlockDelta | BlockClosed) -> None:
+        match event:
+            case BlockDelta(index, text, logprobs):
+                self._texts[index].append(text)
+                self._logprobs[index].extend(logprobs)
+            case BlockOpened():
+                self._opened.append(event)
+                self._texts.append([])
+                self._logprobs.append([])
+            case BlockClosed(index, is_whole):
+                if not is_whole:
+                    self._broken.add(index)
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        return tuple(
+            Block(
+                opened.kind,
+                "".join(texts),
+                tuple(logprobs),
+                opened.call_id,
+                opened.name,
+                index not in self._broken,
+            )
+            for index, (opened, texts, logprobs) in enumerate(
+                zip(self._opened, self._texts, self._logprobs, strict=True)
+            )
+        )
+
 
 @dataclass(slots=True)
 class Collector:
     """Folds one sequence's events; `completion` is there once Finished has been fed."""
 
     completion: Completion | None = None
-    _kinds: list[BlockKind] = field(default_factory=list)
-    _texts: list[list[str]] = field(default_factory=list)
-    _logprobs: list[list[TokenLogprob]] = field(default_factory=list)
+    _blocks: BlockCollector = field(default_factory=BlockCollector)
 
     def feed(self, event: Event) -> None:
         """Take the next event; raises the error that a Failed event carries."""
         match event:
-            case BlockDelta(index, text, logprobs):
-                self._texts[index].append(text)
-                self._logprobs[index].extend(logprobs)
-            case BlockOpened(_, kind):
-                self._kinds.append(kind)
-                self._texts.append([])
-                self._logprobs.append([])
+            case BlockOpened() | BlockDelta() | BlockClosed():
+                self._blocks.feed(event)
             case Failed(error):
                 raise error
             case Finished():
-                blocks = zip(self._kinds, self._texts, self._logprobs, strict=True)
-                self.completion = Completion(
-                    blocks=tuple(Block(kind, "".join(texts), tuple(logs)) for kind, texts, logs in blocks),
-                    finished=event,
-                )
+                self.completion = Completion(blocks=self._blocks.blocks, finished=event)
 
 
 def collect(events: Iterable[Event]) -> Completion:
