@@ -42,6 +42,10 @@ class ContextExceeded(InvalidRequest):
         self.limit_tokens = limit_tokens
 
 
+class PreviousResponseNotFound(InvalidRequest):
+    """The request goes on from a response that is not stored (any more)."""
+
+
 class Unauthorized(CorralError):
     """No valid API key came with the request."""
 

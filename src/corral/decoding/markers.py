@@ -1,0 +1,268 @@
+"""A format made ready to read with: its literals as atoms, control tokens as one character each.
+
+A control token arrives as a token, not as text. Inside the parser it is one surrogate, a code point that no
+decoded text contains, so a literal that names it matches the token, and text that merely spells it does not.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from corral.decoding.formats.form import (
+    CallForm,
+    Format,
+    Headers,
+    JsonBody,
+    NamedBody,
+    PairsBody,
+    Pattern,
+    ThoughtForm,
+    split_controls,
+)
+from corral.decoding.reader import SPACE, Atoms, atoms, pattern_atoms
+
+_FIRST_SURROGATE = 0xD800
+_SHORT_MARKER = 4
+_PREFIX_END = ".:/"
+
+NO_THOUGHT_LEARNED = ThoughtForm("<think>", "</think>")
+"""What most models write; at the very start of an answer it is a thought, whatever the template says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lead:
+    """The atoms that begin a call. From there on `form.units[next_unit:]` is expected.
+
+    `is_marker`: nobody writes it by chance. Otherwise, or where the lead is not the format's first marker
+    and it `needs_known`, only the name of a tool makes it a call.
+    """
+
+    form: "CallMarkers"
+    atoms: Atoms
+    next_unit: int
+    is_marker: bool
+    needs_known: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PairsMarkers:
+    body: PairsBody
+    before_key: Atoms
+    separator: Atoms
+    key_end: Atoms
+    key_end_short: Atoms
+    lead: str
+    value_end: Pattern
+    trail: str
+    names: "NameMarkers"
+    quote: str
+
+
+@dataclass(frozen=True, slots=True)
+class NameMarkers:
+    """What ends a name: `full` and `short` without the part that is a hole; `stuck` is stripped from it."""
+
+    full: Atoms
+    short: Atoms
+    stuck: str
+    prefix: str
+    is_quoted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CallMarkers:
+    """One form of calls. `closers` are the atoms that may stand behind a call, each by itself."""
+
+    form: CallForm
+    units: tuple[Atoms, ...]
+    closers: tuple[Atoms, ...]
+    end: tuple[Atoms, ...]
+    json: JsonBody | None
+    named: tuple[NamedBody, NameMarkers, str] | None
+    pairs: PairsMarkers | None
+    owns_fence: bool
+
+    @property
+    def is_bare(self) -> bool:
+        """Nothing begins a call but its body, so only the very start of an answer can be one."""
+        return not self.units
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderMarkers:
+    headers: Headers
+    start: Atoms
+    body: Atoms
+    ends: tuple[Atoms, ...]
+
+
+class Markers:
+    """Built once for a model; read-only, so any number of parsers share it."""
+
+    __slots__ = (
+        "bare",
+        "codes",
+        "content_closer",
+        "content_opener",
+        "ends",
+        "form",
+        "glue",
+        "headers",
+        "leads",
+        "spelling",
+        "spelling_table",
+        "thought_closer",
+        "thought_is_control",
+        "thought_opener",
+    )
+
+    def __init__(self, form: Format) -> None:
+        self.form = form
+        self.codes = {text: chr(_FIRST_SURROGATE + i) for i, text in enumerate(sorted(form.controls)[:2000])}
+        self.spelling = {code: text for text, code in self.codes.items()}
+        self.spelling_table = str.maketrans(self.spelling)
+        thought = form.thought or NO_THOUGHT_LEARNED
+        self.thought_opener = self._atoms(thought.opener)
+        self.thought_closer = self._atoms(thought.closer)
+        self.thought_is_control = form.thought is not None and _is_control(self.thought_opener[:1])
+        self.content_opener = self._atoms(form.content_opener)
+        self.content_closer = self._atoms(form.content_closer)
+        self.glue = self._atoms(form.glue)
+        self.ends = tuple(filter(None, map(self._atoms, form.ends)))
+        self.headers = self._headers(form.headers) if form.headers else None
+        calls = [self._call(call) for call in form.calls]
+        self.leads = tuple(lead for call in calls for lead in _leads(call))
+        self.bare = tuple(call for call in calls if call.is_bare)
+
+    def encode(self, text: str) -> str:
+        """Spelled control tokens as the characters that stand for them."""
+        return "".join(self.codes.get(piece, piece) for piece in split_controls(text, self.codes))
+
+    def spell(self, text: str) -> str:
+        """The exact text again."""
+        return text.translate(self.spelling_table) if self.spelling and not text.isascii() else text
+
+    def _atoms(self, literal: str) -> tuple[str, ...]:
+        return atoms(self.encode(literal))
+
+    def _pattern(self, pattern: Pattern) -> Pattern:
+        return tuple(self.encode(piece) for piece in pattern)
+
+    def _headers(self, headers: Headers) -> HeaderMarkers:
+        return HeaderMarkers(
+            headers,
+            self._atoms(headers.start),
+            self._atoms(headers.body),
+            tuple(map(self._atoms, headers.ends)),
+        )
+
+    def _call(self, form: CallForm) -> CallMarkers:
+        begin = self._pattern(form.begin)
+        named = next((body for body in form.bodies if isinstance(body, NamedBody)), None)
+        pairs = next((body for body in form.bodies if isinstance(body, PairsBody)), None)
+        units = _units(self._atoms(form.section_begin)) + _units(pattern_atoms(begin))
+        prefix = ""
+        if named or pairs:
+            prefix = _name_prefix(begin[-1])
+            if prefix and len(units) > 1:
+                units = units[:-1]
+        end = _units(self._atoms(form.end))
+        literals = form.section_begin + "".join(form.begin) + "".join(getattr(named, "after_name", ()))
+        return CallMarkers(
+            form=form,
+            units=units,
+            closers=tuple(dict.fromkeys(end + _units(self._atoms(form.section_end)))),
+            end=end,
+            json=next((body for body in form.bodies if isinstance(body, JsonBody)), None),
+            named=(named, self._names(named, prefix), self.encode(named.quote)) if named else None,
+            pairs=self._pairs(pairs, prefix) if pairs else None,
+            owns_fence="```" in literals,
+        )
+
+    def _names(self, body: NamedBody | PairsBody, prefix: str) -> NameMarkers:
+        after = self._pattern(body.after_name)
+        full = pattern_atoms(after)
+        short = atoms(after[-1])
+        stuck = ""
+        if full and full[0] is not None:
+            stuck = full[0][: len(full[0]) - len(full[0].lstrip(".:-"))]
+            if stuck == "." and full[0] != ".":
+                stuck = full[0].partition("(")[0]  # a method's name, as in `.call(`
+            if stuck:
+                rest = full[0][len(stuck) :]
+                full = ((rest,) if rest else ()) + full[1:]
+                short = full if len(after) == 1 else short
+        while full and full[0] is None:
+            full = full[1:]
+        first = full[0] if full else ""
+        return NameMarkers(full, short, stuck, prefix, is_quoted=bool(first) and first[:1] in "\"'")
+
+    def _pairs(self, body: PairsBody, prefix: str) -> PairsMarkers:
+        after_key = self._pattern(body.after_key)
+        after_value = self._pattern(body.after_value)
+        last = after_key[-1]
+        return PairsMarkers(
+            body=body,
+            before_key=self._atoms(body.before_key),
+            separator=self._atoms(body.separator),
+            key_end=pattern_atoms(after_key),
+            key_end_short=atoms(last),
+            lead=last[len(last.rstrip(SPACE)) :],
+            value_end=after_value,
+            trail=after_value[0][: len(after_value[0]) - len(after_value[0].lstrip(SPACE))],
+            names=self._names(body, prefix),
+            quote=self.encode(body.quote),
+        )
+
+
+def is_distinctive(atom: str | None) -> bool:
+    """Whether nobody writes this by chance: a control token or the beginning of a tag."""
+    return atom is not None and (_is_control((atom,)) or (atom[0] == "<" and len(atom) > 2))
+
+
+def _is_control(marker: Sequence[str | None]) -> bool:
+    return bool(marker) and marker[0] is not None and any("\ud800" <= c <= "\udfff" for c in marker[0])
+
+
+def has_control(marker: Atoms) -> bool:
+    return any(_is_control((atom,)) for atom in marker)
+
+
+def _units(marker: Atoms) -> tuple[Atoms, ...]:
+    """Each atom by itself, a hole together with the atom behind it."""
+    units: list[Atoms] = []
+    hole = False
+    for atom in marker:
+        if atom is None:
+            hole = True
+        else:
+            units.append((None, atom) if hole else (atom,))
+            hole = False
+    return tuple(units)
+
+
+def _name_prefix(literal: str) -> str:
+    """A word that is put in front of every name, as in `functions.NAME`."""
+    word = literal[len(literal.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_-.:/")) :]
+    return word if word and word[-1] in _PREFIX_END and word[0].isalpha() else ""
+
+
+def _leads(call: CallMarkers) -> list[Lead]:
+    """The first marker of the form, and each further one: models leave out the first."""
+    flat = [unit[-1] for unit in call.units]
+    ends = [index for index, atom in enumerate(flat) if is_distinctive(atom)]
+    leads: list[Lead] = []
+    if not flat:
+        return leads
+    if not ends:
+        word = "".join(filter(None, flat))
+        whole = tuple(atom for unit in call.units for atom in unit)
+        return [Lead(call, whole, len(flat), False, len(word) < _SHORT_MARKER)]
+    begin = 0
+    for index in ends:
+        marker = call.units[begin : index + 1]
+        flattened = tuple(atom for unit in marker for atom in unit)
+        if flattened[0] is not None and not any(lead.atoms == flattened for lead in leads):
+            needs_known = begin > 0 and not has_control(flattened)
+            leads.append(Lead(call, flattened, index + 1, True, needs_known))
+        begin = index + 1
+    return leads
