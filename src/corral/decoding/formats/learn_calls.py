@@ -1,0 +1,407 @@
+"""The form of calls, from turns in which every part of a call is a word that we know.
+
+    section_begin begin [name and arguments] end joiner begin [name and arguments] end section_end
+
+One call against two tells which literal belongs to the section and which to each call; a second render
+with other ids, and the first call against the second, show where ids and counters stand.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from corral.decoding.formats.cuts import Cutter, before
+from corral.decoding.formats.form import Body, CallForm, JsonBody, NamedBody, PairsBody, Pattern
+from corral.decoding.formats.probe import (
+    CONTENT,
+    IDS,
+    KEYS,
+    NAMES,
+    VALUES,
+    Prober,
+    call,
+    first_arguments,
+)
+
+_DECODER = json.JSONDecoder()
+_SUBKEY, _ELEMENT = "quarnel", "Xylotham"
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One rendered turn: where the assistant's own text begins, and what ends it."""
+
+    text: str
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """Where one call stands: name and arguments, or the whole object."""
+
+    begin: int
+    end: int
+
+
+class CallLearner:
+    """Learns the calls of one template. `turn_end` is what ends the assistant's turns of plain text."""
+
+    def __init__(self, prober: Prober, cutter: Cutter, answer: str, turn_end: str, prompt: str) -> None:
+        self._prober = prober
+        self._cutter = cutter
+        self._answer = answer
+        self._turn_end = turn_end
+        self._prompt = prompt
+
+    def learn(self, **kwargs: Any) -> CallForm | None:
+        """The form, or None where it was not understood."""
+        both = [call(index, first_arguments(index)) for index in (0, 1)]
+        one = self._turn(both[:1], **kwargs)
+        if one is None:
+            return None
+        two = self._turn(both, **kwargs) if self._prober.capabilities.parallel_calls else None
+        return (
+            self._json(one, two) or self._named(one, two) or self._pairs(one, two, **kwargs)
+        )
+
+    def _turn(self, calls: list[dict[str, Any]], **kwargs: Any) -> Turn | None:
+        """The assistant's turn of these calls, from behind its header to before what ends it."""
+        text = self._prober.calls(calls, **kwargs)
+        values = [value for one in calls for value in one["function"]["arguments"].values()]
+        words = [value for value in values if isinstance(value, str) and value]
+        if text is None or any(word not in text for word in words):
+            text = self._prober.calls(calls, results=True, **kwargs)
+            if text is None or any(word not in text for word in words):
+                return None
+            last = max((text.find(word) for word in words), default=0)
+            end = text.find(self._first_of_end, last) if self._first_of_end else len(text)
+            end = end if end >= 0 else len(text)
+        else:
+            end = len(text) - len(self._cutter.common_suffix(text, self._turn_end))
+        name = calls[0]["function"]["name"]
+        at = text.find(name)
+        if at < 0:
+            return None
+        begin = len(self._cutter.common_prefix(text[:at], self._answer))
+        return Turn(text, begin, max(end, at + len(name)))
+
+    @property
+    def _first_of_end(self) -> str:
+        """The first token of what ends a turn."""
+        return next((unit for unit in self._cutter.units(self._turn_end) if not unit.isspace()), "")
+
+    # A whole call in JSON
+
+    def _json(self, one: Turn, two: Turn | None) -> CallForm | None:
+        found = _whole_object(one, 0, one.begin)
+        if found is None:
+            return None
+        span, body = found
+        spans = [span]
+        turn = one
+        if two is not None:
+            first = _whole_object(two, 0, two.begin)
+            second = first and _whole_object(two, 1, first[0].end)
+            if first and second:
+                turn, spans = two, [first[0], second[0]]
+        return self._form(turn, spans, body, may_be_list=True)
+
+    # A name, then the arguments as one object
+
+    def _named(self, one: Turn, two: Turn | None) -> CallForm | None:
+        parts = _named_parts(one, 0, one.begin)
+        if parts is None:
+            return None
+        span, after_name = parts
+        after: Pattern = (after_name,)
+        spans = [span]
+        turn = one
+        if two is not None:
+            first = _named_parts(two, 0, two.begin)
+            second = first and _named_parts(two, 1, first[0].end)
+            if first and second:
+                turn, spans = two, [first[0], second[0]]
+                after = self._cutter.holes(first[1], second[1])
+        if len(after) == 1:
+            after = _id_hole(after[0], IDS[0])
+        return self._form(turn, spans, NamedBody(after_name=after), may_be_list=False)
+
+    # A name, then each argument by itself
+
+    def _pairs(self, one: Turn, two: Turn | None, **kwargs: Any) -> CallForm | None:
+        name = _last_before(one.text, NAMES[0], KEYS[0], one.begin)
+        if name is None:
+            return None
+        spots = [one.text.find(word, name) for word in (KEYS[0], VALUES[0][0], KEYS[1], VALUES[0][1])]
+        if min(spots) < 0 or spots != sorted(spots):
+            return None
+        first_key, first_value, second_key, second_value = spots
+        text = one.text
+        to_key = text[name + len(NAMES[0]) : first_key]
+        after_key = text[first_key + len(KEYS[0]) : first_value]
+        value_end = first_value + len(VALUES[0][0])
+        to_next = text[value_end:second_key]
+        rest = text[second_value + len(VALUES[0][1]) : one.end]
+        values, quote = "raw", ""
+        quoted = self._quote(after_key, to_next)
+        if quoted:
+            after_key, to_next, rest = before(after_key, quoted), to_next[len(quoted) :], rest[len(quoted) :]
+            values = "json" if quoted == '"' else "python"
+            quote = quoted if quoted not in ("'", '"') else ""
+        closes_with_key = KEYS[0] in to_next
+        to_next = to_next.replace(KEYS[0], "\0")
+        rest = rest.replace(KEYS[1], "\0", 1) if closes_with_key else rest
+        before_key = self._cutter.common_suffix(to_key, to_next)
+        after_name = before(to_key, before_key)
+        between = before(to_next, before_key)
+        after_value = self._cutter.common_prefix(between, rest)
+        separator = between[len(after_value) :]
+        if not before_key.strip() and values == "raw":
+            return None
+        typed = self._type_hole(after_key, **kwargs) if values == "raw" else None
+        after_name_pattern = self._counted(after_name, two)
+        body = PairsBody(
+            after_name=after_name_pattern,
+            before_key=before_key,
+            after_key=typed[0] if typed else (after_key,),
+            after_value=tuple(after_value.split("\0")) if closes_with_key else (after_value,),
+            separator=separator,
+            values="raw" if values == "raw" else "json" if values == "json" else "python",
+            quote=quote,
+            string_mark=typed[1] if typed else None,
+            item=self._item(before_key, **kwargs) if values == "raw" else None,
+        )
+        last = len(after_value) - after_value.count("\0") + (len(KEYS[1]) if closes_with_key else 0)
+        last += len(quoted)
+        return self._pairs_form(one, two, body, last)
+
+    def _pairs_form(self, one: Turn, two: Turn | None, body: PairsBody, behind_value: int) -> CallForm | None:
+        spans: list[_Call] = []
+        turn, count = (two, 2) if two is not None else (one, 1)
+        at = turn.begin
+        for index in range(count):
+            name = _last_before(turn.text, NAMES[index], KEYS[0], at)
+            if name is None:
+                return None
+            last = turn.text.find(VALUES[index][1], name)
+            if last < 0:
+                return None
+            at = last + len(VALUES[index][1]) + behind_value
+            spans.append(_Call(name, at))
+        return self._form(turn, spans, body, may_be_list=True)
+
+    def _quote(self, after_key: str, after_value: str) -> str:
+        """What stands right before and right after a string's text: a quote, or a token used as one."""
+        if after_key[-1:] in ("'", '"') and after_value[:1] == after_key[-1]:
+            return after_key[-1]
+        units, others = self._cutter.units(after_key), self._cutter.units(after_value)
+        if units and others and units[-1] == others[0] and len(units[-1]) > 2 and not units[-1].isspace():
+            return units[-1]
+        return ""
+
+    def _counted(self, after_name: str, two: Turn | None) -> Pattern:
+        """What follows a name, with a hole where the second call has something else."""
+        if two is None:
+            return _id_hole(after_name, IDS[0])
+        first = _last_before(two.text, NAMES[0], KEYS[0], two.begin)
+        second = first is not None and _last_before(two.text, NAMES[1], KEYS[0], first + 1)
+        if first is None or second is False or second is None:
+            return _id_hole(after_name, IDS[0])
+        begin = second + len(NAMES[1])
+        other = two.text[begin : two.text.find(KEYS[0], begin)]
+        mine = two.text[first + len(NAMES[0]) : two.text.find(KEYS[0], first)]
+        shared = self._cutter.holes(mine, other)
+        if len(shared) == 1:
+            return _id_hole(after_name, IDS[0])
+        extra = len(mine) - len(after_name)
+        return (shared[0], shared[1][: len(shared[1]) - extra])
+
+    def _type_hole(self, after_key: str, **kwargs: Any) -> tuple[Pattern, str] | None:
+        """Where the word for a value's type stands between key and value, and the word for a string."""
+        number = 90210
+        turn = self._turn([call(0, {KEYS[0]: VALUES[0][0], KEYS[1]: number})], **kwargs)
+        if turn is None:
+            return None
+        key = turn.text.find(KEYS[1], turn.begin)
+        value = turn.text.find(str(number), key)
+        if key < 0 or value < 0:
+            return None
+        other = turn.text[key + len(KEYS[1]) : value]
+        pattern = self._cutter.holes(after_key, other)
+        if len(pattern) == 1:
+            return None
+        return pattern, after_key[len(pattern[0]) : len(after_key) - len(pattern[1])]
+
+    def _item(self, before_key: str, **kwargs: Any) -> str | None:
+        """The tag of a list's elements, where objects are written as tags."""
+        if not before_key.strip():
+            return None
+        turn = self._turn([call(0, {KEYS[0]: {_SUBKEY: [_ELEMENT]}, KEYS[1]: VALUES[0][1]})], **kwargs)
+        if turn is None:
+            return None
+        begin = turn.text.find(before_key.strip() + _SUBKEY, turn.begin)
+        end = turn.text.find(_ELEMENT, begin)
+        if begin < 0 or end < 0:
+            return None
+        at = turn.text.rfind(before_key.strip(), begin, end) + len(before_key.strip())
+        tag = self._cutter.units(turn.text[at:end])
+        return tag[0] if tag and tag[0] != _SUBKEY and tag[0].isalnum() else None
+
+    # What stands around
+
+    def _form(self, turn: Turn, spans: list[_Call], body: Body, *, may_be_list: bool) -> CallForm:
+        text, cutter = turn.text, self._cutter
+        lead = text[turn.begin : spans[0].begin]
+        tail = text[spans[-1].end : turn.end]
+        is_list = may_be_list and lead.rstrip().endswith("[") and tail.lstrip().startswith("]")
+        if is_list:
+            lead, tail = lead.rstrip()[:-1], tail.lstrip()[1:]
+        if may_be_list and not is_list and lead.rstrip().endswith("[") and "]" in tail and len(spans) == 1:
+            # The list ends behind the end of the one call there is.
+            end, _, tail = tail.partition("]")
+            if not end.strip() or isinstance(body, PairsBody):
+                return CallForm((body,), before(lead.rstrip(), "["), ("",), end, ", ", tail, True)
+        if len(spans) == 1:
+            # One call at most: all of it belongs to the call.
+            return CallForm((body,), "", _with_holes(lead), tail, "", "", is_list)
+        between = text[spans[0].end : spans[1].begin]
+        if isinstance(body, PairsBody) and lead.rstrip().endswith("["):
+            end = cutter.common_prefix(between, tail)
+            rest = tail[len(end) :]
+            if rest.lstrip().startswith("]"):
+                return CallForm(
+                    (body,), lead.rstrip()[:-1], ("",), end, between[len(end) :], rest.lstrip()[1:], True
+                )
+        if is_list:
+            return CallForm((body,), lead, ("",), "", between, tail, True)
+        begin, other = _begins(cutter, _with_holes(lead), _with_holes(between, 1))
+        section = before_pattern(lead, begin)
+        gap = before_pattern(between, other)
+        end = cutter.common_prefix(gap, tail)
+        # The text between may have the whitespace that the section's end has, too.
+        return CallForm((body,), section, begin, end, gap[len(end) :], tail[len(end) :], is_list)
+
+
+def _begins(cutter: Cutter, lead: Pattern, between: Pattern) -> tuple[Pattern, Pattern]:
+    """What stands before each call: what the text before the first and before the second end with."""
+    if len(lead) > 1 and len(lead) == len(between) and lead[-1] == between[-1]:
+        shared = cutter.common_suffix(lead[-2], between[-2])
+        if shared.strip():
+            return (shared, lead[-1]), (shared, between[-1])
+    if len(lead) == len(between) == 1:
+        shared = cutter.common_suffix(lead[0], between[0])
+        holes = _counter_hole(cutter, before(lead[0], shared), before(between[0], shared))
+        if holes:
+            return (holes, shared), (holes, shared)
+        return (shared,), (shared,)
+    shared = cutter.common_suffix(lead[-1], between[-1])
+    return (shared,), (shared,)
+
+
+def _counter_hole(cutter: Cutter, lead: str, between: str) -> str:
+    """The literal before a number that counts the calls, if the two texts end with one."""
+    first, second = cutter.units(lead), cutter.units(between)
+    if first and second and first[-1].isdigit() and second[-1].isdigit():
+        return cutter.common_suffix("".join(first[:-1]), "".join(second[:-1]))
+    return ""
+
+
+def _with_holes(text: str, index: int = 0) -> Pattern:
+    """The text with a hole where the name or the id of a call stands once more."""
+    for word in (NAMES[index], IDS[index]):
+        if word in text:
+            head, _, rest = text.rpartition(word)
+            return (head, rest)
+    return (text,)
+
+
+def before_pattern(text: str, pattern: Pattern) -> str:
+    """The text without the pattern that it ends with."""
+    if len(pattern) == 1:
+        return before(text, pattern[0])
+    head = before(text, pattern[1])
+    return head[: head.rindex(pattern[0])] if pattern[0] in head else head
+
+
+def _id_hole(text: str, call_id: str) -> Pattern:
+    if call_id in text:
+        head, _, rest = text.partition(call_id)
+        return (head, rest)
+    return (text,)
+
+
+def _last_before(text: str, word: str, other: str, begin: int) -> int | None:
+    """Where `word` stands last before the first `other`."""
+    end = text.find(other, text.find(word, begin) + 1)
+    at = text.rfind(word, begin, end) if end >= 0 else -1
+    return at if at >= 0 else None
+
+
+def _objects(text: str, begin: int, end: int) -> list[tuple[int, int, Any]]:
+    """All objects in JSON that begin in a stretch of text, outermost first."""
+    found: list[tuple[int, int, Any]] = []
+    at = text.find("{", begin)
+    while 0 <= at < end:
+        try:
+            value, stop = _DECODER.raw_decode(text, at)
+        except ValueError:
+            pass
+        else:
+            found.append((at, stop, value))
+        at = text.find("{", at + 1)
+    return found
+
+
+def _whole_object(turn: Turn, index: int, begin: int) -> tuple[_Call, JsonBody] | None:
+    value = turn.text.find(VALUES[index][0], begin)
+    for at, end, found in _objects(turn.text, begin, value):
+        body = _json_body(found, index)
+        if body is not None and end > value:
+            return _Call(at, end), body
+    return None
+
+
+def _json_body(found: Any, index: int) -> JsonBody | None:
+    arguments = first_arguments(index)
+    if not isinstance(found, dict):
+        return None
+    if found.get(NAMES[index]) == arguments:
+        return JsonBody(name_key=None, arguments_key="")
+    for within in (None, *found):
+        inner = found if within is None else found[within]
+        if not isinstance(inner, dict):
+            continue
+        name = next((key for key, value in inner.items() if value == NAMES[index]), None)
+        held = next((key for key, value in inner.items() if _is_arguments(value, arguments)), None)
+        if name is None or held is None:
+            continue
+        id_keys = [key for key, value in found.items() if value in (IDS[index], str(index), index)]
+        return JsonBody(name, held, id_keys[0] if id_keys else None, within)
+    return None
+
+
+def _is_arguments(value: Any, arguments: dict[str, Any]) -> bool:
+    if isinstance(value, str) and value.startswith("{"):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return False
+    return bool(value == arguments)
+
+
+def _named_parts(turn: Turn, index: int, begin: int) -> tuple[_Call, str] | None:
+    """Where name and arguments stand, and the text between them."""
+    value = turn.text.find(VALUES[index][0], begin)
+    for at, end, found in _objects(turn.text, begin, value):
+        if found == first_arguments(index):
+            name = turn.text.rfind(NAMES[index], begin, at)
+            if name < 0:
+                return None
+            return _Call(name, end), turn.text[name + len(NAMES[index]) : at]
+    return None
+
+
+def answer_before(text: str) -> str:
+    """A turn of plain text, up to its text."""
+    return text[: text.index(CONTENT)]
