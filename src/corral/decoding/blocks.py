@@ -31,7 +31,7 @@ from corral.request import Tool
 __all__ = ["BlockEvent", "BlockParser", "Markers"]
 
 Ending = Literal["stop", "length"]
-_Act = Literal["call", "thought", "open", "drop", "leave", "last"]
+_Act = Literal["call", "thought", "unthought", "open", "drop", "leave", "last"]
 _MOST_BEGUN = 32
 _MOST_CLOSER = 256
 _MOST_HEADER = 200
@@ -47,6 +47,7 @@ class BlockParser:
     __slots__ = (
         "_calls",
         "_content_triggers",
+        "_has_begun_closed",
         "_headers",
         "_is_off",
         "_markers",
@@ -78,6 +79,7 @@ class BlockParser:
         self._calls = CallParser(markers, self._reader, self._writer, schemas)
         self._headers = markers.headers
         self._skip = 0
+        self._has_begun_closed = False
         self.malformed = False
         """A marker was not followed by a call, or a call broke off."""
         self._steps = self._begin(prompt)
@@ -124,7 +126,9 @@ class BlockParser:
         opener, closer = "".join(markers.thought_opener), "".join(markers.thought_closer)
         if markers.form.thought is not None and opener and end.endswith(opener):
             yield from self._thought(is_prefilled=True)
-        elif not (markers.form.thought is not None and closer and end.endswith(closer)):
+        elif markers.form.thought is not None and closer and end.endswith(closer):
+            self._has_begun_closed = True
+        else:
             begun = self._begun(prompt)
             self._skip = len(begun)
             self._reader.feed(begun)
@@ -287,6 +291,9 @@ class BlockParser:
                 yield from self._thought()
                 may_be_bare = bool(bare)
                 continue
+            if act == "unthought" and not (writer.is_empty and not self._has_begun_closed):
+                self._pass_one(self._text)
+                continue
             if act == "open" and not writer.is_blank and not has_control(atoms):
                 self._pass_one(self._text)
                 continue
@@ -310,6 +317,8 @@ class BlockParser:
             triggers += [(lead.atoms, "call", lead) for lead in markers.leads]
         if not body_ends:
             triggers.append((markers.thought_opener, "thought", None))
+            if markers.form.thought is not None:
+                triggers.append((markers.thought_closer, "unthought", None))
         if markers.content_opener:
             triggers.append((markers.content_opener, "open", None))
         if markers.glue:

@@ -28,6 +28,8 @@ _IDENTIFIER = re.compile(r"[^\W\d]\w*")
 _COUNTER = re.compile(r":\d*$")
 _OPEN_PAIR = re.compile(r"\\u[dD][89abAB][0-9a-fA-F]{2}$")
 _COMMA: Atoms = (",",)
+_CDATA: Atoms = ("<![CDATA[",)
+_CDATA_END: Atoms = ("]]>",)
 _NEXT_OBJECT: tuple[Atoms, ...] = (("{",), (",", "{"), (";", "{"))
 _STRAY: tuple[Atoms, ...] = (("}",), ("]",))
 
@@ -520,7 +522,8 @@ class CallParser:
                 has_begun = True
 
         yield from self._lead(pairs.lead)
-        found = yield from self._until_value_end(call, pairs, key, take)
+        is_cdata = pairs.body.is_cdata and (yield from self._reader.accept(_CDATA))
+        found = yield from self._until_value_end(call, pairs, key, take, _CDATA_END if is_cdata else ())
         if not found:
             return False
         if has_begun:
@@ -543,12 +546,19 @@ class CallParser:
             reader.at += 1
 
     def _until_value_end(
-        self, call: CallMarkers, pairs: PairsMarkers, key: str, take: Callable[[str], None]
+        self,
+        call: CallMarkers,
+        pairs: PairsMarkers,
+        key: str,
+        take: Callable[[str], None],
+        before: Atoms,
     ) -> Generator[None, None, bool]:
         """Pass on a value's text up to its end marker, which counts only where what may follow it follows."""
         reader = self._reader
-        end = atoms(key.join(pairs.value_end)) if len(pairs.value_end) > 1 else atoms(pairs.value_end[0])
-        followers = [marker for marker in (pairs.before_key, *call.closers, end) if marker]
+        end: Atoms = atoms(key.join(pairs.value_end))
+        after = end  # also where the end marker is doubled
+        end = (*before, *end)
+        followers = [marker for marker in (pairs.before_key, *call.closers, after) if marker]
         ends = [end + follower for follower in followers] if pairs.before_key else [end]
         if not end:
             ends = followers

@@ -129,8 +129,9 @@ class Markers:
         self.glue = self._atoms(form.glue)
         self.ends = tuple(filter(None, map(self._atoms, form.ends)))
         self.headers = self._headers(form.headers) if form.headers else None
-        calls = [self._call(call) for call in form.calls]
-        self.leads = tuple(lead for call in calls for lead in _leads(call))
+        calls = [self._call(call) for call in form.calls if not _is_in_header(call, form.headers)]
+        others = {marker[:1] for marker in (*self.ends, self.thought_opener, self.content_opener) if marker}
+        self.leads = tuple(lead for call in calls for lead in _leads(call, others))
         self.bare = tuple(call for call in calls if call.is_bare)
 
     def encode(self, text: str) -> str:
@@ -157,6 +158,10 @@ class Markers:
 
     def _call(self, form: CallForm) -> CallMarkers:
         begin = self._pattern(form.begin)
+        headers = self.form.headers
+        if headers is not None and headers.body in form.begin[-1]:
+            # What stands before the body is in the header.
+            begin = (begin[-1].rpartition(self.encode(headers.body))[2],)
         named = next((body for body in form.bodies if isinstance(body, NamedBody)), None)
         pairs = next((body for body in form.bodies if isinstance(body, PairsBody)), None)
         units = _units(self._atoms(form.section_begin)) + _units(pattern_atoms(begin))
@@ -214,9 +219,15 @@ class Markers:
         )
 
 
+def _is_in_header(call: CallForm, headers: Headers | None) -> bool:
+    """Whether the header names the tool, so that nothing in the body begins a call."""
+    body = call.bodies[0]
+    return headers is not None and not isinstance(body, JsonBody) and headers.body in "".join(body.after_name)
+
+
 def is_distinctive(atom: str | None) -> bool:
     """Whether nobody writes this by chance: a control token or the beginning of a tag."""
-    return atom is not None and (_is_control((atom,)) or (atom[0] == "<" and len(atom) > 2))
+    return atom is not None and (_is_control((atom,)) or ("<" in atom and len(atom) > 2))
 
 
 def _is_control(marker: Sequence[str | None]) -> bool:
@@ -246,8 +257,11 @@ def _name_prefix(literal: str) -> str:
     return word if word and word[-1] in _PREFIX_END and word[0].isalpha() else ""
 
 
-def _leads(call: CallMarkers) -> list[Lead]:
-    """The first marker of the form, and each further one: models leave out the first."""
+def _leads(call: CallMarkers, others: set[tuple[str, ...]]) -> list[Lead]:
+    """The first marker of the form, and each further one: models leave out the first.
+
+    Where another marker begins like it, the first is the whole stretch up to the second.
+    """
     flat = [unit[-1] for unit in call.units]
     ends = [index for index, atom in enumerate(flat) if is_distinctive(atom)]
     leads: list[Lead] = []
@@ -261,6 +275,8 @@ def _leads(call: CallMarkers) -> list[Lead]:
     for index in ends:
         marker = call.units[begin : index + 1]
         flattened = tuple(atom for unit in marker for atom in unit)
+        if not begin and flattened in others and index != ends[-1]:
+            continue
         if flattened[0] is not None and not any(lead.atoms == flattened for lead in leads):
             needs_known = begin > 0 and not has_control(flattened)
             leads.append(Lead(call, flattened, index + 1, True, needs_known))

@@ -20,7 +20,12 @@ SPACE = " \t\r\n"
 
 _MOST_SPACE = 256
 _MOST_HOLE = 128
-_ATOM = re.compile("[\ud800-\udfff]|<[^<>\\s\ud800-\udfff]*>?|[^\\s<\ud800-\udfff]+")
+# One control token, one tag, or what stands between; a bracket before a tag is part of it.
+_ATOM = re.compile(
+    "[\ud800-\udfff]"
+    r"|(?:[^\s\ud800-\udfff]*\[)?<[^<>\s\ud800-\udfff]*>?"
+    r"|[^\s<\ud800-\udfff]+"
+)
 
 
 def atoms(literal: str) -> tuple[str, ...]:

@@ -23,6 +23,17 @@ class Cutter:
     def units(self, text: str) -> list[str]:
         return self._unit.findall(text)
 
+    def markers(self, text: str) -> list[str]:
+        """The markers that a text begins with. A word behind one belongs to it, up to the next one."""
+        units = [unit for unit in self.units(text) if not unit.isspace()]
+        markers: list[str] = []
+        while units and len(units[0]) > 2:
+            marker = units.pop(0)
+            while len(units) > 1 and units[0].isalnum() and len(units[1]) > 2:
+                marker += units.pop(0) + units.pop(0)
+            markers.append(marker)
+        return markers
+
     def controls_in(self, *texts: str) -> frozenset[str]:
         return frozenset(match[0] for text in texts for match in self.control.finditer(text) if match[0])
 
@@ -42,6 +53,21 @@ class Cutter:
                 break
             length += len(a)
         return one[len(one) - length :]
+
+    def split(self, gap: str, behind: str, ahead: str) -> tuple[str, str, str]:
+        """A gap as what ends the part before it, what is between, and what begins the part behind it.
+
+        `behind` is what stands after the last part, `ahead` what stands before the first. What could go to
+        either side goes to the end, unless the end begins with it too: then every tag does.
+        """
+        end, begin = self.common_prefix(gap, behind), self.common_suffix(ahead, gap)
+        shared = len(end) + len(begin) - len(gap)
+        if shared <= 0:
+            return end, gap[len(end) : len(gap) - len(begin)], begin
+        both = begin[:shared]
+        if both.strip() and end.startswith(both.strip()) and len(both) < len(end):
+            return end[: len(end) - shared], "", begin
+        return end, "", begin[shared:]
 
     def holes(self, one: str, other: str) -> Pattern:
         """What two texts share, around the one stretch in which they differ."""

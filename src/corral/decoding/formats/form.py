@@ -56,7 +56,8 @@ class PairsBody:
     `after_value` in two pieces has the key between them. A value is `raw` text up to `after_value`, with
     `raw` strings and everything else as JSON, or a self-delimiting literal (`json`, `python`).
     `string_mark` is what the hole in `after_key` says of a string. `item` is the tag of a list's elements
-    where objects and lists are written as tags of their own.
+    where objects and lists are written as tags of their own. `is_cdata`: text that looks like tags stands
+    in a CDATA section.
     """
 
     after_name: Pattern = ("",)
@@ -68,6 +69,7 @@ class PairsBody:
     quote: str = ""
     string_mark: str | None = None
     item: str | None = None
+    is_cdata: bool = False
 
 
 Body = JsonBody | NamedBody | PairsBody

@@ -88,13 +88,14 @@ class _Learner:
             headers=headers,
             content_opener="" if headers else self._content_opener(prober, cutter, prompts, answer, thought),
             glue="" if headers else self._glue(cutter, prompts, prober),
-            ends=self._ends(cutter, end, headers),
         )
-        form = _with(form, content_closer=self._content_closer(cutter, end, form))
+        form = _with(form, content_closer=self._content_closer(cutter, end, form, prober))
+        form = _with(form, ends=self._ends(cutter, end.removeprefix(form.content_closer), headers))
         tags = answer_tags(self.source)
         if tags and not form.content_opener and headers is None:
             form = _with(form, content_opener=tags[0], content_closer=tags[1])
-        form, test = self._with_calls(form, prober, cutter, prompts, answer, end)
+        turn_end = end.removeprefix(form.content_closer)
+        form, test = self._with_calls(form, prober, cutter, prompts, answer, turn_end)
         return Learned(form, capabilities, prompts, test, tuple(self.notes))
 
     # Calls, from the best source there is
@@ -105,8 +106,10 @@ class _Learner:
         known = by_tokens(form, self.source)
         learned = self._learned_calls(prober, cutter, answer, end, prompts)
         if learned:
+            form, learned = _arranged(form, learned, prompts)
             candidate = self._controlled(_with(form, calls=learned), cutter)
-            test = self_test(candidate, prober, prompts.user_end + prompts.header)
+            begin = prompts.user_end + prompts.header
+            test = self_test(candidate, prober, begin, prompts.on or prompts.default)
             if test.passed:
                 return candidate, test
             self.notes.append(f"what was learned does not read back: {test.failed}")
@@ -173,12 +176,12 @@ class _Learner:
                 opener = ""
         return opener.strip(" ") if opener.strip() else ""
 
-    def _content_closer(self, cutter: Cutter, end: str, form: Format) -> str:
-        """The first token behind an answer that has an opener of its own."""
+    def _content_closer(self, cutter: Cutter, end: str, form: Format, prober: Prober) -> str:
+        """The first marker behind an answer that has an opener of its own, if one more ends the turn."""
         if not form.content_opener or form.headers is not None:
             return ""
-        units = [unit for unit in cutter.units(end) if not unit.isspace()]
-        return units[0] if len(units) > 1 and cutter.control.fullmatch(units[0]) else ""
+        markers = cutter.markers(end)
+        return markers[0] if len(markers) > 1 else ""
 
     def _glue(self, cutter: Cutter, prompts: Prompts, prober: Prober) -> str:
         """What begins one more part of the same turn, if the header alone does not tell what it is."""
@@ -187,8 +190,7 @@ class _Learner:
         return header if units and not cutter.control.fullmatch(units[-1]) and cutter.control.match(header) else ""
 
     def _ends(self, cutter: Cutter, end: str, headers: Headers | None) -> tuple[str, ...]:
-        ends = [unit for unit in cutter.units(end) if not unit.isspace()][:1]
-        ends = [unit for unit in ends if len(unit) > 2]
+        ends = cutter.markers(end)[:1]
         if headers is not None:
             ends = [unit for unit in ends if unit not in headers.ends]
         return tuple(dict.fromkeys([*ends, *self.end_texts]))
@@ -197,6 +199,46 @@ class _Learner:
 def _with(form: Format, **changes: Any) -> Format:
     values = {name: getattr(form, name) for name in Format.__slots__}
     return Format(**{**values, **changes})
+
+
+def _arranged(
+    form: Format, calls: tuple[CallForm, ...], prompts: Prompts
+) -> tuple[Format, tuple[CallForm, ...]]:
+    """What an empty thought, an empty answer or the header have to do with the calls' first literals."""
+    thought = form.thought
+    empties = [form.content_opener + form.content_closer] if form.content_closer else []
+    if thought is not None:
+        empties.insert(0, thought.opener.strip() + thought.closer.strip())
+    arranged = []
+    for one in calls:
+        lead = one.section_begin or one.begin[0]
+        for empty in (*empties, form.content_closer):
+            squeezed = "".join(empty.split())
+            at, matched = 0, 0
+            while at < len(lead) and matched < len(squeezed):
+                if lead[at] == squeezed[matched]:
+                    matched += 1
+                elif not lead[at].isspace():
+                    break
+                at += 1
+            if squeezed and matched == len(squeezed):
+                lead = lead[at:]
+        if one.section_begin:
+            arranged.append(_with_call(one, section_begin=lead))
+        else:
+            arranged.append(_with_call(one, begin=(lead, *one.begin[1:])))
+    first = arranged[0]
+    begin = first.begin[0].strip()
+    header = prompts.header.rstrip()
+    if begin and len(begin) > 1 and header.endswith(begin) and form.content_opener:
+        # The prompt has written the beginning of whatever comes.
+        form = _with(form, content_opener=begin + form.content_opener)
+    return form, tuple(arranged)
+
+
+def _with_call(form: CallForm, **changes: Any) -> CallForm:
+    values = {name: getattr(form, name) for name in CallForm.__slots__}
+    return CallForm(**{**values, **changes})
 
 
 def _literals(form: Format) -> Iterable[str]:

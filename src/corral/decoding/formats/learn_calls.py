@@ -86,10 +86,15 @@ class CallLearner:
         begin = len(self._cutter.common_prefix(text[:at], self._answer))
         return Turn(text, begin, max(end, at + len(name)))
 
+    def _until_end(self, tail: str) -> str:
+        """What stands behind the calls, up to what ends the turn, where that is rendered in between."""
+        first = self._first_of_end
+        return tail.partition(first)[0] if len(first) > 1 else tail
+
     @property
     def _first_of_end(self) -> str:
-        """The first token of what ends a turn."""
-        return next((unit for unit in self._cutter.units(self._turn_end) if not unit.isspace()), "")
+        """The first marker of what ends a turn."""
+        return next(iter(self._cutter.markers(self._turn_end)), "")
 
     # A whole call in JSON
 
@@ -152,11 +157,8 @@ class CallLearner:
         closes_with_key = KEYS[0] in to_next
         to_next = to_next.replace(KEYS[0], "\0")
         rest = rest.replace(KEYS[1], "\0", 1) if closes_with_key else rest
-        before_key = self._cutter.common_suffix(to_key, to_next)
+        after_value, separator, before_key = self._cutter.split(to_next, rest, to_key)
         after_name = before(to_key, before_key)
-        between = before(to_next, before_key)
-        after_value = self._cutter.common_prefix(between, rest)
-        separator = between[len(after_value) :]
         if not before_key.strip() and values == "raw":
             return None
         typed = self._type_hole(after_key, **kwargs) if values == "raw" else None
@@ -171,10 +173,16 @@ class CallLearner:
             quote=quote,
             string_mark=typed[1] if typed else None,
             item=self._item(before_key, **kwargs) if values == "raw" else None,
+            is_cdata=values == "raw" and self._uses_cdata(**kwargs),
         )
         last = len(after_value) - after_value.count("\0") + (len(KEYS[1]) if closes_with_key else 0)
         last += len(quoted)
         return self._pairs_form(one, two, body, last)
+
+    def _uses_cdata(self, **kwargs: Any) -> bool:
+        text = f"<b>{VALUES[0][0]}</b>"
+        turn = self._turn([call(0, {KEYS[0]: text})], **kwargs)
+        return turn is not None and f"<![CDATA[{text}]]>" in turn.text
 
     def _pairs_form(self, one: Turn, two: Turn | None, body: PairsBody, behind_value: int) -> CallForm | None:
         spans: list[_Call] = []
@@ -253,7 +261,7 @@ class CallLearner:
     def _form(self, turn: Turn, spans: list[_Call], body: Body, *, may_be_list: bool) -> CallForm:
         text, cutter = turn.text, self._cutter
         lead = text[turn.begin : spans[0].begin]
-        tail = text[spans[-1].end : turn.end]
+        tail = self._until_end(text[spans[-1].end : turn.end])
         is_list = may_be_list and lead.rstrip().endswith("[") and tail.lstrip().startswith("]")
         if is_list:
             lead, tail = lead.rstrip()[:-1], tail.lstrip()[1:]
@@ -275,28 +283,35 @@ class CallLearner:
                 )
         if is_list:
             return CallForm((body,), lead, ("",), "", between, tail, True)
-        begin, other = _begins(cutter, _with_holes(lead), _with_holes(between, 1))
-        section = before_pattern(lead, begin)
-        gap = before_pattern(between, other)
+        # The header may end as every call begins: then more of that is in the text than in the lead.
+        whole = text[: spans[0].begin]
+        end, joiner, begin = _around(cutter, between, tail, lead)
+        other = _around(cutter, between, tail, whole)
+        if len("".join(other[2]).strip()) > len("".join(begin).strip()) and "".join(other[2]).strip().endswith(
+            "".join(begin).strip()
+        ):
+            end, joiner, begin = other
+        size = sum(map(len, begin))
+        section = before_pattern(lead, begin) if size <= len(lead) else ""
+        return CallForm((body,), section, begin, end, joiner, tail[len(end) :], is_list)
+
+
+def _around(cutter: Cutter, between: str, tail: str, lead: str) -> tuple[str, str, Pattern]:
+    """What ends a call, what joins two, and what begins one, holes included."""
+    first, second = _with_holes(lead), _with_holes(between, 1)
+    if len(first) > 1 and len(first) == len(second) and first[-1] == second[-1]:
+        end, joiner, begin = cutter.split(second[0], tail, first[0])
+        if begin.strip():
+            return end, joiner, (begin, second[-1])
+    shared = cutter.common_suffix(lead, between)
+    holes = _counter_hole(cutter, before(lead, shared), before(between, shared))
+    if holes:
+        gap = before(between, shared)
+        gap = gap[: gap.rindex(holes)]
         end = cutter.common_prefix(gap, tail)
-        # The text between may have the whitespace that the section's end has, too.
-        return CallForm((body,), section, begin, end, gap[len(end) :], tail[len(end) :], is_list)
-
-
-def _begins(cutter: Cutter, lead: Pattern, between: Pattern) -> tuple[Pattern, Pattern]:
-    """What stands before each call: what the text before the first and before the second end with."""
-    if len(lead) > 1 and len(lead) == len(between) and lead[-1] == between[-1]:
-        shared = cutter.common_suffix(lead[-2], between[-2])
-        if shared.strip():
-            return (shared, lead[-1]), (shared, between[-1])
-    if len(lead) == len(between) == 1:
-        shared = cutter.common_suffix(lead[0], between[0])
-        holes = _counter_hole(cutter, before(lead[0], shared), before(between[0], shared))
-        if holes:
-            return (holes, shared), (holes, shared)
-        return (shared,), (shared,)
-    shared = cutter.common_suffix(lead[-1], between[-1])
-    return (shared,), (shared,)
+        return end, gap[len(end) :], (holes, shared)
+    end, joiner, begin = cutter.split(between, tail, lead)
+    return end, joiner, (begin,)
 
 
 def _counter_hole(cutter: Cutter, lead: str, between: str) -> str:

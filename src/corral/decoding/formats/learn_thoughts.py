@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from corral.decoding.formats.cuts import Cutter, before
+from corral.decoding.formats.cuts import Cutter
 from corral.decoding.formats.form import Headers, ThoughtForm
 from corral.decoding.formats.probe import (
     CONTENT,
@@ -35,6 +35,7 @@ _SWITCHES: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
 )
 _SYSTEM_FLAGS = ("/think", "/no_think")
 _THOUGHT_TAG = re.compile(r"<(/?)([\w:.-]*(?:think|thought|reason)[\w:.-]*)>|\[(/?)((?:THINK|REASON)[A-Z_]*)\]")
+_THOUGHT_WORD = re.compile(r"think|thought|reason", re.IGNORECASE)
 _ANSWER_TAG = re.compile(r"<((?:response|answer|final)[a-z_]*)></\1>")
 
 ThoughtState = Literal["open", "closed", "free"]
@@ -84,9 +85,10 @@ def learn_prompts(prober: Prober, cutter: Cutter) -> Prompts:
     header = default[len(user_end) :] if default.startswith(user_end) else default
     answer = (prober.answer({"content": CONTENT}) or "").partition(CONTENT)[0]
     for text in filter(None, (answer, on, off)):
-        other = text[len(user_end) :] if text.startswith(user_end) else None
-        if other is not None:
-            header = cutter.common_prefix(header, other)
+        other = text[len(user_end) :] if text.startswith(user_end) else ""
+        header = cutter.common_prefix(header, other) or header
+    header = _without_thought(cutter, header)
+    header = _without_shared(cutter, header, [default, answer, on or "", off or ""])
     return Prompts(
         default=default,
         on=on,
@@ -96,6 +98,25 @@ def learn_prompts(prober: Prober, cutter: Cutter) -> Prompts:
         switch_on=found[0] if found else None,
         switch_off=found[2] if found else None,
     )
+
+
+def _without_thought(cutter: Cutter, header: str) -> str:
+    """A header without the opener of a thought that all prompts end with."""
+    units = cutter.units(header)
+    while units and units[-1].isspace():
+        units.pop()
+    if units and _is_mark(units[-1]) and _THOUGHT_WORD.search(units[-1]):
+        return "".join(units[:-1])
+    return header
+
+
+def _without_shared(cutter: Cutter, header: str, texts: list[str]) -> str:
+    """A header without a token that begins different markers, each going on with a word."""
+    units = cutter.units(header)
+    if not units or not cutter.control.fullmatch(units[-1]):
+        return header
+    rests = [text[text.rindex(header) + len(header) :] for text in texts if header in text]
+    return "".join(units[:-1]) if any(rest[:1].isalnum() for rest in rests) else header
 
 
 def _switch(prober: Prober, default: str) -> tuple[Switch, str, Switch, str] | None:
@@ -168,11 +189,20 @@ class ThoughtLearner:
         header = self._prompts.header.strip()
         if header and header in closer:
             closer = closer[: closer.index(header)]
-        if beside_text is None or len(gaps) == 1:
-            closer = self._without_answer(closer)
-        if not closer.strip():
-            closer = self._first_mark(gaps[0])
+        closer = self._closer(closer if closer.strip() else gaps[0], opener)
         return ThoughtForm(opener, closer) if opener.strip() and closer.strip() else None
+
+    def _closer(self, gap: str, opener: str) -> str:
+        """The closer, out of what stands between a thought and what comes next."""
+        opening = [unit for unit in self._cutter.units(opener) if not unit.isspace()]
+        units = self._cutter.units(gap)
+        marks = [index for index, unit in enumerate(units) if _is_mark(unit)]
+        if len(opening) > 1 and opening[0] in units:
+            # Several units make one marker, and the next one begins as the opener does.
+            units = units[: units.index(opening[0])]
+        elif marks:
+            units = units[: marks[0] + 1] + [unit for unit in units[marks[0] + 1 :][:1] if unit.isspace()]
+        return "".join(units)
 
     def _opener(self, lead: str) -> str:
         """What stands between the assistant's header and a thought."""
@@ -180,27 +210,16 @@ class ThoughtLearner:
         shared = self._cutter.common_prefix(lead, begin)
         opener = lead[len(shared) :]
         units = self._cutter.units(shared)
+        prefilled = self._prompts.default[len(begin) :]
+        if not opener.strip() and prefilled.strip() and not any(map(_is_mark, self._cutter.units(prefilled))):
+            return prefilled  # words that the prompt begins every thought with
         if not opener.strip():
             # The header itself ends with the opener.
             tail: list[str] = []
             while units and not "".join(tail).strip():
                 tail.insert(0, units.pop())
             return "".join(tail) + opener
-        first = self._cutter.units(opener)[0]
-        if units and self._cutter.control.fullmatch(units[-1]) and first[0].isalnum():
-            return units[-1] + opener
         return opener
-
-    def _without_answer(self, closer: str) -> str:
-        """A closer without what begins the answer behind it."""
-        begin = self._prompts.user_end + self._prompts.header
-        shared = self._cutter.common_prefix(self._answer, begin)
-        opener = self._answer[len(shared) :]
-        rest = before(closer, opener) if opener.strip() else closer
-        return rest if rest.strip() else closer
-
-    def _first_mark(self, text: str) -> str:
-        return next((unit for unit in self._cutter.units(text) if not unit.isspace()), "")
 
     def _from_prompts(self) -> ThoughtForm | None:
         """From what the prompts add to the header: an open thought, or one that is closed again."""

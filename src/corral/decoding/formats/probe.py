@@ -15,7 +15,7 @@ CONTENT = "Fendibrax"
 THOUGHT = "Jarvonthe"
 RESULT = "Wexpoly"
 NAMES = ("vorlumen", "kestrada")
-KEYS = ("pilkton", "brengal")
+KEYS = ("brengal", "pilkton")  # in the order of the alphabet, which some templates sort by
 VALUES = (("Tharnwick", "Ozmerund"), ("Yssolder", "Dunkravel"))
 IDS = ("a1B2c3D4e", "f5G6h7J8k")
 OTHER_IDS = ("m2N3p4Q5r", "s6T7u8V9w")
@@ -90,18 +90,20 @@ def first_arguments(index: int) -> dict[str, Any]:
     return dict(zip(KEYS, VALUES[index], strict=True))
 
 
-def tool(name: str) -> dict[str, Any]:
+def tool(name: str, *, is_typed: bool = False) -> dict[str, Any]:
     properties: dict[str, Any] = {key: {"type": "string", "description": "some text"} for key in KEYS}
-    for key, kind in _TYPED_KEYS.items():
-        properties[key] = {"type": kind, "description": f"some {kind}"}
-    properties["wolmet"]["items"] = {"type": "string", "description": "some text"}
-    properties["hartig"]["properties"] = {}
+    if is_typed:
+        for key, kind in _TYPED_KEYS.items():
+            properties[key] = {"type": kind, "description": f"some {kind}"}
+        properties["wolmet"]["items"] = {"type": "string", "description": "some text"}
+        properties["hartig"]["properties"] = {}
     parameters = {"type": "object", "properties": properties, "required": [KEYS[0]]}
     function = {"name": name, "description": f"does {name}", "parameters": parameters}
     return {"type": "function", "function": function}
 
 
 TOOLS = [tool(name) for name in NAMES]
+TYPED_TOOLS = [tool(name, is_typed=True) for name in NAMES]
 
 
 class Prober:
@@ -157,6 +159,7 @@ class Prober:
         content: str = "",
         thought: str = "",
         results: bool = False,
+        tools: list[dict[str, Any]] | None = None,
         **kwargs: Any,
     ) -> str | None:
         """The turn of these calls, in the shapes that the template takes."""
@@ -170,7 +173,9 @@ class Prober:
             message.update(thought_of(can.reasoning_field, thought, content))
             kwargs = {**can.reasoning_kwargs, **kwargs}
         message["tool_calls"] = [self._shaped(one) for one in calls]
-        return self.answer(message, results=len(calls) if results else 0, tools=TOOLS, **kwargs)
+        return self.answer(
+            message, results=len(calls) if results else 0, tools=TOOLS if tools is None else tools, **kwargs
+        )
 
     def _shaped(self, one: dict[str, Any]) -> dict[str, Any]:
         function = dict(one["function"])

@@ -10,7 +10,7 @@ import msgspec
 from corral.decoding.blocks import BlockParser
 from corral.decoding.formats.encode import WrittenCall, encode_calls
 from corral.decoding.formats.form import Format, split_controls
-from corral.decoding.formats.probe import CONTENT, IDS, KEYS, NAMES, THOUGHT, TOOLS, Prober, call, first_arguments
+from corral.decoding.formats.probe import CONTENT, IDS, KEYS, NAMES, THOUGHT, TOOLS, TYPED_TOOLS, Prober, call, first_arguments
 from corral.decoding.json_scan import complete_json
 from corral.decoding.markers import Markers
 from corral.events import BlockCollector
@@ -41,8 +41,11 @@ class SelfTest:
     is_exact: bool = False
 
 
-def self_test(form: Format, prober: Prober, prompt: str = "") -> SelfTest:
-    """Render calls, parse the text, compare. `prompt` is what stands before the assistant's own text."""
+def self_test(form: Format, prober: Prober, prompt: str = "", thinking_prompt: str = "") -> SelfTest:
+    """Render calls, parse the text, compare. `prompt` is what stands before the assistant's own text.
+
+    `thinking_prompt` is the same where the prompt writes the beginning of a thought.
+    """
     can = prober.capabilities
     markers = Markers(form)
     one = [call(0, first_arguments(0))]
@@ -59,12 +62,17 @@ def self_test(form: Format, prober: Prober, prompt: str = "") -> SelfTest:
         turns["a thought and a call"] = (one, "", THOUGHT)
     tried, failed = [], []
     for name, (calls, content, thought) in turns.items():
-        text = prober.calls(calls, content=content, thought=thought)
-        text = text or prober.calls(calls, content=content, thought=thought, results=True)
+        tools = TYPED_TOOLS if calls[0]["function"]["arguments"] == _TYPED else TOOLS
+        text = prober.calls(calls, content=content, thought=thought, tools=tools)
+        text = text or prober.calls(calls, content=content, thought=thought, tools=tools, results=True)
         if text is None or NAMES[0] not in text or (thought and thought not in text):
             continue
         tried.append(name)
-        if not _reads_back(markers, text, prompt, calls, content, thought):
+        begins_in_prompt = thought and form.thought is not None and form.thought.opener.strip() not in text
+        start = thinking_prompt if begins_in_prompt else prompt
+        if begins_in_prompt:
+            text = text.removeprefix(prompt)
+        if not _reads_back(markers, text, start, calls, content, thought):
             failed.append(name)
     passed = bool(tried) and "one call" not in failed and "two calls" not in failed
     return SelfTest(passed, tuple(tried), tuple(failed), _is_exact(form, prober, two if can.parallel_calls else one))
@@ -76,7 +84,7 @@ def _reads_back(
     """Whether the turn parses into these calls, content and thought; behind it other turns may follow."""
     text = text.removeprefix(prompt)
     ids = count()
-    tools = [_tool(tool) for tool in TOOLS]
+    tools = [_tool(tool) for tool in TYPED_TOOLS]
     parser = BlockParser(markers, tools, prompt=prompt, new_id=lambda: str(next(ids)))
     collector = BlockCollector()
     events = []
