@@ -1,5 +1,5 @@
-"""`app`, for `hypercorn app:app`; settings come from CORRAL_* variables and corral.toml."""
+"""`app`, for `hypercorn app:app`: the same as `corral.asgi`, under the name that is typed sooner."""
 
-from corral.server import application
+from corral.asgi import app
 
-app = application()
+__all__ = ["app"]

@@ -12,9 +12,10 @@ from typing import Any
 
 import trio
 
-from corral.engine.backend import Chunk
-from corral.engine.scripted import ScriptedBackend
-from corral.server import Application
+from corral.application import Application
+from corral.dialects.routes import ROUTES, Route
+from corral.engine.local.backend import Chunk
+from corral.engine.local.scripted import ScriptedBackend
 from corral.serving.generation import Service
 from corral.settings import Settings
 
@@ -123,7 +124,6 @@ class Client:
 
     @property
     def service(self) -> Service:
-        assert self.app.service is not None
         return self.app.service
 
     def send(
@@ -173,10 +173,12 @@ class Client:
 
 
 @asynccontextmanager
-async def serving(backend: ScriptedBackend, **settings: Any) -> AsyncIterator[Client]:
+async def serving(
+    backend: ScriptedBackend, *, routes: Sequence[Route] = ROUTES, **settings: Any
+) -> AsyncIterator[Client]:
     """A running server on a scripted backend; at the end, nothing of any request may be left."""
     settings.setdefault("stream_interval_ms", 0)  # a test may hold a step up, and wants the text before it
-    app = Application(Settings(**settings), lambda: (backend, "scripted"))
+    app = Application(Settings(**settings), lambda: (backend, "scripted"), routes=routes)
     to_app, from_test = trio.open_memory_channel[dict[str, Any]](1)
     to_test, from_app = trio.open_memory_channel[dict[str, Any]](1)
     async with trio.open_nursery() as nursery:

@@ -35,7 +35,7 @@ def test_the_source_tree_serves_its_own_static_folder() -> None:
 
 def test_the_wheel_holds_the_package_the_app_and_the_static_files(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert {"app.py", "corral/__main__.py", "corral/py.typed"} <= names
+    assert {"app.py", "corral/asgi.py", "corral/__main__.py", "corral/py.typed"} <= names
     sources = {f"corral/{name}" for name in files_below(ROOT / "src" / "corral") if name.endswith(".py")}
     assert sources <= names
     assert {f"corral/static/{name}" for name in files_below(ROOT / "static")} <= names

@@ -1,17 +1,13 @@
 """What `corral serve` says once it is ready, and how a start that fails ends."""
 
 import shlex
-from dataclasses import fields
-from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
 
 from corral import server
-from corral.engine.llama.backend import LlamaOptions
-from corral.engine.llama.modelfile import ModelFile
-from corral.engine.scripted import ScriptedBackend
+from corral.application import Application
+from corral.engine.local.scripted import ScriptedBackend
 from corral.errors import StartupError
 from corral.settings import Settings
 
@@ -36,34 +32,11 @@ def test_the_curl_line_has_room_for_a_key_and_shows_none() -> None:
     assert "sesame" not in line
 
 
-def test_every_option_of_llama_cpp_is_the_setting_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    opened: list[LlamaOptions] = []
-    monkeypatch.setattr(
-        "corral.engine.llama.backend.LlamaBackend", lambda path, options: opened.append(options)
-    )
-    monkeypatch.setattr(
-        "corral.engine.llama.modelfile.resolve", lambda model: ModelFile(Path("m"), "m", "here", False)
-    )
-    values: dict[str, Any] = {
-        "slots": 3,
-        "ctx_tokens": 4096,
-        "threads": 5,
-        "gpu_layers": 6,
-        "flash_attn": "on",
-        "kv_type_k": "q8_0",
-        "kv_type_v": "q4_0",
-        "kv_unified": "off",
-    }
-    assert set(values) == {own.name for own in fields(LlamaOptions)}
-    server.open_llama(Settings(**values), None)
-    assert opened == [LlamaOptions(**values)]
-
-
-def _broken(error: Exception) -> server.Application:
+def _broken(error: Exception) -> Application:
     def open_model() -> tuple[ScriptedBackend, str]:
         raise error
 
-    return server.Application(Settings(), open_model)
+    return Application(Settings(), open_model)
 
 
 @pytest.mark.parametrize("error", [StartupError("no such model"), ZeroDivisionError("a bug")])

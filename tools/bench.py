@@ -100,7 +100,7 @@ async def _found(url: str, api_key: str | None) -> Target:
 
 def default_model() -> Path:
     """The file the server uses when it is given none."""
-    from corral.engine.llama.modelfile import resolve
+    from corral.engine.local.llama.modelfile import resolve
 
     return resolve(None).path
 

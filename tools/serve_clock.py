@@ -12,9 +12,10 @@ import time
 from collections.abc import Sequence
 
 from corral import server
-from corral.engine.backend import Backend
-from corral.engine.scripted import ByteVocabulary, ScriptedBackend
-from corral.settings import Settings, load
+from corral.application import Application
+from corral.engine.local.backend import Backend
+from corral.engine.local.scripted import ByteVocabulary, ScriptedBackend
+from corral.settings import load
 from serve_scripted import PREFIXES, UncountedBackend, noise
 
 
@@ -59,12 +60,12 @@ def main() -> int:
     parser.add_argument("--step-ms", type=float, default=10.0)
     args = parser.parse_args()
 
-    def open_clock(settings: Settings, model: str | None) -> tuple[Backend, str]:
-        del model
+    settings = load({"bind": f"127.0.0.1:{args.port}", "status_content": True})
+
+    def open_clock() -> tuple[Backend, str]:
         return clock_backend(settings.slots, args.step_ms / 1e3), "clock"
 
-    server.open_llama = open_clock
-    return server.main(load({"bind": f"127.0.0.1:{args.port}", "status_content": True}))
+    return server.main(settings, Application(settings, open_clock))
 
 
 if __name__ == "__main__":

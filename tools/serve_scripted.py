@@ -16,9 +16,10 @@ import time
 from collections.abc import Callable, Sequence
 
 from corral import server
-from corral.engine.backend import Backend
-from corral.engine.scripted import ScriptedBackend, babble, rambling
-from corral.settings import Settings, add_flags, load
+from corral.application import Application
+from corral.engine.local.backend import Backend
+from corral.engine.local.scripted import ScriptedBackend, babble, rambling
+from corral.settings import add_flags, load
 
 CTX_TOKENS = 65_536
 PREFIXES = 32  # sequences for reusable prefixes, beside the running ones, as on llama.cpp
@@ -74,8 +75,9 @@ def main() -> int:
     script = SCRIPTS[args.script]
     sleep = steady(args.step_ms / 1e3) if args.steady else lambda: time.sleep(args.step_ms / 1e3)
 
-    def open_scripted(settings: Settings, model: str | None) -> tuple[Backend, str]:
-        del model
+    settings = load({**source(parsed_args=args)(), "bind": f"127.0.0.1:{args.port}"})
+
+    def open_scripted() -> tuple[Backend, str]:
         backend = UncountedBackend(
             script,
             ctx_tokens=settings.ctx_tokens or CTX_TOKENS,
@@ -85,8 +87,7 @@ def main() -> int:
         )
         return backend, "scripted"
 
-    server.open_llama = open_scripted
-    return server.main(load({**source(parsed_args=args)(), "bind": f"127.0.0.1:{args.port}"}))
+    return server.main(settings, Application(settings, open_scripted))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from corral import __version__
 from corral.errors import StartupError
+from corral.printable import one_line, printable, say
 
 Run = Callable[[argparse.Namespace], int]
 
@@ -103,7 +104,7 @@ def _model(arguments: argparse.Namespace) -> int:
         loaded = settings.load(flags, config=arguments.config)
     except settings.SettingsError as error:
         return _fail(str(error), 2)
-    from corral.engine.llama import modelfile
+    from corral.engine.local.llama import modelfile
 
     model_file = modelfile.resolve(loaded.model)
     description = modelfile.describe(model_file.path)
@@ -111,13 +112,12 @@ def _model(arguments: argparse.Namespace) -> int:
     if arguments.template:
         if template is None:
             return _fail(f"{model_file.name} has no chat template", 1)
-        print(template)
+        say(printable(template), sys.stdout)
         return 0
-    lines = (template or "").splitlines()
     rows = {
         "model": model_file.name,
         "source": model_file.source,
-        "file": model_file.path,
+        "file": str(model_file.path),
         "architecture": description.architecture,
         "parameters": f"{description.parameters / 1e6:,.0f} million",
         "quantization": description.quantization,
@@ -128,16 +128,19 @@ def _model(arguments: argparse.Namespace) -> int:
         else "none",
     }
     for label, value in rows.items():
-        print(f"{label:<13} {value}")
+        say(f"{label:<13} {one_line(value)}", sys.stdout)
+    lines = printable(template or "").splitlines()
     for line in lines[:_TEMPLATE_LINES]:
-        print(f"  {line if len(line) <= 100 else line[:99] + '…'}")
+        say(f"  {line if len(line) <= 100 else line[:99] + '…'}", sys.stdout)
     if len(lines) > _TEMPLATE_LINES:
-        print("  …")
+        say("  …", sys.stdout)
+    if model_file.template_fault is not None:
+        return _fail(f"the chat template does not compile: {model_file.template_fault}", 1)
     return 0
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"corral: {message}", file=sys.stderr)
+    say(f"corral: {one_line(message)}", sys.stderr)
     return code
 
 

@@ -33,7 +33,8 @@ class TokenLogprob:
 class Usage:
     """Tokens of one sequence. `cached_tokens` of the prompt were reused, not computed.
 
-    Of the completion, `accepted_tokens` were drafted and found right, out of `drafted_tokens`.
+    Of the completion, `reasoning_tokens` were thoughts, and of the `drafted_tokens` that were guessed for it
+    `accepted_tokens` were right.
     """
 
     prompt_tokens: int
@@ -41,6 +42,7 @@ class Usage:
     completion_tokens: int
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    reasoning_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from typing import Literal
 
 import msgspec
 
+GrammarKind = Literal["json_object", "json_schema", "regex", "choice", "lark", "gbnf"]
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 
 
@@ -19,13 +20,18 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation. Several text parts arrive here joined by newlines."""
+    """One turn of a conversation. Several text parts arrive here joined by newlines.
+
+    `reasoning` is what the assistant thought before it. `is_error` says that a tool's result is its failure.
+    """
 
     role: Role
     content: str
     name: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
+    reasoning: str = ""
+    is_error: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +41,26 @@ class Tool:
     name: str
     description: str
     parameters: msgspec.Raw
+
+
+@dataclass(frozen=True, slots=True)
+class ToolChoice:
+    """Which tools the answer may call, and whether it must: one of those `named`, or any if none is named."""
+
+    mode: Literal["auto", "none", "required"] = "auto"
+    named: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Thinking:
+    """How the model shall think before it answers. None leaves it to the model's template.
+
+    After `budget_tokens` of thought its end is forced, and the answer follows.
+    """
+
+    is_on: bool | None = None
+    effort: str | None = None
+    budget_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +92,27 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
+class Grammar:
+    """What the answer must look like. `source` is what its kind calls for, as a text.
+
+    `json_schema`: a JSON schema. `json_object`: nothing. `regex`: a regular expression that all of the
+    answer matches. `choice`: a JSON array of strings. `lark`: llguidance's Lark. `gbnf`: llama.cpp's grammar.
+    `param` is the request's field that asked for it.
+    """
+
+    kind: GrammarKind
+    source: str
+    param: str
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """One request: a conversation, how to continue it, and how often.
 
-    `max_tokens` None means up to the end of the context. `top_logprobs` None asks for none, 0 for the
-    chosen token's only. A last message of the assistant is continued, not answered.
+    `max_tokens` None means up to the end of the context. One that `is_clipped` is lowered to what the context
+    has room for, where others are refused. `top_logprobs` None asks for none, 0 for the chosen token's only.
+    A last message of the assistant is continued, not answered. `template_kwargs` is a JSON object for the
+    model's template.
     """
 
     messages: tuple[Message, ...]
@@ -80,3 +122,9 @@ class GenerationRequest:
     top_logprobs: int | None = None
     n: int = 1
     tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice = field(default_factory=ToolChoice)
+    calls_in_parallel: bool = True
+    thinking: Thinking = field(default_factory=Thinking)
+    grammar: Grammar | None = None
+    template_kwargs: msgspec.Raw | None = None
+    is_clipped: bool = False

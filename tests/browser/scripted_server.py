@@ -5,8 +5,9 @@ import time
 from collections.abc import Sequence
 
 from corral import server
-from corral.engine.backend import Chunk
-from corral.engine.scripted import ScriptedBackend, replying
+from corral.application import Application
+from corral.engine.local.backend import Chunk
+from corral.engine.local.scripted import ScriptedBackend, replying
 from corral.settings import load
 
 HOSTILE = (
@@ -46,5 +47,4 @@ if __name__ == "__main__":
     backend.vocabulary.pieces = list(backend.vocabulary.pieces)
     backend.vocabulary.pieces[LONG_TOKEN] = LONG_LINE
     settings = load({"bind": sys.argv[1], "status_content": True, "max_output_tokens": 2000})
-    server.open_llama = lambda settings, model: (backend, "scripted")
-    sys.exit(server.main(settings))
+    sys.exit(server.main(settings, Application(settings, lambda: (backend, "scripted"))))

@@ -18,3 +18,7 @@ def test_a_frame_is_one_line_to_any_reader_and_says_what_was_meant(text: str) ->
     assert rest == [""]
     assert sent.endswith("\n\n")
     assert json.loads(data.removeprefix("data: ")) == {"text": text}
+
+
+def test_a_frame_has_a_name_where_its_api_names_frames() -> None:
+    assert frame(Note("hi"), event="note") == b'event: note\ndata: {"text":"hi"}\n\n'

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.e2e.processes import CORRAL, MODEL, Server, curl, environment, free_port
 
-from corral.engine.llama.modelfile import resolve
+from corral.engine.local.llama.modelfile import resolve
 
 pytestmark = pytest.mark.model
 

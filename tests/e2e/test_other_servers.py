@@ -15,12 +15,16 @@ pytestmark = pytest.mark.model
 SRC = Path(__file__).parents[2] / "src"
 
 
-@pytest.mark.parametrize("worker", [[], ["-k", "trio"]], ids=["asyncio worker", "trio worker"])
+@pytest.mark.parametrize(
+    "command",
+    [["app:app"], ["-k", "trio", "corral.asgi:app"]],
+    ids=["asyncio worker", "trio worker"],
+)
 def test_hypercorn_serves_the_same(
-    tmp_path: Path, sdk: Callable[..., openai.OpenAI], worker: list[str]
+    tmp_path: Path, sdk: Callable[..., openai.OpenAI], command: list[str]
 ) -> None:
     port = free_port()
-    command = [sys.executable, "-m", "hypercorn", *worker, "--bind", f"127.0.0.1:{port}", "app:app"]
+    command = [sys.executable, "-m", "hypercorn", "--bind", f"127.0.0.1:{port}", *command]
     settings = {"CORRAL_SLOTS": "1", "CORRAL_CTX_TOKENS": "4096", "CORRAL_KEEPALIVE_S": "0.2"}
     server = launch(tmp_path, command, port=port, cwd=SRC, **settings)
     try:
@@ -47,5 +51,5 @@ def test_another_server_is_told_what_to_type(tmp_path: Path) -> None:
     )
     assert done.returncode == 3
     assert "ERROR:    corral runs on trio, and this server runs asyncio." in done.stderr
-    assert "Start it with `corral serve`, or with `hypercorn app:app`." in done.stderr
+    assert "Start it with `corral serve`, or with `hypercorn corral.asgi:app`." in done.stderr
     assert "Traceback" not in done.stderr

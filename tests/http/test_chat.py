@@ -8,7 +8,7 @@ import trio
 import trio.testing
 from tests.harness import Exchange, Gate, serving
 
-from corral.engine.scripted import ScriptedBackend, replying
+from corral.engine.local.scripted import ScriptedBackend, replying
 
 
 def frames(body: bytes) -> list[Any]:

@@ -9,8 +9,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.harness import Client, Gate, serving
 
-from corral.engine.scripted import ScriptedBackend, replying
-from corral.serving.record import Outcome
+from corral.books.record import Outcome
+from corral.engine.local.scripted import ScriptedBackend, replying
 
 DOCS = Path(__file__).parents[2] / "docs"
 SECRET = "sesquipedalian"
@@ -195,7 +195,7 @@ async def test_props_lists_every_route_of_the_router_and_says_what_it_is_for() -
     async with serving(secretive()) as client:
         props = await client.send("GET", "/props").json()
         listed = {route["path"]: route for route in props["routes"]}
-        rules = list(client.app._app.url_map.iter_rules())
+        rules = list(client.app.running.app.url_map.iter_rules())
         assert sorted(listed) == sorted({rule.rule for rule in rules})
         for rule in rules:
             route = listed[rule.rule]

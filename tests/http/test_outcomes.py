@@ -11,8 +11,8 @@ import trio.testing
 from tests.harness import Client, Gate, serving
 from tests.http.watch import opening, settled, watching
 
-from corral.engine.scripted import ScriptedBackend, replying
-from corral.serving.record import Outcome
+from corral.books.record import Outcome
+from corral.engine.local.scripted import ScriptedBackend, replying
 
 
 async def by_stop(client: Client, gate: Gate, clock: trio.testing.MockClock) -> None:

@@ -8,7 +8,7 @@ import trio.testing
 from tests.harness import Gate, serving
 from tests.http.watch import opening, watching
 
-from corral.engine.scripted import ScriptedBackend, replying
+from corral.engine.local.scripted import ScriptedBackend, replying
 
 # What is seen
 
@@ -166,7 +166,7 @@ async def test_a_viewer_that_stops_reading_is_evicted_and_no_stream_notices() ->
         # It never reads: the harness' buffer of 1,000 chunks stands for the kernel's.
         stuck = client.send("GET", "/status/events")
         await stuck.started()
-        broker = client.app._operations.status.broker
+        broker = client.app.running.operations.status.broker
         with trio.CancelScope() as flood:
             async with trio.open_nursery() as nursery:
 

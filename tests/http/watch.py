@@ -8,7 +8,7 @@ from typing import Any
 import trio
 from tests.harness import Client, Exchange, Gate
 
-from corral.serving.record import Record
+from corral.books.record import Record
 
 
 @asynccontextmanager

@@ -2,23 +2,39 @@
 
 A dialect knows no socket, no clock and no engine. `http` drives it through the protocols here:
 
-    call = dialect.parse(body)                     # InvalidRequest if the body is not one
-    stream = call.stream(id, created_s, model)     # if call.wants_stream
+    call = dialect.parse(body, headers)            # InvalidRequest if the body is not one
+    stream = call.stream(head)                     # if call.wants_stream
     write(stream.start())                          # at once on acceptance
     write(stream.encode(choice, event))            # for every event; b"" if it shows nothing
     write(stream.keepalive())                      # when nothing was written for keepalive_s
     write(stream.end())                            # after every choice has finished
     write(stream.fail(error))                      # instead of end(), when one could not
-    call.complete(id, created_s, model, completions)   # if not call.wants_stream
+    call.complete(head, completions)               # if not call.wants_stream
+    dialect.error(error, request_id)               # whatever went wrong before the first byte
+
+A new API is a module below here with its `Dialect`, and a line in `routes.ROUTES`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from corral.errors import CorralError
 from corral.events import Completion, Event
 from corral.request import GenerationRequest
+
+Headers = Mapping[str, str]
+"""A request's headers, names in lower case; the values of a repeated one joined by ", " (RFC 9110, 5.3)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What an answer says of itself before its first token. `model` is the public name of what answers."""
+
+    id: str
+    created_s: int
+    model: str
+    prompt_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +68,24 @@ class Call(Protocol):
         """The model the client named, unchecked."""
         ...
 
-    def stream(self, id: str, created_s: int, model: str) -> StreamEncoder: ...
-    def complete(self, id: str, created_s: int, model: str, completions: Sequence[Completion]) -> bytes: ...
+    def stream(self, head: Head) -> StreamEncoder: ...
+    def complete(self, head: Head, completions: Sequence[Completion]) -> bytes: ...
 
 
-class Dialect(Protocol):
+class Errors(Protocol):
+    """How one family of APIs tells what went wrong before the first byte of an answer."""
+
+    def error(self, error: Exception, request_id: str) -> ErrorReply:
+        """The reply; what is not a CorralError is a bug, and the reply tells nothing of it."""
+        ...
+
+
+class Dialect(Errors, Protocol):
     """One API."""
 
     id_prefix: str
     """What its response ids begin with, such as `chatcmpl-`."""
 
-    def parse(self, body: bytes) -> Call: ...
-    def error(self, error: CorralError) -> ErrorReply: ...
+    def parse(self, body: bytes, headers: Headers) -> Call:
+        """Raises InvalidRequest."""
+        ...

@@ -55,8 +55,8 @@ def _invalid_field(complaint: str) -> InvalidRequest:
     return InvalidRequest(f"Invalid '{param}'{in_key}: {what}.", param=param)
 
 
-def frame(message: msgspec.Struct) -> bytes:
-    """One SSE frame that carries `message` as JSON.
+def frame(message: msgspec.Struct, event: str | None = None) -> bytes:
+    """One SSE frame that carries `message` as JSON, named by an `event:` line where the API has one.
 
     JSON escapes CR and LF, the only line ends of SSE. Readers that split at all of Unicode's (httpx's
     `iter_lines`, httpx-sse before 0.4.2) would break a frame at a bare U+0085, U+2028 or U+2029, so these
@@ -67,4 +67,6 @@ def frame(message: msgspec.Struct) -> bytes:
         # UTF-8 is self-synchronising: these bytes are these characters and never part of others.
         data = data.replace(b"\xc2\x85", b"\\u0085")
         data = data.replace(b"\xe2\x80\xa8", b"\\u2028").replace(b"\xe2\x80\xa9", b"\\u2029")
-    return b"data: %b\n\n" % data
+    if event is None:
+        return b"data: %b\n\n" % data
+    return b"event: %b\ndata: %b\n\n" % (event.encode(), data)

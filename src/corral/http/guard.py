@@ -1,43 +1,12 @@
-"""Who may talk to this server, and how much they may say."""
+"""Who may talk to this server."""
 
 import hmac
 import ipaddress
-from collections.abc import Callable, Iterable
-from enum import Enum, auto
-from typing import TypeVar
+from collections.abc import Iterable
 
-import trio
 from quart import Request
 
-from corral.errors import Forbidden, PayloadTooLarge, RequestTimeout, Unauthorized
-
-F = TypeVar("F", bound=Callable[..., object])
-
-
-class Access(Enum):
-    """Who may use a route."""
-
-    PUBLIC = auto()
-    """Anybody: it says nothing of what goes on. Pages, and what load balancers ask."""
-    CLIENT = auto()
-    """Who has an API key, where there are any. The default."""
-    OPERATOR = auto()
-    """Who has the status key; see `operator`."""
-
-
-def access(level: Access) -> Callable[[F], F]:
-    """Say who may use a route; goes between the route's decorator and its function."""
-
-    def mark(view: F) -> F:
-        view.access = level  # type: ignore[attr-defined]
-        return view
-
-    return mark
-
-
-def access_of(view: object) -> Access:
-    level = getattr(view, "access", Access.CLIENT)
-    return level if isinstance(level, Access) else Access.CLIENT
+from corral.errors import Forbidden, Unauthorized
 
 
 class HostCheck:
@@ -105,28 +74,6 @@ def client_key(request: Request) -> str:
     return (
         request.headers.get("Authorization") or request.headers.get("X-Api-Key") or request.remote_addr or ""
     )
-
-
-async def read_body(request: Request, *, limit_bytes: int, timeout_s: float) -> bytes:
-    """The whole request body, counted as it arrives.
-
-    Raises PayloadTooLarge as soon as it is known to be, and RequestTimeout.
-    """
-    too_large = PayloadTooLarge(
-        f"the request body is larger than {limit_bytes} bytes; see --body-limit-bytes",
-        limit_bytes=limit_bytes,
-    )
-    if (request.content_length or 0) > limit_bytes:
-        raise too_large
-    body = bytearray()
-    with trio.move_on_after(timeout_s) as scope:
-        async for data in request.body:
-            body += data
-            if len(body) > limit_bytes:
-                raise too_large
-    if scope.cancelled_caught:
-        raise RequestTimeout(f"the request body did not arrive within {timeout_s:g} s")
-    return bytes(body)
 
 
 def host_name(host: str) -> str:

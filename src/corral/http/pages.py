@@ -13,7 +13,7 @@ from pathlib import Path
 from quart import Quart, Response, request
 
 from corral.errors import NotFound
-from corral.http.guard import Access, access
+from corral.http.marks import Access, access
 
 POLICY = "; ".join(
     (

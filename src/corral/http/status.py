@@ -2,20 +2,20 @@
 
 from urllib.parse import parse_qs
 
-import msgspec
 import trio
 from quart import Quart, Response, request
 
 from corral.errors import InvalidRequest, NotFound, Unauthorized
+from corral.http.body import read_body
 from corral.http.connection import enter_for_request
-from corral.http.guard import Access, access, read_body
+from corral.http.marks import Access, access
 from corral.http.operator import COOKIE, OperatorCheck
+from corral.http.replies import json_reply
 from corral.http.stream import EVENT_STREAM, HEADERS, EventStreamBody
-from corral.serving.broker import Viewer
 from corral.serving.generation import Service
-from corral.serving.operations import Operations
+from corral.watching.broker import Viewer
+from corral.watching.operations import Operations
 
-JSON = "application/json"
 NO_STORE = {"Cache-Control": "no-store"}
 KEY_BODY_BYTES = 4096
 COOKIE_AGE_S = 30 * 86_400
@@ -52,7 +52,9 @@ def add_status(
     async def status_json() -> Response:
         """Everything /status shows, once."""
         snapshot = status.snapshot(with_content=operators.sees_content(request))
-        return Response(msgspec.json.encode(snapshot), content_type=JSON, headers=NO_STORE)
+        response = json_reply(snapshot)
+        response.headers.update(NO_STORE)
+        return response
 
     @app.get("/status/events")
     @access(Access.OPERATOR)
@@ -103,7 +105,7 @@ def add_status(
         operators.check_stop(request)
         if not service.stop(id):
             raise NotFound(f"no request {id!r} is running or waiting")
-        return Response(msgspec.json.encode({"id": id, "stopped": True}), content_type=JSON)
+        return json_reply({"id": id, "stopped": True})
 
     @app.get("/metrics")
     @access(Access.OPERATOR)

@@ -14,11 +14,11 @@ from typing import Self
 import trio
 from quart.wrappers.response import ResponseBody
 
+from corral.books.record import Record
 from corral.dialects import StreamEncoder
 from corral.errors import CorralError
 from corral.events import Event, Failed, Finished
 from corral.serving.generation import Batch, Generation
-from corral.serving.record import Record
 
 logger = logging.getLogger("corral.http")
 

@@ -11,15 +11,15 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import trio
 
-from corral.engine.client import Engine, Subscriber
-from corral.engine.task import Released
+from corral.books.ledger import Ledger
+from corral.books.record import About, Record
+from corral.engine.contract import Capacity, Engine, Handle, Prepared, Released
 from corral.errors import (
-    ContextExceeded,
     CorralError,
     DeadlineExceeded,
     Draining,
@@ -32,8 +32,6 @@ from corral.events import BlockDelta, Collector, Completion, Event, Failed, Queu
 from corral.request import GenerationRequest
 from corral.serving.admission import Admission, Ticket
 from corral.serving.deadlines import Deadlines
-from corral.serving.ledger import Ledger
-from corral.serving.record import About, Record
 from corral.serving.subscription import Subscription
 
 logger = logging.getLogger("corral.serving")
@@ -45,15 +43,6 @@ FAREWELL_S = 1.0  # how long those that were ended at shutdown may take to be go
 
 Batch = tuple[int, list[Event]]
 """A choice's index, and what happened to it in one engine step, or a few quick ones."""
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A request that fits: its prompt's tokens, and how many may follow them."""
-
-    request: GenerationRequest
-    prompt: list[int]
-    max_tokens: int
 
 
 class Service:
@@ -70,14 +59,14 @@ class Service:
         request_deadline_s: float = 0.0,
         ledger: Ledger | None = None,
     ) -> None:
-        self.ledger = Ledger(slots=engine.slots) if ledger is None else ledger
+        self.ledger = Ledger(slots=engine.capacity.slots) if ledger is None else ledger
         self.on_draining: list[Callable[[], None]] = []
         """Called when the first request is refused from now on. May not block or raise."""
         self._engine = engine
         self._deadlines: Deadlines[Generation] | None = (
             Deadlines(request_deadline_s, _deadline_passed) if request_deadline_s else None
         )
-        self._admission = Admission(engine.slots, queue_limit)
+        self._admission = Admission(engine.capacity.slots, queue_limit)
         self._subscriber_events = subscriber_events
         self._subscriber_bytes = subscriber_bytes
         self._max_output_tokens = max_output_tokens
@@ -107,44 +96,27 @@ class Service:
         return self._admission.free_slots
 
     @property
-    def slots(self) -> int:
-        return self._engine.slots
+    def capacity(self) -> Capacity:
+        """What the engine takes at a time."""
+        return self._engine.capacity
 
-    @property
-    def ctx_tokens(self) -> int:
-        """Tokens that all running requests may hold together."""
-        return self._engine.ctx_tokens
-
-    @property
-    def request_ctx_tokens(self) -> int:
-        """Tokens one request may hold, prompt and output together."""
-        return self._engine.request_ctx_tokens
-
-    async def prepare(self, request: GenerationRequest) -> Prepared:
-        """Render, tokenize and check a request, before anything is queued; cancel-safe.
+    async def prepare(self, request: GenerationRequest, client: str) -> Prepared:
+        """Check and measure a request, before anything is queued; cancel-safe.
 
         Raises InvalidRequest, ContextExceeded if prompt plus requested output cannot fit, or Draining.
         """
         try:
-            return await self._prepare(request)
+            return await self._prepare(request, client)
         except CorralError as error:
             self.ledger.refused(error)
             raise
 
-    async def _prepare(self, request: GenerationRequest) -> Prepared:
+    async def _prepare(self, request: GenerationRequest, client: str) -> Prepared:
         self._refuse_if_draining()
-        if request.n > self._engine.slots:
-            raise InvalidRequest(
-                f"n is {request.n}, but this server has {self._engine.slots} slots", param="n"
-            )
-        vocabulary_tokens = self._engine.vocabulary_tokens
-        for token, _ in request.sampling.logit_bias:
-            if token >= vocabulary_tokens:
-                raise InvalidRequest(
-                    f"token {token} is not one of the model's {vocabulary_tokens}", param="logit_bias"
-                )
-        prompt = await self._engine.prompt(request)
-        return Prepared(request, prompt, self._output_tokens(request, len(prompt)))
+        slots = self._engine.capacity.slots
+        if request.n > slots:
+            raise InvalidRequest(f"n is {request.n}, but this server has {slots} slots", param="n")
+        return await self._engine.prepare(request, client=client)
 
     @contextmanager
     def open(self, prepared: Prepared, client: str, about: About) -> Iterator["Generation"]:
@@ -217,7 +189,8 @@ class Service:
         self._engine.check_idle()
 
     def _enter(self, prepared: Prepared, client: str, about: About) -> "Generation":
-        record = self.ledger.accept(about, prepared.request, len(prepared.prompt), prepared.max_tokens)
+        max_tokens = min(prepared.max_tokens, self._max_output_tokens or prepared.max_tokens)
+        record = self.ledger.accept(about, prepared.request, prepared.prompt_tokens, max_tokens)
         try:
             self._refuse_if_draining()
             generation = Generation(
@@ -244,20 +217,6 @@ class Service:
     def _refuse_if_draining(self) -> None:
         if self._is_draining:
             raise Draining("the server is shutting down")
-
-    def _output_tokens(self, request: GenerationRequest, prompt_tokens: int) -> int:
-        limit = self._engine.request_ctx_tokens
-        room = limit - prompt_tokens
-        wanted = request.max_tokens
-        if room < 1 or (wanted is not None and wanted > room):
-            asked = f" and {wanted} of output" if wanted is not None and room >= 1 else ""
-            raise ContextExceeded(
-                f"this model's context is {limit} tokens, but the prompt has {prompt_tokens}{asked}",
-                prompt_tokens=prompt_tokens,
-                limit_tokens=limit,
-                param="messages" if room < 1 else "max_tokens",
-            )
-        return min(wanted or room, self._max_output_tokens or room)
 
     def _wake_settled(self, _record: Record) -> None:
         self._settled.unpark_all()
@@ -302,14 +261,14 @@ class Generation:
         self._engine = engine
         self._admission = admission
         self._on_released = on_released
-        self._keys: list[int] = []
+        self._handles: list[Handle] = []
 
     def close(self) -> None:
         """Leave the queue and the engine; synchronous and idempotent."""
         self._admission.leave(self.ticket)
-        keys, self._keys = self._keys, []
-        for key in keys:
-            self._engine.cancel(key)
+        handles, self._handles = self._handles, []
+        for handle in handles:
+            handle.cancel()
 
     def end(self, error: CorralError) -> None:
         """End it for a reason of ours: its sequences leave the engine, its reader is told. Synchronous.
@@ -334,26 +293,15 @@ class Generation:
 
     def _start(self) -> None:
         self.record.admitted(self.prepared.request.n)
-        prepared, request = self.prepared, self.prepared.request
-        for choice in range(request.n):
-            sampling = request.sampling
-            if sampling.seed is not None:
-                sampling = replace(sampling, seed=sampling.seed + choice)
-            subscriber = Subscriber(partial(self._happened, choice), self._released)
+        for choice in range(self.prepared.request.n):
+            sink = _Sink(partial(self._happened, choice), self._released)
             try:
-                key = self._engine.submit(
-                    prepared.prompt,
-                    sampling,
-                    subscriber,
-                    max_tokens=prepared.max_tokens,
-                    stop=request.stop,
-                    top_logprobs=request.top_logprobs,
-                )
+                handle = self._engine.submit(self.prepared, choice, sink, max_tokens=self.record.max_tokens)
             except EngineFailed as error:
                 self._happened(choice, [Failed(error)])
                 self._released(Released())
             else:
-                self._keys.append(key)
+                self._handles.append(handle)
 
     def _moved(self, position: int) -> None:
         for choice in range(self.prepared.request.n):
@@ -372,6 +320,14 @@ class Generation:
         self.record.ended_by("evicted")
         self.close()
         self.on_evicted()
+
+
+@dataclass(frozen=True, slots=True)
+class _Sink:
+    """What the engine tells one choice of a generation."""
+
+    events: Callable[[list[Event]], None]
+    released: Callable[[Released], None]
 
 
 def _size_bytes(event: Event) -> int:

@@ -1,0 +1,104 @@
+"""The ASGI app and its lifespan, in which everything lives: the model, the engine, the service, the pages."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import sniffio
+import trio
+
+from corral import transport
+from corral.dialects.routes import ROUTES, Route
+from corral.engine.local.backend import Backend
+from corral.errors import StartupError
+from corral.serving.generation import Service
+from corral.settings import Settings
+from corral.wiring import OpenModel, Running, open_draft, open_engine, open_llama, start
+
+Message = Any  # ASGI's typed dictionaries say less here than they cost
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+WRONG_SERVER = (
+    "corral runs on trio, and this server runs asyncio. "
+    "Start it with `corral serve`, or with `hypercorn corral.asgi:app`."
+)
+
+
+class Application:
+    """The ASGI app. The model is loaded at lifespan startup.
+
+    `open_model` blocks and returns a backend and the model's public name; it runs in a thread and may
+    raise StartupError, which becomes `lifespan.startup.failed`. So does `open_draft`, for the draft model.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        open_model: OpenModel,
+        open_draft: Callable[[], Backend] | None = None,
+        routes: Sequence[Route] = ROUTES,
+    ) -> None:
+        self._settings = settings
+        self._open_model = open_model
+        self._open_draft = open_draft
+        self._routes = routes
+        self._running: Running | None = None
+
+    @property
+    def running(self) -> Running:
+        """All that lives inside the lifespan. Raises RuntimeError outside it."""
+        if self._running is None:
+            raise RuntimeError(f"corral needs a server with lifespan support. {WRONG_SERVER}")
+        return self._running
+
+    @property
+    def service(self) -> Service:
+        """What takes requests to the engine. Raises RuntimeError outside the lifespan."""
+        return self.running.service
+
+    @property
+    def model(self) -> str:
+        """The model's public name. Raises RuntimeError outside the lifespan."""
+        return self.running.model
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(scope, receive, send)
+            return
+        running = self.running
+        running.watch_shutdown_nowait(scope["extensions"][transport.EXTENSION]["terminated"])
+        await running.app(scope, receive, send)
+
+    async def _lifespan(self, scope: Message, receive: Receive, send: Send) -> None:
+        if sniffio.current_async_library() != "trio":
+            await receive()
+            await send({"type": "lifespan.startup.failed", "message": WRONG_SERVER})
+            return
+        with ExitStack() as models:
+            try:
+                engine, model = await trio.to_thread.run_sync(
+                    open_engine, self._settings, self._open_model, self._open_draft, models
+                )
+            except StartupError as error:
+                await receive()
+                await send({"type": "lifespan.startup.failed", "message": str(error)})
+                return
+            async with trio.open_nursery() as nursery:
+                running = await start(self._settings, engine, model, nursery, self._routes)
+                self._running = running
+                try:
+                    await running.app(scope, receive, send)  # returns after lifespan.shutdown
+                finally:
+                    self._running = None
+                    nursery.cancel_scope.cancel()
+            running.service.ledger.close()
+
+
+def llama_application(settings: Settings) -> Application:
+    """The app over llama.cpp, with the model that the settings name."""
+    return Application(
+        settings,
+        lambda: open_llama(settings, settings.model),
+        None if settings.draft_model is None else lambda: open_draft(settings),
+    )

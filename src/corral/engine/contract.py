@@ -1,0 +1,128 @@
+"""What serving needs of an engine, whatever stands behind it: a model in this process, or a server elsewhere.
+
+    prepared = await engine.prepare(request, client=key)    # checked and measured, nothing runs yet
+    handle = engine.submit(prepared, choice, sink, max_tokens=n)
+    ...                                                     # sink.events(...) as it happens
+    handle.cancel()                                         # or nothing: the engine ends it by itself
+                                                            # sink.released(...): once, and last
+
+Rules for who writes one
+------------------------
+- Everything but `run` and `prepare` is synchronous, is called on the event loop's thread, and never waits.
+- The caller holds a slot for every sequence it submits, and gives it back when `released` comes. So an engine
+  never has more than `capacity.slots` sequences, and never queues.
+- `released` comes exactly once per accepted `submit`, after the last events, also for a sequence that was
+  cancelled, that failed, or whose engine died. It means that nothing is computed for it any more: a cancel is
+  not a promise to stop later.
+- A sequence that ends by itself says so in exactly one Finished or Failed before it is released. One that was
+  cancelled may be released without a word.
+- Once `run` is cancelled nobody is told anything any more.
+- Tokens are counted here and never named: what a token is, is the engine's own affair.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import trio
+
+from corral.errors import EngineFailed
+from corral.events import Event
+from corral.request import GenerationRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """How much an engine takes at a time.
+
+    `slots` sequences may run at the same time. All of them together hold at most `ctx_tokens`, and one
+    request `request_ctx_tokens`, prompt and output together.
+    """
+
+    slots: int
+    ctx_tokens: int
+    request_ctx_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """A sequence's slot is free again, and what of its work was in vain, in tokens.
+
+    `decoded_after_cancel` were sampled when nobody wanted them any more. Of a prefill that was cut short,
+    `prefill_kept` stay as a prefix for the next one and `prefill_dropped` were in the aborted step.
+    """
+
+    decoded_after_cancel: int = 0
+    prefill_dropped: int = 0
+    prefill_kept: int = 0
+
+
+class Prepared(Protocol):
+    """A request that fits. What else an engine keeps in it is opaque."""
+
+    @property
+    def request(self) -> GenerationRequest: ...
+    @property
+    def prompt_tokens(self) -> int: ...
+    @property
+    def max_tokens(self) -> int:
+        """Tokens that may follow the prompt: what was asked for, else what the context has room for."""
+        ...
+
+
+class Sink(Protocol):
+    """Who hears of one sequence. Called on the event loop's thread; may neither block nor raise."""
+
+    def events(self, events: list[Event]) -> None:
+        """What happened in one step, or in a few quick ones, in order."""
+        ...
+
+    def released(self, released: Released) -> None:
+        """The slot is free; nothing follows."""
+        ...
+
+
+class Handle(Protocol):
+    """A sequence that runs."""
+
+    def cancel(self) -> None:
+        """Stop it, in this step or before the next; `Sink.released` follows. Harmless once it has ended."""
+        ...
+
+
+class Engine(Protocol):
+    """Something that generates."""
+
+    @property
+    def capacity(self) -> Capacity: ...
+
+    @property
+    def failure(self) -> EngineFailed | None:
+        """Why nothing can be generated any more, if so."""
+        ...
+
+    def step_age_s(self) -> float | None:
+        """How long the running step has lasted, in seconds; None if nothing runs."""
+        ...
+
+    async def prepare(self, request: GenerationRequest, *, client: str) -> Prepared:
+        """Check and measure a request; a checkpoint. Cancelling it leaves nothing behind.
+
+        `client` is who asks: what this costs is shared out fairly between clients. Raises InvalidRequest, or
+        ContextExceeded if prompt plus requested output cannot fit.
+        """
+        ...
+
+    def submit(self, prepared: Prepared, choice: int, sink: Sink, *, max_tokens: int) -> Handle:
+        """Start a sequence: number `choice` of the request's `n`, of at most `max_tokens`.
+
+        The caller holds a free slot. Raises EngineFailed if the engine does not run; nothing follows then.
+        """
+        ...
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Own whatever computes, until cancelled. Returns when nothing is computed any more."""
+        ...
+
+    def check_idle(self) -> None:
+        """Assert that no sequence has left anything behind; for tests."""
+        ...

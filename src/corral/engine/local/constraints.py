@@ -1,0 +1,168 @@
+"""What an answer must look like, as masks over the vocabulary: llguidance, bound to one model's tokens.
+
+    constraint = constraints.compile(grammar)  # off the event loop; InvalidRequest says what is wrong with it
+    mask = constraint.start()                  # one per sequence
+    mask.allowed                               # before a token is picked: which may be
+    mask.accept(token)                         # after: the one that was
+
+A mask over 49,152 tokens takes 3 us in the median and 100 at most, a schema of 20 fields compiles in 1 ms
+(SmolLM2-135M), so masks are made on the engine's thread, between two steps.
+
+Where the grammar leaves no choice there is nothing to decide: `forced` names the tokens that must follow. The
+engine verifies them together, like a draft that is always right.
+"""
+
+import json
+from collections import OrderedDict
+from threading import Lock
+
+import numpy as np
+from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
+from llguidance.gbnf_to_lark import any_to_lark
+from numpy.typing import NDArray
+
+from corral.engine.local.backend import Vocabulary
+from corral.errors import EngineFailed, InvalidRequest
+from corral.request import Grammar
+
+KEPT_GRAMMARS = 64
+"""How many compiled grammars are kept: clients send the same schema again and again."""
+
+
+class Mask:
+    """Where one sequence stands in its grammar. Not thread-safe; belongs to the engine's thread."""
+
+    def __init__(self, matcher: LLMatcher, vocabulary_tokens: int) -> None:
+        self._matcher = matcher
+        self._bits = np.zeros((vocabulary_tokens + 31) // 32, np.uint32)
+        self._vocabulary_tokens = vocabulary_tokens
+        self._allowed: NDArray[np.bool_] | None = None
+
+    @property
+    def allowed(self) -> NDArray[np.bool_]:
+        """Which tokens may come next, [vocabulary]; never none. Valid until the next `accept`.
+
+        Raises EngineFailed where the grammar has grown too complex to go on.
+        """
+        if self._allowed is None:
+            self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
+            bits = np.unpackbits(self._bits.view(np.uint8), bitorder="little")
+            self._allowed = bits[: self._vocabulary_tokens].view(np.bool_)
+            if self._matcher.is_error() or not self._allowed.any():
+                raise EngineFailed(f"the grammar cannot be followed any further: {_reason(self._matcher)}")
+        return self._allowed
+
+    def accept(self, token: int) -> None:
+        """Go on to what follows `token`, which is one of those allowed. Raises EngineFailed if it is not."""
+        self._allowed = None
+        if not self._matcher.consume_token(token):
+            raise EngineFailed(f"a token does not fit the grammar: {_reason(self._matcher)}")
+
+    def forced(self) -> list[int]:
+        """The tokens that must come next, one after the other; often none."""
+        return list(self._matcher.compute_ff_tokens())
+
+    def fitting(self, draft: list[int]) -> list[int]:
+        """As much of a draft as the grammar lets pass."""
+        return draft[: self._matcher.validate_tokens(draft)]
+
+
+class Constraint:
+    """A compiled grammar. Immutable, so safe from any thread."""
+
+    def __init__(self, matcher: LLMatcher, vocabulary_tokens: int) -> None:
+        self._matcher = matcher
+        self._vocabulary_tokens = vocabulary_tokens
+
+    def start(self) -> Mask:
+        """A mask that stands at the grammar's beginning; 70 us."""
+        return Mask(self._matcher.deep_copy(), self._vocabulary_tokens)
+
+
+class Constraints:
+    """Compiles grammars for one vocabulary. Thread-safe; making one takes about a second for a real model."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary_tokens = len(vocabulary.pieces)
+        self._tokenizer = LLTokenizer(
+            TokenizerWrapper(_Tokens(vocabulary)), eos_token=sorted(vocabulary.end_tokens)
+        )
+        self._kept: OrderedDict[Grammar, Constraint] = OrderedDict()
+        self._lock = Lock()
+
+    def compile(self, grammar: Grammar) -> Constraint:
+        """Blocking, 1 ms to 1 s. Raises InvalidRequest that names the field and says what is wrong."""
+        with self._lock:
+            if (kept := self._kept.get(grammar)) is not None:
+                self._kept.move_to_end(grammar)
+                return kept
+        matcher = LLMatcher(self._tokenizer, _source(grammar), log_level=0)
+        if matcher.is_error():
+            raise InvalidRequest(
+                f"'{grammar.param}' cannot be followed: {_reason(matcher)}", param=grammar.param
+            )
+        constraint = Constraint(matcher, self._vocabulary_tokens)
+        with self._lock:
+            self._kept[grammar] = constraint
+            if len(self._kept) > KEPT_GRAMMARS:
+                self._kept.popitem(last=False)
+        return constraint
+
+
+class _Tokens:
+    """A vocabulary in the form that llguidance reads. A byte that is in no text marks control tokens."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        controls = {token: text for text, token in vocabulary.control_texts.items()}
+        self.tokens = [
+            b"\xff" + controls[token].encode() if token in controls else piece
+            for token, piece in enumerate(vocabulary.pieces)
+        ]
+        self.special_token_ids = sorted(controls)
+        self.eos_token_id = min(vocabulary.end_tokens)
+        self.bos_token_id = vocabulary.bos
+        self._vocabulary = vocabulary
+
+    def __call__(self, text: str | bytes) -> list[int]:
+        if isinstance(text, bytes):
+            text = text.decode()
+        return self._vocabulary.tokenize(text, parse_control=False)
+
+
+def _source(grammar: Grammar) -> str:
+    """The grammar as llguidance takes it. Raises InvalidRequest."""
+    try:
+        match grammar.kind:
+            case "json_object":
+                return LLMatcher.grammar_from_json_schema('{"type": "object"}')
+            case "json_schema":
+                return LLMatcher.grammar_from_json_schema(grammar.source)
+            case "regex":
+                return LLMatcher.grammar_from_regex(grammar.source)
+            case "choice":
+                words = [json.dumps(word, ensure_ascii=False) for word in json.loads(grammar.source)]
+                if not words:
+                    raise ValueError("there is nothing to choose from")
+                return LLMatcher.grammar_from_lark(f"start: {' | '.join(words)}")
+            case "lark":
+                return LLMatcher.grammar_from_lark(grammar.source)
+            case "gbnf":
+                return LLMatcher.grammar_from_lark(any_to_lark(grammar.source))
+    except RecursionError:
+        problem = "it is nested too deeply"
+    except Exception as error:  # a converter of theirs met something it does not know
+        problem = _first_lines(str(error))
+    raise _refusal(grammar, problem)
+
+
+def _refusal(grammar: Grammar, problem: str) -> InvalidRequest:
+    return InvalidRequest(f"'{grammar.param}' cannot be followed: {problem}", param=grammar.param)
+
+
+def _reason(matcher: LLMatcher) -> str:
+    return _first_lines(matcher.get_error() or matcher.stop_reason())
+
+
+def _first_lines(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip(" ^|")]
+    return " / ".join(lines)[:300]

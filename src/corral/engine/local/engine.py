@@ -1,0 +1,218 @@
+"""The trio side of the local engine: start its thread, hand it tasks, take what it delivers."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import count
+
+import trio
+
+from corral.engine.contract import Capacity, Prepared, Released, Sink
+from corral.engine.local.backend import Backend
+from corral.engine.local.drafts.model import DraftModel
+from corral.engine.local.pace import Pace
+from corral.engine.local.prompt import Prompter
+from corral.engine.local.task import Delivery, Task
+from corral.engine.local.worker import Worker
+from corral.errors import ContextExceeded, EngineFailed, InvalidRequest
+from corral.events import Failed
+from corral.request import GenerationRequest
+
+logger = logging.getLogger("corral.engine")
+
+PROMPT_THREADS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class LocalPrepared:
+    """A request that fits, with its prompt's tokens."""
+
+    request: GenerationRequest
+    prompt: list[int]
+    max_tokens: int
+
+    @property
+    def prompt_tokens(self) -> int:
+        return len(self.prompt)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalHandle:
+    """A task of the worker."""
+
+    key: int
+    engine: "LocalEngine"
+
+    def cancel(self) -> None:
+        """Stop it in this step or before the next; its release follows. Harmless if it has ended."""
+        self.engine.cancel(self.key)
+
+
+class LocalEngine:
+    """One backend, its thread, and the tasks on it: an Engine (see engine.contract)."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        slots: int,
+        step_budget_ms: float,
+        reuses_prefixes: bool = True,
+        saved_bytes: int = 0,
+        drafts: bool = True,
+        draft_backend: Backend | None = None,
+        stream_interval_s: float = 0.0,
+    ) -> None:
+        """Raises StartupError if the draft model does not go with the model."""
+        if slots > backend.sequences:
+            raise ValueError(f"{slots} slots on a backend of {backend.sequences} sequences")
+        self.capacity = Capacity(
+            slots, backend.ctx_tokens, min(backend.ctx_tokens, backend.sequence_ctx_tokens)
+        )
+        self._reuses_prefixes = reuses_prefixes
+        self._saved_bytes = saved_bytes
+        self._drafts = drafts
+        self._stream_interval_s = stream_interval_s
+        self._draft_model = None if draft_backend is None else DraftModel(draft_backend, backend)
+        self.failure: EngineFailed | None = None
+        self._backend = backend
+        self._pace = Pace(step_budget_ms, backend.batch_tokens)
+        self._prompter = Prompter(backend.chat_format, backend.vocabulary)
+        self._prompt_threads = trio.CapacityLimiter(PROMPT_THREADS)
+        self._sinks: dict[int, Sink] = {}
+        self._keys = count(1)
+        self._worker: Worker | None = None
+
+    def step_age_s(self) -> float | None:
+        """How long the running step has lasted, in seconds; None if none is running."""
+        return None if self._worker is None else self._worker.step_age_s
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Own the worker thread until cancelled.
+
+        Cancelling returns once the thread has ended, which takes at most the step it is in: the thread
+        is never abandoned, since it holds the model. If the worker dies, every task gets Failed, later
+        ones are refused by `submit`, and this goes on waiting to be cancelled.
+        """
+        to_trio = trio.lowlevel.current_trio_token()
+
+        def deliver(delivery: Delivery) -> None:
+            to_trio.run_sync_soon(self._deliver, delivery)
+
+        worker = Worker(
+            self._backend,
+            pace=self._pace,
+            deliver=deliver,
+            reuses_prefixes=self._reuses_prefixes,
+            saved_bytes=self._saved_bytes,
+            drafts=self._drafts,
+            draft_model=self._draft_model,
+            interval_s=self._stream_interval_s,
+        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._supervise, worker)
+            self._worker = worker
+            task_status.started()
+            try:
+                await trio.sleep_forever()
+            finally:
+                self._worker = None
+                worker.stop_nowait()
+
+    async def prepare(self, request: GenerationRequest, *, client: str) -> LocalPrepared:
+        """Render and tokenize a request off the event loop, and see that it fits.
+
+        Raises InvalidRequest or ContextExceeded. Cancelling leaves at once; the thread finishes its pure work
+        unheard.
+        """
+        known = len(self._backend.vocabulary.pieces)
+        for token, _ in request.sampling.logit_bias:
+            if token >= known:
+                raise InvalidRequest(f"token {token} is not one of the model's {known}", param="logit_bias")
+        prompt = await trio.to_thread.run_sync(
+            partial(self._prompter.tokens, request.messages, request.tools),
+            abandon_on_cancel=True,
+            limiter=self._prompt_threads,
+        )
+        return LocalPrepared(request, prompt, self._output_tokens(request, len(prompt)))
+
+    def submit(self, prepared: Prepared, choice: int, sink: Sink, *, max_tokens: int) -> LocalHandle:
+        """Start a sequence. The caller holds one of the free slots, and `prepared` is of this engine.
+
+        Raises EngineFailed if the engine is not running.
+        """
+        if not isinstance(prepared, LocalPrepared):
+            raise TypeError(f"a request that was prepared elsewhere: {prepared!r}")
+        if self._worker is None or self.failure is not None:
+            raise self.failure or EngineFailed("the engine is not running")
+        request, key = prepared.request, next(self._keys)
+        sampling = request.sampling
+        if sampling.seed is not None:
+            sampling = replace(sampling, seed=sampling.seed + choice)
+        self._sinks[key] = sink
+        task = Task(key, prepared.prompt, sampling, max_tokens, request.stop, request.top_logprobs)
+        self._worker.submit_nowait(task)
+        return LocalHandle(key, self)
+
+    def cancel(self, key: int) -> None:
+        """What LocalHandle.cancel does."""
+        if self._worker is not None and key in self._sinks:
+            self._worker.cancel_nowait(key)
+
+    def check_idle(self) -> None:
+        """Assert that nothing is left of any task; for tests."""
+        assert not self._sinks, f"sinks left: {sorted(self._sinks)}"
+        if self._worker is not None:
+            self._worker.check_idle()
+
+    def _output_tokens(self, request: GenerationRequest, prompt_tokens: int) -> int:
+        limit = self.capacity.request_ctx_tokens
+        room = limit - prompt_tokens
+        wanted = request.max_tokens
+        if room < 1 or (wanted is not None and wanted > room):
+            asked = f" and {wanted} of output" if wanted is not None and room >= 1 else ""
+            raise ContextExceeded(
+                f"this model's context is {limit} tokens, but the prompt has {prompt_tokens}{asked}",
+                prompt_tokens=prompt_tokens,
+                limit_tokens=limit,
+                param="messages" if room < 1 else "max_tokens",
+            )
+        return wanted or room
+
+    async def _supervise(self, worker: Worker) -> None:
+        try:
+            await trio.to_thread.run_sync(
+                worker.run, limiter=trio.CapacityLimiter(1), thread_name="corral-engine"
+            )
+        except EngineFailed as error:
+            logger.error("the engine cannot be rebuilt: %s", error.message)
+            self._fail(EngineFailed(f"the engine failed and cannot be rebuilt: {error.message}"))
+        except Exception:
+            logger.exception("the engine's thread died")
+            self._fail(EngineFailed("the engine failed; the server needs a restart"))
+
+    def _fail(self, error: EngineFailed) -> None:
+        self.failure = error
+        for key in list(self._sinks):
+            self._deliver(Delivery(events=[(key, [Failed(error)])], released=[(key, Released())]))
+
+    def _deliver(self, delivery: Delivery) -> None:
+        if delivery.failure is not None or delivery.has_recovered:
+            self.failure = delivery.failure
+        for key, events in delivery.events:
+            sink = self._sinks.get(key)
+            if sink is not None:
+                _call(sink.events, events)
+        for key, released in delivery.released:
+            sink = self._sinks.pop(key, None)
+            if sink is not None:
+                _call(sink.released, released)
+
+
+def _call(callback: Callable[..., None], *args: object) -> None:
+    # An exception here would end trio.run: a bug in one sink must not end the server.
+    try:
+        callback(*args)
+    except Exception:
+        logger.exception("a sink raised")

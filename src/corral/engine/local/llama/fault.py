@@ -1,0 +1,30 @@
+"""What is wrong with a model file, in one printable line."""
+
+from pathlib import Path
+
+from corral.engine.local.llama import log
+from corral.errors import StartupError
+from corral.printable import one_line
+
+_TRUNCATED = ("not within the file bounds", "failed to read")
+
+
+class ModelFileError(StartupError):
+    """There is no usable model file where one was named.
+
+    The message may quote the file, which says what it likes: control characters in it are escaped.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+
+
+def load_failure(path: Path) -> ModelFileError:
+    """Why llama.cpp just failed to load `path`, from its log, with what to do about it."""
+    reason = log.reason()
+    if any(phrase in reason for phrase in _TRUNCATED):
+        size_mb = path.stat().st_size / 1e6
+        return ModelFileError(
+            f"{path} ({size_mb:,.1f} MB) is truncated or damaged; download it again ({reason})"
+        )
+    return ModelFileError(f"llama.cpp cannot load {path}: {reason}")

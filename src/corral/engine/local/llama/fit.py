@@ -1,0 +1,86 @@
+"""Whether a context fits in memory, asked before llama.cpp allocates it.
+
+Linux hands out memory it does not have and kills whoever touches it, so a context that is too large
+would end as a killed process, later, instead of a message now.
+"""
+
+from __future__ import annotations  # the bindings define their pointer types for type checkers only
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import llama_cpp
+
+from corral.errors import StartupError
+
+if TYPE_CHECKING:
+    from corral.engine.local.llama.backend import LlamaOptions
+
+SPLIT_SHARE = 0.25  # of the available memory, for a KV cache per slot that nobody asked for
+
+# Bytes per element of a KV cache type: block bytes / block elements in ggml.
+_ELEMENT_BYTES = {
+    "f32": 4.0,
+    "f16": 2.0,
+    "bf16": 2.0,
+    "q8_0": 34 / 32,
+    "q5_1": 24 / 32,
+    "q5_0": 22 / 32,
+    "q4_1": 20 / 32,
+    "q4_0": 18 / 32,
+}
+
+
+def kv_cache_bytes(model: llama_cpp.llama_model_p, ctx_tokens: int, type_k: str, type_v: str) -> int:
+    """Bytes of a KV cache of `ctx_tokens` cells. An upper estimate: sliding windows need less."""
+    heads = llama_cpp.llama_model_n_head(model)  # none in a model without attention, as Mamba
+    head_size = llama_cpp.llama_model_n_embd(model) // max(1, heads)
+    row = llama_cpp.llama_model_n_head_kv(model) * head_size * llama_cpp.llama_model_n_layer(model)
+    return int(row * ctx_tokens * (_ELEMENT_BYTES[type_k] + _ELEMENT_BYTES[type_v]))
+
+
+def available_bytes() -> int | None:
+    """Memory that can be had without swapping; None where the system does not say (only Linux does)."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def is_split(model: llama_cpp.llama_model_p, ctx_tokens: int, options: LlamaOptions) -> bool:
+    """Whether each slot gets a KV cache of `ctx_tokens` of its own.
+
+    If it is not said, each does where all of them take at most SPLIT_SHARE of the memory there is, and are no
+    less than the context that was asked for. Not on a GPU, whose memory is scarce, and not for models that
+    keep a state instead of cells.
+    """
+    if options.kv_unified != "auto":
+        return options.kv_unified == "off"
+    available = available_bytes()
+    if available is None or options.gpu_layers != 0 or options.slots == 1:
+        return False
+    if options.slots * ctx_tokens < options.ctx_tokens:
+        return False
+    if llama_cpp.llama_model_is_recurrent(model) or llama_cpp.llama_model_is_hybrid(model):
+        return False
+    free = available - llama_cpp.llama_model_size(model)  # mapped files count as available, and are needed
+    needed = kv_cache_bytes(model, options.slots * ctx_tokens, options.kv_type_k, options.kv_type_v)
+    return bool(needed <= SPLIT_SHARE * free)
+
+
+def check_fits(model: llama_cpp.llama_model_p, ctx_tokens: int, options: LlamaOptions) -> None:
+    """Raise StartupError if the KV cache is larger than the memory there is."""
+    available = available_bytes()
+    if available is None or options.gpu_layers != 0:
+        return
+    needed = kv_cache_bytes(model, ctx_tokens, options.kv_type_k, options.kv_type_v)
+    if needed > available:
+        shared = "--kv-unified on, " if options.kv_unified == "off" else ""
+        raise StartupError(
+            f"a context of {ctx_tokens:,} tokens needs {needed / 2**30:.1f} GiB for its KV cache and "
+            f"{available / 2**30:.1f} GiB are available: lower --ctx, or use {shared}a smaller KV cache type"
+        )

@@ -1,0 +1,64 @@
+"""llama.cpp's vocabulary: tokenizing, and the bytes of every token looked up once at load."""
+
+from __future__ import annotations  # the bindings define their pointer types for type checkers only
+
+import ctypes
+
+import llama_cpp
+
+_NOT_FROM_TEXT = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
+
+
+class LlamaVocabulary:
+    """The vocabulary of a loaded model, which must outlive it. Read-only, so safe from any thread."""
+
+    def __init__(self, model: llama_cpp.llama_model_p) -> None:
+        vocab = llama_cpp.llama_model_get_vocab(model)
+        assert vocab is not None
+        self._vocab = vocab
+        tokens = range(llama_cpp.llama_vocab_n_tokens(vocab))
+        self.pieces = [self._piece(token) for token in tokens]
+        self.end_tokens = frozenset(t for t in tokens if llama_cpp.llama_vocab_is_eog(vocab, t))
+        self.control_texts = {
+            self.text(token): token
+            for token in tokens
+            if llama_cpp.llama_vocab_get_attr(vocab, token) & _NOT_FROM_TEXT
+        }
+        self.bos = llama_cpp.llama_vocab_bos(vocab) if llama_cpp.llama_vocab_get_add_bos(vocab) else None
+
+    def text(self, token: int) -> str:
+        """How a token is written in a template; empty for a token the model does not have (-1).
+
+        Bytes that are no UTF-8 are replaced: such a text is one that no template writes.
+        """
+        if token < 0:
+            return ""
+        text: bytes = llama_cpp.llama_vocab_get_text(self._vocab, token)
+        return text.decode(errors="replace")
+
+    @property
+    def bos_text(self) -> str:
+        return self.text(llama_cpp.llama_vocab_bos(self._vocab))
+
+    @property
+    def eos_text(self) -> str:
+        return self.text(llama_cpp.llama_vocab_eos(self._vocab))
+
+    def tokenize(self, text: str, *, parse_control: bool) -> list[int]:
+        raw = text.encode()
+        size = len(raw) + 2  # no tokenizer makes more tokens than bytes, but for a space put in front
+        while True:
+            tokens = (llama_cpp.llama_token * size)()
+            count = llama_cpp.llama_tokenize(self._vocab, raw, len(raw), tokens, size, False, parse_control)
+            if count >= 0:
+                return tokens[:count]
+            size = -count
+
+    def _piece(self, token: int) -> bytes:
+        size = 32
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            length = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, size, 0, False)
+            if length >= 0:
+                return buffer.raw[:length]
+            size = -length

@@ -1,0 +1,211 @@
+"""A deterministic backend for tests: bytes are tokens, and a script says what comes next.
+
+It keeps a real cache: `decode` stores tokens by sequence and position and insists on contiguity, and the
+script sees what the cache holds, not what the engine believes. So an engine that loses, repeats or mixes
+up tokens changes the text. What a step costs, whether it fails and when it returns is up to `on_step`.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import count
+from typing import ClassVar
+
+import numpy as np
+
+from corral.engine.local.backend import BackendLost, ChatFormat, Chunk, SavedSequence, StepAborted
+from corral.events import TokenLogprob
+from corral.request import Sampling
+
+START, END = 256, 257
+CONTROL_TEXTS = {"<|im_start|>": START, "<|im_end|>": END}
+ANSWER = bytes("assistant\n", "ascii")
+
+Script = Callable[[Sequence[int]], int]
+"""From all tokens of a sequence to its next one."""
+
+
+def rambling(tokens: Sequence[int]) -> int:
+    """Endless lower-case text in which every letter depends on all tokens before it."""
+    state = 0
+    for token in tokens:
+        state = (state * 31 + token + 1) % 1_000_003
+    return 97 + state % 26
+
+
+def babble(tokens: Sequence[int]) -> int:
+    """Endless text at constant cost per token, for benchmarks."""
+    return 97 + len(tokens) % 26
+
+
+def replying(reply: Callable[[str], str | bytes]) -> Script:
+    """A script that answers a rendered conversation with `reply(conversation)` and then ends."""
+
+    def script(tokens: Sequence[int]) -> int:
+        start = len(tokens) - 1 - tokens[::-1].index(START) + 1 + len(ANSWER)
+        conversation = b"".join(bytes([token]) if token < START else b"\n" for token in tokens[:start])
+        answer = reply(conversation.decode())
+        raw = answer if isinstance(answer, bytes) else answer.encode()
+        position = len(tokens) - start
+        return raw[position] if position < len(raw) else END
+
+    return script
+
+
+class ByteVocabulary:
+    """Tokens 0 to 255 are the bytes; then come ChatML's two control tokens."""
+
+    bos = None
+    pieces = (*(bytes([value]) for value in range(256)), b"", b"")
+    end_tokens = frozenset({END})
+    control_texts: ClassVar = CONTROL_TEXTS
+
+    def tokenize(self, text: str, *, parse_control: bool) -> list[int]:
+        if not parse_control:
+            return list(text.encode())
+        tokens: list[int] = []
+        while text:
+            at, control = min(
+                ((text.find(control), control) for control in CONTROL_TEXTS if control in text),
+                default=(len(text), ""),
+            )
+            tokens += text[:at].encode()
+            if control:
+                tokens.append(CONTROL_TEXTS[control])
+            text = text[at + len(control) :]
+        return tokens
+
+
+class ScriptedSampler:
+    def __init__(self, backend: "ScriptedBackend") -> None:
+        self._backend = backend
+        backend.open_samplers += 1
+
+    def sample(self, row: int) -> int:
+        return self._backend.script(self._backend.rows[row])
+
+    def close(self) -> None:
+        self._backend.open_samplers -= 1
+
+
+class ScriptedBackend:
+    """Runs `script` over a cache of `ctx_tokens` cells.
+
+    `on_step(chunks)` is called on the worker's thread before a step takes effect; it may block, or raise
+    EngineFailed. `steps` keeps every batch for tests to look at, unless `keep_steps` is off.
+    """
+
+    token_bytes = 4
+    chat_format = ChatFormat(template=None, bos_text="", eos_text="<|im_end|>")
+
+    def __init__(
+        self,
+        script: Script = rambling,
+        *,
+        ctx_tokens: int = 4096,
+        sequence_ctx_tokens: int | None = None,
+        batch_tokens: int = 512,
+        sequences: int = 32,
+        can_cut: bool = True,
+        shares_cells: bool = True,
+        on_step: Callable[[Sequence[Chunk]], None] | None = None,
+        keep_steps: bool = True,
+    ) -> None:
+        self.script = script
+        self.vocabulary = ByteVocabulary()
+        self.ctx_tokens = ctx_tokens
+        self.sequence_ctx_tokens = sequence_ctx_tokens or ctx_tokens
+        self.batch_tokens = batch_tokens
+        self.steps: list[tuple[Chunk, ...]] = []
+        self.rows: list[list[int]] = []
+        self.open_samplers = 0
+        self._on_step = on_step
+        self._keep_steps = keep_steps
+        self.sequences = sequences
+        self.can_cut = can_cut
+        self.shares_cells = shares_cells
+        self.is_aborting = False
+        self._cache: dict[int, list[int]] = {}
+        self._cells: dict[int, list[int]] = {}
+        self._next_cell = count()
+
+    def decode(self, chunks: Sequence[Chunk]) -> None:
+        if self._on_step is not None:
+            self._on_step(chunks)
+        if self.is_aborting:
+            raise StepAborted
+        if self._keep_steps:
+            self.steps.append(tuple(chunks))
+        assert 0 < sum(len(chunk.tokens) for chunk in chunks) <= self.batch_tokens
+        for chunk in chunks:
+            assert chunk.position == self.length(chunk.sequence), "a chunk leaves a gap or overlaps"
+        assert self.used_cells + sum(len(chunk.tokens) for chunk in chunks) <= self.ctx_tokens, (
+            "cells run out"
+        )
+        self.rows = []
+        for chunk in chunks:
+            tokens = self._cache.setdefault(chunk.sequence, [])
+            cells = self._cells.setdefault(chunk.sequence, [])
+            tokens.extend(chunk.tokens)
+            cells.extend(next(self._next_cell) for _ in chunk.tokens)
+            if chunk.rows == 1:
+                self.rows.append(tokens)
+            else:
+                end = len(tokens) - chunk.rows
+                self.rows += [tokens[: end + row + 1] for row in range(chunk.rows)]
+
+    def logprobs(self, row: int, token: int, top: int) -> TokenLogprob:
+        """The script is certain: its token has probability 1/2, its successors half of the one before."""
+        ranked = [(token + rank) % 256 for rank in range(max(top, 1))]
+        entries = [
+            TokenLogprob(self.vocabulary.pieces[t], -(rank + 1) * math.log(2))
+            for rank, t in enumerate(ranked)
+        ]
+        return TokenLogprob(entries[0].raw, entries[0].logprob, tuple(entries[:top]))
+
+    def sampler(self, sampling: Sampling, prompt: Sequence[int]) -> ScriptedSampler:
+        return ScriptedSampler(self)
+
+    @property
+    def used_cells(self) -> int:
+        """Cells that some sequence holds; a shared one counts once."""
+        return len({cell for cells in self._cells.values() for cell in cells})
+
+    def abort(self) -> None:
+        self.is_aborting = True
+
+    def rearm(self) -> None:
+        self.is_aborting = False
+
+    def reset(self) -> None:
+        self._cache.clear()
+        self._cells.clear()
+
+    def remove(self, sequence: int, start: int) -> None:
+        if sequence in self._cache:
+            assert start in (0, self.length(sequence)) or self.can_cut, "this memory cannot be cut"
+            del self._cache[sequence][start:]
+            del self._cells[sequence][start:]
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        assert not self.length(target), "the target of a copy is not empty"
+        assert length <= self.length(source)
+        assert length == self.length(source) or self.can_cut, "this memory cannot be cut"
+        self._cache[target] = self._cache[source][:length]
+        self._cells[target] = self._cells[source][:length]
+
+    def save(self, sequence: int) -> SavedSequence:
+        return np.array(self._cache[sequence], np.int32).view(np.uint8)
+
+    def load(self, saved: SavedSequence, target: int) -> None:
+        assert not self.length(target), "the target of a load is not empty"
+        tokens = saved.view(np.int32).tolist()
+        if self.used_cells + len(tokens) > self.ctx_tokens:
+            raise BackendLost("cells run out")
+        self._cache[target] = tokens
+        self._cells[target] = [next(self._next_cell) for _ in tokens]
+
+    def length(self, sequence: int) -> int:
+        return len(self._cache.get(sequence, ()))
+
+    def close(self) -> None:
+        self.reset()

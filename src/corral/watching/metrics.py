@@ -1,0 +1,191 @@
+"""/metrics: the ledger in Prometheus' words.
+
+Counters and gauges are read from the ledger when they are scraped; only the distributions are kept here, and
+they are fed when a request is settled. So nothing is counted twice, and /metrics and /status cannot disagree.
+"""
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Histogram, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from corral import __version__
+from corral.books.record import Record, State
+from corral.engine.contract import Engine
+from corral.serving.generation import Service
+from corral.watching.broker import Broker
+from corral.watching.stall import StallDetector
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+TOKENS_PER_SECOND = (1, 2, 5, 10, 20, 35, 50, 75, 100, 200, 500, 1000, 2000, 5000)
+STATES: tuple[State, ...] = ("queued", "prefill", "decode", "write")
+
+
+class Metrics:
+    """One server's metrics."""
+
+    def __init__(
+        self, service: Service, engine: Engine, stall: StallDetector, broker: Broker, *, model: str
+    ) -> None:
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        self._registry.register(_LedgerCollector(service, engine, stall, broker, model))
+        self._spent = Histogram(
+            "corral_request_state_seconds",
+            "Time that requests spent waiting for a slot (queued), until their first token (prefill), until "
+            "the engine ended them (decode) and with a write that waited for the client (write).",
+            ["state"],
+            buckets=SECONDS,
+            registry=self._registry,
+        )
+        for state in STATES:
+            self._spent.labels(state)
+        self._duration = self._seconds(
+            "corral_request_duration_seconds", "Time from a request's acceptance to the end of its response."
+        )
+        self._ttft = self._seconds(
+            "corral_time_to_first_token_seconds", "Time from a request's acceptance to its first token."
+        )
+        self._prefill_rate = self._rate(
+            "corral_prefill_tokens_per_second",
+            "Prefill speed by request, over the prompt tokens that were really computed.",
+        )
+        self._decode_rate = self._rate(
+            "corral_decode_tokens_per_second", "Decode speed by request, after the first token."
+        )
+        service.ledger.on_settled.append(self._observe)
+
+    def expose(self, accept: str) -> tuple[bytes, str]:
+        """All metrics in the format that an Accept header asks for, and its content type."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self._registry), content_type
+
+    def _seconds(self, name: str, documentation: str) -> Histogram:
+        return Histogram(name, documentation, buckets=SECONDS, registry=self._registry)
+
+    def _rate(self, name: str, documentation: str) -> Histogram:
+        return Histogram(name, documentation, buckets=TOKENS_PER_SECOND, registry=self._registry)
+
+    def _observe(self, record: Record) -> None:
+        for state, spent_s in record.spent_s.items():
+            self._spent.labels(state).observe(spent_s)
+        self._duration.observe(record.total_s)
+        if record.ttft_s is not None:
+            self._ttft.observe(record.ttft_s)
+        if record.prefill_tokens_per_s:
+            self._prefill_rate.observe(record.prefill_tokens_per_s)
+        if record.decode_tokens_per_s:
+            self._decode_rate.observe(record.decode_tokens_per_s)
+
+
+class _LedgerCollector(Collector):
+    def __init__(
+        self, service: Service, engine: Engine, stall: StallDetector, broker: Broker, model: str
+    ) -> None:
+        self._service = service
+        self._engine = engine
+        self._stall = stall
+        self._broker = broker
+        self._model = model
+
+    def collect(self) -> Iterator[Metric]:
+        yield InfoMetricFamily(
+            "corral", "What this server is.", value={"version": __version__, "model": self._model}
+        )
+        yield from self._now()
+        yield from self._requests()
+        yield from self._tokens()
+        yield from self._waste()
+
+    def _now(self) -> Iterator[Metric]:
+        states = dict.fromkeys(STATES, 0)
+        for record in self._service.ledger.live.values():
+            states[record.engine_state] += 1
+        live = GaugeMetricFamily("corral_requests_live", "Requests by state, now.", labels=["state"])
+        for state, count in states.items():
+            live.add_metric([state], count)
+        yield live
+        slots = self._engine.capacity.slots
+        yield GaugeMetricFamily("corral_slots", "Sequences that can run at the same time.", slots)
+        yield GaugeMetricFamily(
+            "corral_slots_busy", "Slots that hold a sequence, now.", slots - self._service.free_slots
+        )
+        yield GaugeMetricFamily(
+            "corral_engine_step_age_seconds",
+            "How long the running engine step has lasted; 0 if none runs.",
+            self._stall.step_age_s or 0.0,
+        )
+        yield GaugeMetricFamily(
+            "corral_engine_stalled",
+            "1 while an engine step takes longer than stall_s.",
+            int(self._stall.is_stalled),
+        )
+        yield GaugeMetricFamily(
+            "corral_engine_failed",
+            "1 while nothing can be generated.",
+            int(self._service.failure is not None),
+        )
+        yield GaugeMetricFamily(
+            "corral_draining", "1 while the server shuts down.", int(self._service.is_draining)
+        )
+        yield GaugeMetricFamily("corral_status_viewers", "Readers of /status/events.", self._broker.viewers)
+        yield CounterMetricFamily(
+            "corral_status_viewers_evicted",
+            "Readers of /status/events that were dropped because they did not read.",
+            self._broker.evicted,
+        )
+
+    def _requests(self) -> Iterator[Metric]:
+        totals = self._service.ledger.totals
+        ended = CounterMetricFamily(
+            "corral_requests", "Requests that are over, by API and how they ended.", labels=["api", "outcome"]
+        )
+        for (api, outcome), count in totals.by_outcome.items():
+            ended.add_metric([api, outcome], count)
+        yield ended
+        refused = CounterMetricFamily(
+            "corral_requests_refused", "Requests that were never accepted, by error.", labels=["error"]
+        )
+        for error, count in totals.refused.items():
+            refused.add_metric([error], count)
+        yield refused
+
+    def _tokens(self) -> Iterator[Metric]:
+        totals = self._service.ledger.totals
+        yield CounterMetricFamily(
+            "corral_prompt_tokens", "Prompt tokens of requests that are over.", totals.prompt_tokens
+        )
+        yield CounterMetricFamily(
+            "corral_prompt_tokens_cached", "Of these, tokens that were reused.", totals.cached_tokens
+        )
+        yield CounterMetricFamily(
+            "corral_completion_tokens",
+            "Tokens generated by requests that are over.",
+            totals.completion_tokens,
+        )
+        yield CounterMetricFamily(
+            "corral_draft_tokens", "Tokens that speculative decoding proposed.", totals.drafted_tokens
+        )
+        yield CounterMetricFamily(
+            "corral_draft_tokens_accepted", "Of these, tokens that were right.", totals.accepted_tokens
+        )
+
+    def _waste(self) -> Iterator[Metric]:
+        wasted = CounterMetricFamily(
+            "corral_wasted_tokens",
+            "Tokens computed for nobody: decoded after the request had ended, or prefill that was dropped.",
+            labels=["kind", "outcome"],
+        )
+        kept = CounterMetricFamily(
+            "corral_prefill_tokens_kept",
+            "Tokens of a prefill that was cut short, kept for the next request with that prefix.",
+            labels=["outcome"],
+        )
+        for outcome, waste in self._service.ledger.totals.wasted.items():
+            wasted.add_metric(["decode", outcome], waste.decoded_after_cancel)
+            wasted.add_metric(["prefill", outcome], waste.prefill_dropped)
+            kept.add_metric([outcome], waste.prefill_kept)
+        yield wasted
+        yield kept

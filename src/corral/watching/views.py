@@ -1,0 +1,323 @@
+"""What /status sends, as structs: the fields are the documented wire format (docs/status.md).
+
+A field that is not known, or not known yet, is not sent. Nothing here holds content but `messages`, `output`,
+`draft`, `Token` and `Draft`, which only go to viewers that may see it.
+"""
+
+from typing import Any, Literal
+
+import msgspec
+
+from corral.books.record import Outcome, Record, State, Waste
+from corral.events import Sampled
+
+MESSAGE_CHARS = 65_536
+"""Longest message shown in full; of a longer one the beginning is sent, with its length."""
+
+Phase = Literal["idle", "prefill", "decode", "mixed"]
+
+
+class Server(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    version: str
+    model: str
+    uptime_s: float
+    slots: int
+    ctx_tokens: int
+    phase: Phase
+    draining: bool
+    stalled: bool
+    failed: bool
+    shows_content: bool
+    step_age_s: float | None = None
+
+
+class Params(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    max_tokens: int
+    n: int
+    seed: int | None = None
+    stop: int = 0
+    tools: int = 0
+
+
+class Message(msgspec.Struct, frozen=True, omit_defaults=True):
+    role: str
+    content: str
+    chars: int | None = None
+    """Its whole length, where `content` is only the beginning."""
+
+
+class Counters(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What moves while a request runs. Times are up to now; those of the states add up to `total_ms`."""
+
+    id: str
+    state: State
+    prompt_tokens: int
+    completion_tokens: int
+    prefilled_tokens: int
+    queue_ms: float
+    prefill_ms: float
+    decode_ms: float
+    blocked_write_ms: float
+    total_ms: float
+    cached_tokens: int | None = None
+    ttft_ms: float | None = None
+    prefill_tok_s: float | None = None
+    decode_tok_s: float | None = None
+    drafted: int | None = None
+    accepted: int | None = None
+
+
+class Flags(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    stream: bool
+    tools: bool
+    cache_hit: bool | None = None
+    spec_decode: bool | None = None
+
+
+class LastDraft(msgspec.Struct, frozen=True):
+    """The guess for the last step that had one; the first `accepted` tokens were right."""
+
+    tokens: tuple[str, ...]
+    accepted: int
+
+
+class Request(Counters, frozen=True, kw_only=True, omit_defaults=True):
+    """A request as a whole; `outcome` is there once it is over."""
+
+    api: str
+    model: str
+    stream: bool
+    client: str
+    started_at: float
+    params: Params
+    flags: Flags
+    lanes: tuple[int, ...]
+    outcome: Outcome | None = None
+    messages: tuple[Message, ...] | None = None
+    output: list[str] | None = None
+    draft: LastDraft | None = None
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A finished request, in the history."""
+
+    id: str
+    api: str
+    outcome: Outcome
+    prompt_tokens: int
+    completion_tokens: int
+    queue_ms: float
+    prefill_ms: float
+    decode_ms: float
+    blocked_write_ms: float
+    total_ms: float
+    finished_at: float
+    cached_tokens: int | None = None
+    ttft_ms: float | None = None
+    prefill_tok_s: float | None = None
+    decode_tok_s: float | None = None
+    accept_rate: float | None = None
+    cache_hit: bool | None = None
+    spec_decode: bool | None = None
+    wasted: Waste = msgspec.field(default_factory=Waste)
+
+
+class Place(msgspec.Struct, frozen=True):
+    """A place in the queue; `eta_s` is a guess from how long requests have taken."""
+
+    id: str
+    position: int
+    waited_s: float
+    eta_s: float
+
+
+class Wasted(msgspec.Struct, frozen=True, kw_only=True):
+    """Tokens computed for nobody, and prefill that was kept for the next request with that prefix."""
+
+    tokens_after_disconnect: int
+    prefill_tokens_dropped: int
+    prefill_tokens_kept: int
+    by_outcome: dict[Outcome, Waste]
+
+
+class Totals(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    requests: int
+    by_outcome: dict[Outcome, int]
+    refused: int
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    evicted_subscribers: int
+    wasted: Wasted
+
+
+class Subscribers(msgspec.Struct, frozen=True):
+    status: int
+    streams: int
+    evicted: int
+
+
+class ServerEvent(msgspec.Struct, frozen=True):
+    server: Server
+    totals: Totals
+    subscribers: Subscribers
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything. `recent` are the last finished requests as a whole, oldest first."""
+
+    server: Server
+    queue: list[Place]
+    requests: list[Request]
+    recent: list[Request]
+    history: list[Row]
+    totals: Totals
+    subscribers: Subscribers
+
+
+class Token(msgspec.Struct, frozen=True, gc=False):
+    """More text of one choice of a request."""
+
+    id: str
+    index: int
+    text: str
+
+
+class Draft(msgspec.Struct, frozen=True, gc=False):
+    """What speculative decoding guessed for a step of one choice; the first `accepted` tokens were right."""
+
+    id: str
+    index: int
+    tokens: tuple[str, ...]
+    accepted: int
+
+
+class Content(msgspec.Struct, frozen=True):
+    """A `request` event with what was asked, for those who may see it."""
+
+    id: str
+    messages: tuple[Message, ...]
+
+
+def counters(record: Record) -> Counters:
+    return Counters(**_counted(record))
+
+
+def request(record: Record, *, with_content: bool) -> Request:
+    """A whole request; `with_content` adds what was asked and said, if the ledger keeps it."""
+    shows = with_content and record.output is not None
+    sampling, asked = record.request.sampling, record.request
+    drafted = record.drafted_tokens
+    return Request(
+        **_counted(record),
+        api=record.about.api,
+        model=record.about.model,
+        stream=record.about.streams,
+        client=record.about.address,
+        started_at=round(record.started_at, 3),
+        params=Params(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            min_p=sampling.min_p,
+            seed=sampling.seed,
+            max_tokens=record.max_tokens,
+            n=asked.n,
+            stop=len(asked.stop),
+            tools=len(asked.tools),
+        ),
+        flags=Flags(
+            stream=record.about.streams,
+            tools=bool(asked.tools),
+            cache_hit=_cache_hit(record),
+            spec_decode=None if drafted is None else drafted > 0,
+        ),
+        lanes=record.lanes,
+        outcome=record.outcome,
+        messages=messages(record) if shows else None,
+        output=record.output if shows else None,
+        draft=LastDraft(_texts(record.draft), record.draft.accepted) if shows and record.draft else None,
+    )
+
+
+def draft(id: str, choice: int, step: Sampled) -> Draft:
+    return Draft(id, choice, _texts(step), step.accepted)
+
+
+def _texts(step: Sampled) -> tuple[str, ...]:
+    """Each token by itself, so half a character shows as U+FFFD."""
+    return tuple(piece.decode("utf-8", "replace") for piece in step.draft)
+
+
+def messages(record: Record) -> tuple[Message, ...]:
+    return tuple(
+        Message(message.role, message.content)
+        if len(message.content) <= MESSAGE_CHARS
+        else Message(message.role, message.content[:MESSAGE_CHARS], len(message.content))
+        for message in record.request.messages
+    )
+
+
+def row(record: Record, finished_at: float) -> Row:
+    counted = counters(record)
+    drafted, accepted = record.drafted_tokens, record.accepted_tokens
+    return Row(
+        id=counted.id,
+        api=record.about.api,
+        outcome=record.outcome or "failed",
+        prompt_tokens=counted.prompt_tokens,
+        completion_tokens=counted.completion_tokens,
+        queue_ms=counted.queue_ms,
+        prefill_ms=counted.prefill_ms,
+        decode_ms=counted.decode_ms,
+        blocked_write_ms=counted.blocked_write_ms,
+        total_ms=counted.total_ms,
+        finished_at=round(finished_at, 3),
+        cached_tokens=counted.cached_tokens,
+        ttft_ms=counted.ttft_ms,
+        prefill_tok_s=counted.prefill_tok_s,
+        decode_tok_s=counted.decode_tok_s,
+        accept_rate=round(accepted / drafted, 3) if drafted and accepted is not None else None,
+        cache_hit=_cache_hit(record),
+        spec_decode=None if drafted is None else drafted > 0,
+        wasted=record.wasted,
+    )
+
+
+def _counted(record: Record) -> dict[str, Any]:
+    spent_s = record.spent_now_s()
+    return {
+        "id": record.about.id,
+        # A write that waits while the engine goes on shows in its time, not in the state.
+        "state": record.engine_state,
+        "prompt_tokens": record.prompt_tokens,
+        "completion_tokens": record.completion_tokens,
+        "prefilled_tokens": record.prefilled_tokens,
+        "queue_ms": _ms(spent_s["queued"]),
+        "prefill_ms": _ms(spent_s["prefill"]),
+        "decode_ms": _ms(spent_s["decode"]),
+        "blocked_write_ms": _ms(spent_s["write"]),
+        "total_ms": _ms(sum(spent_s.values())),
+        "cached_tokens": record.cached_tokens,
+        "ttft_ms": None if record.ttft_s is None else _ms(record.ttft_s),
+        "prefill_tok_s": _rate(record.prefill_tokens_per_s),
+        "decode_tok_s": _rate(record.decode_tokens_per_s),
+        "drafted": record.drafted_tokens,
+        "accepted": record.accepted_tokens,
+    }
+
+
+def _cache_hit(record: Record) -> bool | None:
+    return None if record.cached_tokens is None else record.cached_tokens > 0
+
+
+def _ms(seconds: float) -> float:
+    return round(1e3 * seconds, 2)
+
+
+def _rate(tokens_per_s: float | None) -> float | None:
+    return None if tokens_per_s is None else round(tokens_per_s, 2)

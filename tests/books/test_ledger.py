@@ -1,0 +1,272 @@
+"""The ledger on a clock of our own: every second is in one state, every request is settled once."""
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from corral.books.ledger import Ledger
+from corral.books.record import About, Record, outcome_of
+from corral.engine.local.task import Released
+from corral.errors import CorralError, DeadlineExceeded, EngineFailed, ShutDown, StoppedByOperator
+from corral.events import (
+    BlockDelta,
+    Failed,
+    Finished,
+    FinishReason,
+    Prefill,
+    Queued,
+    Sampled,
+    Started,
+    Timings,
+    Usage,
+)
+from corral.request import GenerationRequest, Message
+from corral.watching import views
+
+REQUEST = GenerationRequest((Message("user", "hello"),))
+
+
+@dataclass
+class Clock:
+    now_s: float = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@dataclass
+class Watching:
+    """A watcher that writes down what it is told."""
+
+    log: list[tuple[str, ...]] = field(default_factory=list)
+
+    def changed(self, record: Record, *, at_once: bool) -> None:
+        self.log.append(("changed", record.about.id, record.engine_state if at_once else "counters"))
+
+    def said(self, record: Record, choice: int, text: str) -> None:
+        self.log.append(("said", record.about.id, str(choice), text))
+
+    def drafted(self, record: Record, choice: int, step: Sampled) -> None:
+        self.log.append(("drafted", record.about.id, str(choice), f"{step.accepted} of {len(step.draft)}"))
+
+    def settled(self, record: Record) -> None:
+        self.log.append(("settled", record.about.id))
+
+    def forgotten(self, record: Record) -> None:
+        self.log.append(("forgotten", record.about.id))
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def ledger(clock: Clock) -> Ledger:
+    return Ledger(slots=4, now_s=clock)
+
+
+@pytest.fixture
+def settled(ledger: Ledger) -> list[Record]:
+    records: list[Record] = []
+    ledger.on_settled.append(records.append)
+    return records
+
+
+def accept(ledger: Ledger, id: str = "a", *, n: int = 1) -> Record:
+    about = About(id, "chat", "scripted", True, "127.0.0.1")
+    return ledger.accept(about, GenerationRequest(REQUEST.messages, n=n), 10, 100)
+
+
+def finished(reason: FinishReason = "stop", tokens: int = 3, *, cached: int = 0) -> Finished:
+    return Finished(reason, None, Usage(10, cached, tokens), Timings(0, 0))
+
+
+def test_the_times_in_the_states_add_up_to_the_whole(clock: Clock, ledger: Ledger) -> None:
+    record = accept(ledger)
+    clock.now_s += 1
+    record.observe(0, [Queued(0)])
+    record.writing(True)
+    clock.now_s += 0.25  # a keepalive that the client is slow to take, while it waits for a slot
+    record.writing(False)
+    clock.now_s += 1
+    record.admitted(1)
+    clock.now_s += 2
+    record.observe(0, [Prefill(4, 10)])
+    clock.now_s += 2
+    record.observe(0, [Started(10, 2), Sampled(1), BlockDelta(0, "x")])
+    clock.now_s += 4
+    record.observe(0, [Sampled(1)])  # no text yet
+    record.observe(0, [Sampled(1), BlockDelta(0, "y")])
+    record.writing(True)
+    clock.now_s += 0.5
+    record.observe(0, [finished(tokens=3, cached=2)])
+    clock.now_s += 8
+    record.writing(False)
+    record.delivered()
+    clock.now_s += 0.125
+    record.released(Released())
+    record.over()
+    assert record.spent_s == {"queued": 2, "prefill": 4, "decode": 4, "write": 0.25 + 0.5 + 8 + 0.125}
+    assert record.total_s == sum(record.spent_s.values()) == clock.now_s - record.accepted_s
+    assert record.ttft_s == 6.25
+    assert record.prefill_tokens_per_s == 8 / 4, "two of the ten were cached"
+    assert record.decode_tokens_per_s == 2 / 4.5, "a slow client changes nothing"
+    row = views.row(record, 0.0)
+    parts = row.queue_ms + row.prefill_ms + row.decode_ms + row.blocked_write_ms
+    assert parts == pytest.approx(row.total_ms, rel=0.01)
+
+
+def test_a_running_requests_times_add_up_too(clock: Clock, ledger: Ledger) -> None:
+    record = accept(ledger)
+    record.admitted(1)
+    clock.now_s += 3
+    assert record.spent_now_s()["prefill"] == record.total_s == 3
+    counted = views.counters(record)
+    assert (counted.prefill_ms, counted.total_ms, counted.state) == (3000, 3000, "prefill")
+
+
+def test_a_request_is_settled_once_response_and_engine_are_done_with_it_in_either_order(
+    ledger: Ledger, settled: list[Record]
+) -> None:
+    for id, release_first in (("a", True), ("b", False)):
+        record = accept(ledger, id, n=2)
+        record.admitted(2)
+        assert record.lanes == (0, 1)
+        parts = [lambda r=record: r.released(Released(1, 2, 3)), lambda r=record: r.released(Released())]
+        parts.insert(len(parts) if release_first else 0, record.over)
+        for part in parts:
+            assert id in ledger.live
+            part()
+        assert id not in ledger.live
+        record.over()
+        record.ended_by("failed")
+    assert [record.about.id for record in settled] == ["a", "b"]
+    assert [record.outcome for record in settled] == ["disconnected", "disconnected"]
+    assert ledger.totals.by_outcome == {("chat", "disconnected"): 2}
+    waste = ledger.totals.wasted["disconnected"]
+    assert (waste.decoded_after_cancel, waste.prefill_dropped, waste.prefill_kept) == (2, 4, 6)
+
+
+def test_who_waits_in_the_queue_is_settled_without_the_engine(ledger: Ledger, settled: list[Record]) -> None:
+    record = accept(ledger)
+    record.observe(0, [Queued(3)])
+    assert record.position == 3
+    record.over()
+    assert settled == [record]
+    assert record.lanes == ()
+    assert record.engine_phase is None
+
+
+@pytest.mark.parametrize("is_delivered", [True, False])
+def test_an_answer_that_did_not_get_through_is_a_disconnect(
+    ledger: Ledger, settled: list[Record], is_delivered: bool
+) -> None:
+    record = accept(ledger)
+    record.admitted(1)
+    record.observe(0, [Started(10, 0), BlockDelta(0, "x"), finished("length")])
+    record.released(Released())
+    if is_delivered:
+        record.delivered()
+    record.over()
+    assert [r.outcome for r in settled] == ["length" if is_delivered else "disconnected"]
+
+
+def test_the_first_cause_of_an_end_is_the_outcome(ledger: Ledger, settled: list[Record]) -> None:
+    record = accept(ledger)
+    record.observe(0, [Failed(StoppedByOperator("stop"))])
+    record.observe(0, [Failed(ShutDown("later"))])
+    record.ended_by("evicted")
+    record.over()
+    assert [r.outcome for r in settled] == ["stopped_by_operator"]
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (StoppedByOperator(""), "stopped_by_operator"),
+        (DeadlineExceeded(""), "deadline"),
+        (ShutDown(""), "shutdown"),
+        (EngineFailed(""), "failed"),
+        (CorralError(""), "failed"),
+        (KeyError(), "failed"),
+    ],
+)
+def test_errors_have_an_outcome(error: Exception, outcome: str) -> None:
+    assert outcome_of(error) == outcome
+
+
+def test_choices_are_counted_together_and_the_prompt_once(ledger: Ledger) -> None:
+    record = accept(ledger, n=2)
+    record.admitted(2)
+    record.observe(0, [Started(10, 4), Sampled(1), BlockDelta(0, "x")])
+    record.observe(1, [Started(10, 9), Sampled(1), BlockDelta(0, "y")])
+    assert (record.cached_tokens, record.prefilled_tokens, record.completion_tokens) == (4, 6, 2)
+    record.observe(1, [Sampled(6, draft=(b"a", b"b"), accepted=1), finished("length", 7, cached=9)])
+    assert (record.completion_tokens, record.drafted_tokens, record.accepted_tokens) == (8, 2, 1)
+    assert record.engine_state == "decode"
+    record.observe(0, [Sampled(4), finished("stop", 5, cached=4)])
+    assert (record.completion_tokens, record.engine_state) == (12, "write")
+
+
+def test_a_prompt_that_was_cached_has_no_prefill_speed(clock: Clock, ledger: Ledger) -> None:
+    record = accept(ledger)
+    record.admitted(1)
+    clock.now_s += 0.01
+    record.observe(0, [Started(10, 9)])
+    assert record.prefill_tokens_per_s == 0
+    assert record.decode_tokens_per_s is None
+
+
+def test_content_is_kept_only_where_it_is_shown(clock: Clock) -> None:
+    for keeps in (True, False):
+        record = accept(Ledger(slots=1, keeps_content=keeps, now_s=clock))
+        record.observe(0, [Sampled(2, (b"x", b"\xf0\x9f"), 1), BlockDelta(0, "so"), BlockDelta(0, "me")])
+        assert record.output == (["some"] if keeps else None)
+        shown = views.request(record, with_content=True)
+        assert shown.output == (["some"] if keeps else None)
+        assert (shown.messages is not None) is keeps
+        assert shown.draft == (views.LastDraft(("x", "\ufffd"), 1) if keeps else None)
+        hidden = views.request(record, with_content=False)
+        assert hidden.output is hidden.messages is hidden.draft is None
+
+
+def test_a_watcher_hears_of_states_at_once_of_text_and_of_the_end(clock: Clock) -> None:
+    ledger = Ledger(slots=1, keeps_content=True, now_s=clock)
+    watching = ledger.watcher = Watching()
+    record = accept(ledger)
+    record.admitted(1)
+    record.observe(0, [Started(10, 0), Sampled(1), BlockDelta(0, "x")])
+    record.observe(0, [Sampled(2, (b"y",), 1), finished()])
+    record.released(Released())
+    record.over()
+    assert watching.log == [
+        ("changed", "a", "queued"),
+        ("changed", "a", "prefill"),
+        ("changed", "a", "decode"),
+        ("said", "a", "0", "x"),
+        ("changed", "a", "counters"),
+        ("drafted", "a", "0", "1 of 1"),
+        ("changed", "a", "write"),
+        ("changed", "a", "counters"),
+        ("changed", "a", "write"),
+        ("settled", "a"),
+    ]
+
+
+def test_what_is_refused_leaves_no_trace_but_a_count(ledger: Ledger, settled: list[Record]) -> None:
+    watching = ledger.watcher = Watching()
+    ledger.forget(accept(ledger))
+    ledger.refused(ShutDown("no"))
+    assert ledger.live == {}
+    assert settled == []
+    assert watching.log[-1] == ("forgotten", "a")
+    assert ledger.totals.refused == {"ShutDown": 1}
+
+
+def test_closing_settles_what_the_engine_can_say_no_more_about(ledger: Ledger, settled: list[Record]) -> None:
+    accept(ledger, "a").admitted(1)
+    accept(ledger, "b")
+    ledger.close()
+    assert [(r.about.id, r.outcome) for r in settled] == [("a", "shutdown"), ("b", "shutdown")]
+    assert ledger.live == {}

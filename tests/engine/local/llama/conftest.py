@@ -1,0 +1,33 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from corral.engine.local.llama.backend import LlamaBackend, LlamaOptions
+from corral.engine.local.llama.modelfile import resolve
+
+
+@pytest.fixture(scope="session")
+def model_path() -> Path:
+    return resolve(None).path
+
+
+@pytest.fixture(scope="session", params=["on", "off"], ids=["unified", "split"])
+def loaded(request: pytest.FixtureRequest, model_path: Path) -> Iterator[LlamaBackend]:
+    options = LlamaOptions(slots=8, ctx_tokens=2048, threads=2, kv_unified=request.param)
+    backend = LlamaBackend(model_path, options)
+    yield backend
+    backend.close()
+
+
+@pytest.fixture
+def llama(loaded: LlamaBackend) -> LlamaBackend:
+    """The default model with an empty cache."""
+    forget(loaded)
+    return loaded
+
+
+def forget(backend: LlamaBackend) -> None:
+    """Empty the cache: a new worker keeps its books from nothing."""
+    for sequence in range(backend.sequences):
+        backend.remove(sequence, 0)

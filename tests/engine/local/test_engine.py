@@ -1,0 +1,66 @@
+"""The trio side of the local engine: what it adds to the contract, and a thread that dies."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+import trio
+import trio.lowlevel
+from tests.engine.tales import asking
+from tests.engine.test_contract import Listener, started, submitted
+
+from corral.engine.local.backend import Chunk
+from corral.engine.local.engine import LocalEngine
+from corral.engine.local.scripted import ScriptedBackend
+from corral.errors import EngineFailed, InvalidRequest
+from corral.events import Failed
+from corral.request import Sampling
+
+
+def engine_on(backend: ScriptedBackend) -> LocalEngine:
+    return LocalEngine(backend, slots=2, step_budget_ms=30)
+
+
+async def test_cancelling_the_engine_ends_its_thread() -> None:
+    steps: list[int] = []
+
+    def count(chunks: Sequence[Chunk]) -> None:
+        steps.append(len(chunks))
+
+    engine = engine_on(ScriptedBackend(on_step=count))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(engine.run)
+        await submitted(engine, Listener(), 4000)
+        while not steps:
+            await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    seen = len(steps)
+    await trio.lowlevel.checkpoint()
+    assert len(steps) == seen
+
+
+async def test_a_thread_that_dies_fails_every_task_and_refuses_new_ones(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def die(chunks: Sequence[Chunk]) -> None:
+        raise MemoryError("no more")
+
+    engine = engine_on(ScriptedBackend(on_step=die))
+    listener = Listener()
+    async with started(engine):
+        await submitted(engine, listener, 5)
+        await listener.is_released.wait()
+        [failed] = listener.endings
+        assert isinstance(failed, Failed)
+        assert "no more" not in failed.error.message
+        assert engine.failure is failed.error
+        with pytest.raises(EngineFailed):
+            await submitted(engine, Listener(), 5)
+    assert "MemoryError" in caplog.text
+
+
+async def test_a_bias_of_a_token_that_the_model_does_not_have_is_refused() -> None:
+    engine = engine_on(ScriptedBackend())
+    request = replace(asking("hello"), sampling=Sampling(logit_bias=((258, 1.0),)))
+    with pytest.raises(InvalidRequest, match="token 258 is not one of the model's 258"):
+        await engine.prepare(request, client="somebody")

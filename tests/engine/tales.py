@@ -1,0 +1,148 @@
+"""An engine without a model: it tells each request a tale, one batch of events after the other.
+
+It keeps the contract with one trio task per sequence, as an engine that speaks HTTP would: cancelling is
+cancelling a scope, and the release is what leaving that scope does. There is no token in it anywhere.
+"""
+
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import trio
+
+from corral.engine.contract import Capacity, Prepared, Released, Sink
+from corral.errors import ContextExceeded, EngineFailed
+from corral.events import (
+    BlockClosed,
+    BlockDelta,
+    BlockOpened,
+    Event,
+    Failed,
+    Finished,
+    Prefill,
+    Sampled,
+    Started,
+    Timings,
+    Usage,
+)
+from corral.request import GenerationRequest, Message
+
+logger = logging.getLogger("tests.tales")
+
+Tale = Callable[[GenerationRequest, int], Iterable[list[Event]]]
+
+
+def asking(text: str, **fields: object) -> GenerationRequest:
+    return GenerationRequest((Message("user", text),), **fields)  # type: ignore[arg-type]
+
+
+def words(request: GenerationRequest, max_tokens: int) -> Iterable[list[Event]]:
+    """Counts, a word at a time, as far as it may."""
+    size = len(request.messages[0].content.split())
+    yield [Prefill(size, size)]
+    for number in range(max_tokens):
+        told: list[Event] = [] if number else [Started(size, 0), BlockOpened(0, "text")]
+        yield [*told, Sampled(1), BlockDelta(0, f"{number} ")]
+    yield [BlockClosed(0), Finished("length", None, Usage(size, 0, max_tokens), Timings(0.0, 0.0))]
+
+
+def breaking(request: GenerationRequest, max_tokens: int) -> Iterable[list[Event]]:
+    """Says a word and fails."""
+    yield [Started(1, 0), BlockOpened(0, "text"), Sampled(1), BlockDelta(0, "well ")]
+    yield [Failed(EngineFailed("the storyteller lost the thread"))]
+
+
+@dataclass(frozen=True, slots=True)
+class TalePrepared:
+    request: GenerationRequest
+    prompt_tokens: int
+    max_tokens: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TaleHandle:
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+    def cancel(self) -> None:
+        self.scope.cancel()
+
+
+class TaleEngine:
+    """Tells `tale(request, max_tokens)`, a batch every `pause_s`."""
+
+    def __init__(
+        self, tale: Tale = words, *, slots: int = 2, ctx_tokens: int = 100, pause_s: float = 0.1
+    ) -> None:
+        self.capacity = Capacity(slots, slots * ctx_tokens, ctx_tokens)
+        self.failure: EngineFailed | None = None
+        self.told = 0
+        self._tale = tale
+        self._pause_s = pause_s
+        self._nursery: trio.Nursery | None = None
+        self._open = 0
+
+    def step_age_s(self) -> float | None:
+        return None
+
+    async def prepare(self, request: GenerationRequest, *, client: str) -> TalePrepared:
+        await trio.lowlevel.checkpoint()
+        size = len(request.messages[0].content.split())
+        room = self.capacity.request_ctx_tokens - size
+        if room < 1 or (request.max_tokens or 0) > room:
+            raise ContextExceeded(
+                "the tale is too long",
+                prompt_tokens=size,
+                limit_tokens=self.capacity.request_ctx_tokens,
+                param="messages",
+            )
+        return TalePrepared(request, size, request.max_tokens or room)
+
+    def submit(self, prepared: Prepared, choice: int, sink: Sink, *, max_tokens: int) -> TaleHandle:
+        if self._nursery is None:
+            raise EngineFailed("the engine is not running")
+        handle = TaleHandle()
+        self._open += 1
+        self._nursery.start_soon(self._tell, prepared.request, sink, max_tokens, handle.scope)
+        return handle
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            try:
+                await trio.sleep_forever()
+            finally:
+                self._nursery = None
+
+    def check_idle(self) -> None:
+        assert not self._open, f"{self._open} tales are being told"
+
+    async def _tell(
+        self, request: GenerationRequest, sink: Sink, max_tokens: int, scope: trio.CancelScope
+    ) -> None:
+        try:
+            with scope:
+                for events in self._tale(request, max_tokens):
+                    await trio.sleep(self._pause_s)
+                    self.told += 1
+                    _call(sink.events, events)
+        finally:
+            self._open -= 1
+            _call(sink.released, Released())
+
+
+def _call(callback: Callable[..., None], *args: object) -> None:
+    try:
+        callback(*args)
+    except Exception:
+        logger.exception("a sink raised")
+
+
+@asynccontextmanager
+async def running(engine: TaleEngine) -> AsyncIterator[TaleEngine]:
+    async with trio.open_nursery() as nursery:
+        await nursery.start(engine.run)
+        yield engine
+        engine.check_idle()
+        nursery.cancel_scope.cancel()
