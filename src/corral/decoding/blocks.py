@@ -317,7 +317,8 @@ class BlockParser:
             triggers += [(lead.atoms, "call", lead) for lead in markers.leads]
         if not body_ends:
             triggers.append((markers.thought_opener, "thought", None))
-            if markers.form.thought is not None:
+            taken = (*markers.ends, markers.glue, markers.content_closer)
+            if markers.form.thought is not None and markers.thought_closer not in taken:
                 triggers.append((markers.thought_closer, "unthought", None))
         if markers.content_opener:
             triggers.append((markers.content_opener, "open", None))

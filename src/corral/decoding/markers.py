@@ -77,9 +77,11 @@ class CallMarkers:
     closers: tuple[Atoms, ...]
     end: tuple[Atoms, ...]
     json: JsonBody | None
-    named: tuple[NamedBody, NameMarkers, str] | None
+    named: "NameMarkers | None"
     pairs: PairsMarkers | None
     owns_fence: bool
+    begins_each: bool
+    """Every call has a marker of its own, not only the section."""
 
     @property
     def is_bare(self) -> bool:
@@ -170,18 +172,27 @@ class Markers:
             prefix = _name_prefix(begin[-1])
             if prefix and len(units) > 1:
                 units = units[:-1]
-        end = _units(self._atoms(form.end))
+        end = _groups(self._atoms(form.end))
+        closers = dict.fromkeys(end + _groups(self._atoms(form.section_end)))
+        if pairs and pattern_atoms(pairs.after_name)[-1:] == ("(",):
+            closers[(")",)] = None
         literals = form.section_begin + "".join(form.begin) + "".join(getattr(named, "after_name", ()))
         return CallMarkers(
             form=form,
             units=units,
-            closers=tuple(dict.fromkeys(end + _units(self._atoms(form.section_end)))),
+            closers=tuple(closers),
             end=end,
-            json=next((body for body in form.bodies if isinstance(body, JsonBody)), None),
-            named=(named, self._names(named, prefix), self.encode(named.quote)) if named else None,
+            json=_json_body(form) or (self._bare_json() if any(map(has_control, units)) else None),
+            named=self._names(named, prefix) if named else None,
             pairs=self._pairs(pairs, prefix) if pairs else None,
             owns_fence="```" in literals,
+            begins_each=bool(pattern_atoms(begin)) and not (prefix and len(pattern_atoms(begin)) == 1),
         )
+
+    def _bare_json(self) -> JsonBody | None:
+        """The body of calls without markers: a model that has both puts one behind the other's marker."""
+        bodies = (_json_body(form) for form in self.form.calls if not form.section_begin + "".join(form.begin))
+        return next(filter(None, bodies), None)
 
     def _names(self, body: NamedBody | PairsBody, prefix: str) -> NameMarkers:
         after = self._pattern(body.after_name)
@@ -207,7 +218,7 @@ class Markers:
         last = after_key[-1]
         return PairsMarkers(
             body=body,
-            before_key=self._atoms(body.before_key),
+            before_key=pattern_atoms(self._pattern(body.before_key)),
             separator=self._atoms(body.separator),
             key_end=pattern_atoms(after_key),
             key_end_short=atoms(last),
@@ -217,6 +228,10 @@ class Markers:
             names=self._names(body, prefix),
             quote=self.encode(body.quote),
         )
+
+
+def _json_body(form: CallForm) -> JsonBody | None:
+    return next((body for body in form.bodies if isinstance(body, JsonBody)), None)
 
 
 def _is_in_header(call: CallForm, headers: Headers | None) -> bool:
@@ -251,6 +266,19 @@ def _units(marker: Atoms) -> tuple[Atoms, ...]:
     return tuple(units)
 
 
+def _groups(marker: tuple[str, ...]) -> tuple[Atoms, ...]:
+    """Each atom by itself, but a word between two control tokens together with both."""
+    groups: list[tuple[str, ...]] = []
+    for index, atom in enumerate(marker):
+        joins = bool(groups) and _is_control(groups[-1][-1:]) and atom.isalnum()
+        follows = bool(groups) and groups[-1][-1].isalnum() and len(groups[-1]) > 1
+        if (joins and _is_control(marker[index + 1 : index + 2])) or (follows and _is_control((atom,))):
+            groups[-1] = (*groups[-1], atom)
+        else:
+            groups.append((atom,))
+    return tuple(groups)
+
+
 def _name_prefix(literal: str) -> str:
     """A word that is put in front of every name, as in `functions.NAME`."""
     word = literal[len(literal.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_-.:/")) :]
@@ -264,21 +292,25 @@ def _leads(call: CallMarkers, others: set[tuple[str, ...]]) -> list[Lead]:
     """
     flat = [unit[-1] for unit in call.units]
     ends = [index for index, atom in enumerate(flat) if is_distinctive(atom)]
-    leads: list[Lead] = []
     if not flat:
-        return leads
+        return []
     if not ends:
         word = "".join(filter(None, flat))
         whole = tuple(atom for unit in call.units for atom in unit)
         return [Lead(call, whole, len(flat), False, len(word) < _SHORT_MARKER)]
-    begin = 0
-    for index in ends:
-        marker = call.units[begin : index + 1]
-        flattened = tuple(atom for unit in marker for atom in unit)
-        if not begin and flattened in others and index != ends[-1]:
-            continue
-        if flattened[0] is not None and not any(lead.atoms == flattened for lead in leads):
-            needs_known = begin > 0 and not has_control(flattened)
-            leads.append(Lead(call, flattened, index + 1, True, needs_known))
-        begin = index + 1
+    bounds = list(zip([0, *(end + 1 for end in ends)], ends, strict=False))
+    first = _flat(call.units[: ends[0] + 1])
+    if first in others and len(ends) > 1:
+        bounds.insert(1, (0, ends[1]))
+        del bounds[0]
+        bounds.append((ends[0] + 1, ends[1]))
+    leads: list[Lead] = []
+    for begin, end in bounds:
+        marker = _flat(call.units[begin : end + 1])
+        if marker[0] is not None and not any(lead.atoms == marker for lead in leads):
+            leads.append(Lead(call, marker, end + 1, True, begin > 0 and not has_control(marker)))
     return leads
+
+
+def _flat(units: Sequence[Atoms]) -> Atoms:
+    return tuple(atom for unit in units for atom in unit)

@@ -21,52 +21,55 @@ def encode_calls(form: CallForm, calls: Sequence[WrittenCall]) -> str:
     """The section that a model would write for these calls."""
     written: list[str] = []
     for index, one in enumerate(calls):
-        begin = _filled(form.begin, one.call_id or str(index))
-        written.append(begin + _body(form, one, index) + form.end)
-    section = form.joiner.join(written)
-    if form.is_list:
-        section = f"[{section}]"
+        mark = one.call_id if form.first_count is None else str(form.first_count + index)
+        written.append(_filled(form.begin, mark) + _body(form, one, mark) + form.end)
+    section = form.list_open + form.joiner.join(written) + form.list_close
     return form.section_begin + section + form.section_end
 
 
-def _body(form: CallForm, one: WrittenCall, index: int) -> str:
+def _body(form: CallForm, one: WrittenCall, mark: str) -> str:
     body = form.bodies[0]
     if isinstance(body, JsonBody):
-        return _json(body, one, index)
-    name = one.name + _filled(body.after_name, one.call_id or str(index))
+        return _json(body, one, mark)
+    name = one.name + _filled(body.after_name, mark)
     if isinstance(body, NamedBody):
-        return name + (_literal(one.arguments, body.quote) if body.quote else _dump(one.arguments))
+        return name + _dump(one.arguments, body.separators)
     pairs = body.separator.join(_pair(body, key, value) for key, value in one.arguments.items())
     return name + pairs
 
 
-def _json(body: JsonBody, one: WrittenCall, index: int) -> str:
+def _json(body: JsonBody, one: WrittenCall, mark: str) -> str:
     if body.name_key is None:
-        return _dump({one.name: one.arguments})
-    inner: dict[str, Any] = {body.name_key: one.name, body.arguments_key: one.arguments}
+        return _dump({one.name: one.arguments}, body.separators)
+    arguments = _dump(one.arguments, body.separators) if body.is_text else one.arguments
+    inner: dict[str, Any] = {body.name_key: one.name, body.arguments_key: arguments}
     whole = {body.within: inner} if body.within is not None else inner
     if body.id_key is not None:
-        whole = {**whole, body.id_key: one.call_id or str(index)}
-    return _dump(whole)
+        whole = {body.id_key: mark, **whole} if body.id_first else {**whole, body.id_key: mark}
+    return _dump(whole, body.separators)
 
 
 def _pair(body: PairsBody, key: str, value: Any) -> str:
-    mark = body.string_mark if isinstance(value, str) and body.string_mark else _type_word(body, value)
+    mark = _type_word(body, value)
     if body.values == "raw":
         text = value if isinstance(value, str) else _raw(body, value)
     elif body.quote:
         text = _literal(value, body.quote)
     else:
         text = _python(value) if body.values == "python" else _dump(value)
-    return body.before_key + key + _filled(body.after_key, mark) + text + key.join(body.after_value)
+    begin = _filled(body.before_key, mark) + key + _filled(body.after_key, mark)
+    return begin + text + key.join(body.after_value)
 
 
 def _type_word(body: PairsBody, value: Any) -> str:
-    if body.string_mark == "true":
-        return "false"
+    """What a hole says of the value. Formats that name more than strings use JSON Schema's words."""
+    if isinstance(value, str):
+        return body.string_mark or ""
+    if body.other_mark not in ("number", "integer"):
+        return body.other_mark or ""
     if isinstance(value, bool):
         return "boolean"
-    for kind, word in ((int, "number"), (float, "number"), (str, "string"), (list, "array"), (dict, "object")):
+    for kind, word in (((int, float), body.other_mark), (list, "array"), (dict, "object")):
         if isinstance(value, kind):
             return word
     return "null"
@@ -77,7 +80,7 @@ def _raw(body: PairsBody, value: Any) -> str:
         return _dump(value)
     pairs = value.items() if isinstance(value, dict) else ((body.item, part) for part in value)
     return "".join(
-        body.before_key
+        "".join(body.before_key)
         + key
         + body.after_key[0]
         + (part if isinstance(part, str) else _raw(body, part))
@@ -107,5 +110,5 @@ def _filled(pattern: Pattern, word: str) -> str:
     return word.join(pattern)
 
 
-def _dump(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
+def _dump(value: Any, separators: tuple[str, str] = (", ", ": ")) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=separators)

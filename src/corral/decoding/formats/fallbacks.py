@@ -42,14 +42,14 @@ def by_instructions(text: str) -> tuple[CallForm, ...]:
             continue
         body = JsonBody(name_key, arguments_key)
         if is_list:
-            return (CallForm((body,), begin, ("",), "", ", ", close, True),)
+            return (CallForm((body,), begin, joiner=", ", section_end=close, list_open="[", list_close="]"),)
         return (CallForm((body,), "", (begin,), close, "\n"),)
     mention = _MENTION.search(text)
     if mention is not None:
         closing = mention[1].replace("<", "</", 1) if mention[1].startswith("<") else ""
-        return (CallForm(_ANY, mention[1], section_end=closing if closing in text else "", is_list=True),)
+        return (CallForm(_ANY, mention[1], section_end=closing if closing in text else "", list_open="[", list_close="]"),)
     if _CALL_LIST.search(text):
-        return (CallForm((_PYTHONIC,), end=")", joiner=", ", is_list=True),)
+        return (CallForm((_PYTHONIC,), end=")", joiner=", ", list_open="[", list_close="]"),)
     return ()
 
 
@@ -70,7 +70,7 @@ def by_vocabulary(tokens: Collection[str]) -> tuple[CallForm, ...]:
     for token in named:
         if any(word in token.lower() for word in _END_WORDS) or token.startswith(("</", "<|/", "[/")):
             continue
-        forms.append(CallForm(_ANY, token, section_end=_counterpart(token, named), is_list=True))
+        forms.append(CallForm(_ANY, token, section_end=_counterpart(token, named), list_open="[", list_close="]"))
     return tuple(forms)
 
 

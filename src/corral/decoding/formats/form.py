@@ -31,22 +31,25 @@ class JsonBody:
     """The call is one JSON object that holds its name and its arguments.
 
     `name_key` None: the object has one key, the name, whose value is the arguments. `within` is the key
-    of an object around name and arguments, where there is one.
+    of an object around name and arguments, where there is one. `is_text`: the arguments are JSON inside a
+    string. `separators` stand between two items, and between key and value.
     """
 
     name_key: str | None = "name"
     arguments_key: str = "arguments"
     id_key: str | None = None
+    id_first: bool = False
     within: str | None = None
+    is_text: bool = False
+    separators: tuple[str, str] = (", ", ": ")
 
 
 @dataclass(frozen=True, slots=True)
 class NamedBody:
-    """The name, then the arguments as one object, in JSON or in literals that `quote` surrounds."""
+    """The name, then the arguments as one object in JSON."""
 
     after_name: Pattern = ("",)
-    quote: str = ""
-    bare_keys: bool = False
+    separators: tuple[str, str] = (", ", ": ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,20 +57,22 @@ class PairsBody:
     """The name, then each argument by itself: key, value, and what stands around them.
 
     `after_value` in two pieces has the key between them. A value is `raw` text up to `after_value`, with
-    `raw` strings and everything else as JSON, or a self-delimiting literal (`json`, `python`).
-    `string_mark` is what the hole in `after_key` says of a string. `item` is the tag of a list's elements
+    strings as they are and everything else as JSON, or a self-delimiting literal (`json`, `python`), with
+    strings in `quote` where it is given. A hole in `before_key` or `after_key` holds the word for the
+    value's type: `string_mark` for a string, `other_mark` for a number. `item` is the tag of a list's elements
     where objects and lists are written as tags of their own. `is_cdata`: text that looks like tags stands
     in a CDATA section.
     """
 
     after_name: Pattern = ("",)
-    before_key: str = ""
+    before_key: Pattern = ("",)
     after_key: Pattern = ("",)
     after_value: Pattern = ("",)
     separator: str = ""
     values: Literal["raw", "json", "python"] = "raw"
     quote: str = ""
     string_mark: str | None = None
+    other_mark: str | None = None
     item: str | None = None
     is_cdata: bool = False
 
@@ -77,7 +82,11 @@ Body = JsonBody | NamedBody | PairsBody
 
 @dataclass(frozen=True, slots=True)
 class CallForm:
-    """One way to write calls. Several bodies: the first character after `begin` tells which it is."""
+    """One way to write calls. Several bodies: the first character after `begin` tells which it is.
+
+    `list_open` and `list_close` are the brackets around all calls, where they stand in a list. `first_count`
+    is the number of the first call, where holes hold numbers; None where they hold ids.
+    """
 
     bodies: tuple[Body, ...]
     section_begin: str = ""
@@ -85,7 +94,13 @@ class CallForm:
     end: str = ""
     joiner: str = ""
     section_end: str = ""
-    is_list: bool = False
+    list_open: str = ""
+    list_close: str = ""
+    first_count: int | None = None
+
+    @property
+    def is_list(self) -> bool:
+        return bool(self.list_open)
 
 
 @dataclass(frozen=True, slots=True)

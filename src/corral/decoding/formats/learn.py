@@ -33,7 +33,7 @@ from corral.decoding.formats.probe import (
     first_arguments,
     probe,
 )
-from corral.decoding.formats.self_test import SelfTest, self_test
+from corral.decoding.formats.self_test import SelfTest, is_exact, self_test
 
 _BUILTIN: dict[str, Any] = {"builtin_tools": [NAMES[0]]}
 
@@ -134,8 +134,13 @@ class _Learner:
         forms = [learner.learn()]
         if "builtin_tools" in self.source:
             forms.append(learner.learn(**_BUILTIN))
-        found = [form for form in forms if form is not None]
+        found = [self._counted(form, prober) for form in forms if form is not None]
         return tuple(dict.fromkeys(found))
+
+    def _counted(self, form: CallForm, prober: Prober) -> CallForm:
+        """The form with the number that its holes begin with, if they hold numbers."""
+        candidates = (form, _with_call(form, first_count=0), _with_call(form, first_count=1))
+        return next((one for one in candidates if is_exact(one, prober)), form)
 
     def _instructions(self, prober: Prober) -> str:
         """What the template says only where there are tools."""
@@ -153,7 +158,7 @@ class _Learner:
         controls = set(cutter.controls_in(*literals))
         for call_form in form.calls:
             for body in call_form.bodies:
-                if isinstance(body, (NamedBody, PairsBody)) and body.quote:
+                if isinstance(body, PairsBody) and body.quote:
                     controls.add(body.quote)
         return _with(form, controls=frozenset(controls))
 
@@ -190,7 +195,7 @@ class _Learner:
         return header if units and not cutter.control.fullmatch(units[-1]) and cutter.control.match(header) else ""
 
     def _ends(self, cutter: Cutter, end: str, headers: Headers | None) -> tuple[str, ...]:
-        ends = cutter.markers(end)[:1]
+        ends = cutter.markers(end)[:3]
         if headers is not None:
             ends = [unit for unit in ends if unit not in headers.ends]
         return tuple(dict.fromkeys([*ends, *self.end_texts]))
@@ -255,4 +260,4 @@ def _literals(form: Format) -> Iterable[str]:
             if isinstance(body, (NamedBody, PairsBody)):
                 yield from body.after_name
             if isinstance(body, PairsBody):
-                yield from (body.before_key, *body.after_key, *body.after_value, body.separator)
+                yield from (*body.before_key, *body.after_key, *body.after_value, body.separator)

@@ -7,6 +7,7 @@ with other ids, and the first call against the second, show where ids and counte
 """
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +24,11 @@ from corral.decoding.formats.probe import (
     first_arguments,
 )
 
+_BRACKET = re.compile(r"\[\s*$")
+_CLOSING_BRACKET = re.compile(r"\s*\]")
 _DECODER = json.JSONDecoder()
 _SUBKEY, _ELEMENT = "quarnel", "Xylotham"
+_NUMBER = 90210
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,16 @@ class Turn:
     text: str
     begin: int
     end: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Typed:
+    """What stands around a key, with a hole where the word for the type of its value stands."""
+
+    before_key: Pattern
+    after_key: Pattern
+    string_mark: str | None = None
+    other_mark: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +144,8 @@ class CallLearner:
                 after = self._cutter.holes(first[1], second[1])
         if len(after) == 1:
             after = _id_hole(after[0], IDS[0])
-        return self._form(turn, spans, NamedBody(after_name=after), may_be_list=False)
+        body = NamedBody(after, _separators(turn.text[spans[0].begin : spans[0].end]))
+        return self._form(turn, spans, body, may_be_list=False)
 
     # A name, then each argument by itself
 
@@ -150,6 +165,10 @@ class CallLearner:
         rest = text[second_value + len(VALUES[0][1]) : one.end]
         values, quote = "raw", ""
         quoted = self._quote(after_key, to_next)
+        if quoted in ("'", '"') and self._quotes_numbers(quoted, **kwargs):
+            quoted = ""  # an attribute's quotes: they stand around every value, and say nothing of it
+        elif not quoted and not to_next.strip():
+            return None
         if quoted:
             after_key, to_next, rest = before(after_key, quoted), to_next[len(quoted) :], rest[len(quoted) :]
             values = "json" if quoted == '"' else "python"
@@ -159,19 +178,18 @@ class CallLearner:
         rest = rest.replace(KEYS[1], "\0", 1) if closes_with_key else rest
         after_value, separator, before_key = self._cutter.split(to_next, rest, to_key)
         after_name = before(to_key, before_key)
-        if not before_key.strip() and values == "raw":
-            return None
-        typed = self._type_hole(after_key, **kwargs) if values == "raw" else None
+        typed = self._types(before_key, after_key, **kwargs) if values == "raw" else _Typed((before_key,), (after_key,))
         after_name_pattern = self._counted(after_name, two)
         body = PairsBody(
             after_name=after_name_pattern,
-            before_key=before_key,
-            after_key=typed[0] if typed else (after_key,),
+            before_key=typed.before_key,
+            after_key=typed.after_key,
             after_value=tuple(after_value.split("\0")) if closes_with_key else (after_value,),
             separator=separator,
             values="raw" if values == "raw" else "json" if values == "json" else "python",
             quote=quote,
-            string_mark=typed[1] if typed else None,
+            string_mark=typed.string_mark,
+            other_mark=typed.other_mark,
             item=self._item(before_key, **kwargs) if values == "raw" else None,
             is_cdata=values == "raw" and self._uses_cdata(**kwargs),
         )
@@ -225,21 +243,41 @@ class CallLearner:
         extra = len(mine) - len(after_name)
         return (shared[0], shared[1][: len(shared[1]) - extra])
 
-    def _type_hole(self, after_key: str, **kwargs: Any) -> tuple[Pattern, str] | None:
-        """Where the word for a value's type stands between key and value, and the word for a string."""
-        number = 90210
-        turn = self._turn([call(0, {KEYS[0]: VALUES[0][0], KEYS[1]: number})], **kwargs)
+    def _with_number(self, **kwargs: Any) -> tuple[str, str, str] | None:
+        """What stands before the second key, behind it, and behind its value, where that is a number."""
+        turn = self._turn([call(0, {KEYS[0]: VALUES[0][0], KEYS[1]: _NUMBER})], **kwargs)
         if turn is None:
             return None
-        key = turn.text.find(KEYS[1], turn.begin)
-        value = turn.text.find(str(number), key)
-        if key < 0 or value < 0:
+        first = turn.text.find(VALUES[0][0], turn.begin)
+        key = turn.text.find(KEYS[1], first)
+        value = turn.text.find(str(_NUMBER), key)
+        if min(first, key, value) < 0:
             return None
-        other = turn.text[key + len(KEYS[1]) : value]
-        pattern = self._cutter.holes(after_key, other)
-        if len(pattern) == 1:
-            return None
-        return pattern, after_key[len(pattern[0]) : len(after_key) - len(pattern[1])]
+        lead = turn.text[first + len(VALUES[0][0]) : key]
+        return lead, turn.text[key + len(KEYS[1]) : value], turn.text[value + len(str(_NUMBER)) :]
+
+    def _quotes_numbers(self, quote: str, **kwargs: Any) -> bool:
+        found = self._with_number(**kwargs)
+        return found is not None and found[1].endswith(quote) and found[2].startswith(quote)
+
+    def _types(self, before_key: str, after_key: str, **kwargs: Any) -> _Typed:
+        """Where the word for a value's type stands around the key, and which words there are."""
+        found = self._with_number(**kwargs)
+        if found is None:
+            return _Typed((before_key,), (after_key,))
+        lead, other_key, _ = found
+        pattern = self._cutter.holes(after_key, other_key)
+        if len(pattern) == 2:
+            return _Typed((before_key,), pattern, _between(after_key, pattern), _between(other_key, pattern))
+        other_lead = self._cutter.common_suffix(lead, before_key)
+        if before_key.strip() and other_lead != before_key:
+            begin = self._cutter.units(before_key)[0]
+            other = lead[lead.rindex(begin) :] if begin in lead else lead
+            pattern = self._cutter.holes(before_key, other)
+            if len(pattern) == 2 and pattern[0].strip():
+                mark = _between(before_key, pattern)
+                return _Typed(pattern, (after_key,), mark, _between(other, pattern))
+        return _Typed((before_key,), (after_key,))
 
     def _item(self, before_key: str, **kwargs: Any) -> str | None:
         """The tag of a list's elements, where objects are written as tags."""
@@ -262,27 +300,26 @@ class CallLearner:
         text, cutter = turn.text, self._cutter
         lead = text[turn.begin : spans[0].begin]
         tail = self._until_end(text[spans[-1].end : turn.end])
-        is_list = may_be_list and lead.rstrip().endswith("[") and tail.lstrip().startswith("]")
-        if is_list:
-            lead, tail = lead.rstrip()[:-1], tail.lstrip()[1:]
-        if may_be_list and not is_list and lead.rstrip().endswith("[") and "]" in tail and len(spans) == 1:
-            # The list ends behind the end of the one call there is.
-            end, _, tail = tail.partition("]")
-            if not end.strip() or isinstance(body, PairsBody):
-                return CallForm((body,), before(lead.rstrip(), "["), ("",), end, ", ", tail, True)
-        if len(spans) == 1:
-            # One call at most: all of it belongs to the call.
-            return CallForm((body,), "", _with_holes(lead), tail, "", "", is_list)
-        between = text[spans[0].end : spans[1].begin]
-        if isinstance(body, PairsBody) and lead.rstrip().endswith("["):
-            end = cutter.common_prefix(between, tail)
-            rest = tail[len(end) :]
-            if rest.lstrip().startswith("]"):
+        between = text[spans[0].end : spans[1].begin] if len(spans) > 1 else ""
+        opened = _BRACKET.search(lead)
+        if may_be_list and opened is not None:
+            # What ends a call stands before the bracket that ends the list.
+            gap = cutter.common_prefix(between, tail) if between else tail.partition("]")[0]
+            rest = tail[len(gap.rstrip()) :]
+            closed = _CLOSING_BRACKET.match(rest)
+            if closed is not None:
                 return CallForm(
-                    (body,), lead.rstrip()[:-1], ("",), end, between[len(end) :], rest.lstrip()[1:], True
+                    (body,),
+                    section_begin=lead[: opened.start()],
+                    end=gap.rstrip(),
+                    joiner=between[len(gap.rstrip()) :] if between else ", ",
+                    section_end=rest[closed.end() :],
+                    list_open=opened[0],
+                    list_close=closed[0],
                 )
-        if is_list:
-            return CallForm((body,), lead, ("",), "", between, tail, True)
+        if not between:
+            # One call at most: all of it belongs to the call.
+            return CallForm((body,), begin=_with_holes(lead), end=tail)
         # The header may end as every call begins: then more of that is in the text than in the lead.
         whole = text[: spans[0].begin]
         end, joiner, begin = _around(cutter, between, tail, lead)
@@ -293,7 +330,7 @@ class CallLearner:
             end, joiner, begin = other
         size = sum(map(len, begin))
         section = before_pattern(lead, begin) if size <= len(lead) else ""
-        return CallForm((body,), section, begin, end, joiner, tail[len(end) :], is_list)
+        return CallForm((body,), section, begin, end, joiner, tail[len(end) :])
 
 
 def _around(cutter: Cutter, between: str, tail: str, lead: str) -> tuple[str, str, Pattern]:
@@ -339,6 +376,11 @@ def before_pattern(text: str, pattern: Pattern) -> str:
     return head[: head.rindex(pattern[0])] if pattern[0] in head else head
 
 
+def _between(text: str, pattern: Pattern) -> str:
+    """What stands in the pattern's hole."""
+    return text[len(pattern[0]) : len(text) - len(pattern[1])]
+
+
 def _id_hole(text: str, call_id: str) -> Pattern:
     if call_id in text:
         head, _, rest = text.partition(call_id)
@@ -371,18 +413,18 @@ def _objects(text: str, begin: int, end: int) -> list[tuple[int, int, Any]]:
 def _whole_object(turn: Turn, index: int, begin: int) -> tuple[_Call, JsonBody] | None:
     value = turn.text.find(VALUES[index][0], begin)
     for at, end, found in _objects(turn.text, begin, value):
-        body = _json_body(found, index)
+        body = _json_body(found, index, _separators(turn.text[at:end]))
         if body is not None and end > value:
             return _Call(at, end), body
     return None
 
 
-def _json_body(found: Any, index: int) -> JsonBody | None:
+def _json_body(found: Any, index: int, separators: tuple[str, str]) -> JsonBody | None:
     arguments = first_arguments(index)
     if not isinstance(found, dict):
         return None
     if found.get(NAMES[index]) == arguments:
-        return JsonBody(name_key=None, arguments_key="")
+        return JsonBody(name_key=None, arguments_key="", separators=separators)
     for within in (None, *found):
         inner = found if within is None else found[within]
         if not isinstance(inner, dict):
@@ -392,8 +434,25 @@ def _json_body(found: Any, index: int) -> JsonBody | None:
         if name is None or held is None:
             continue
         id_keys = [key for key, value in found.items() if value in (IDS[index], str(index), index)]
-        return JsonBody(name, held, id_keys[0] if id_keys else None, within)
+        id_key = id_keys[0] if id_keys else None
+        return JsonBody(
+            name_key=name,
+            arguments_key=held,
+            id_key=id_key,
+            id_first=id_key is not None and next(iter(found)) == id_key,
+            within=within,
+            is_text=isinstance(inner[held], str),
+            separators=separators,
+        )
     return None
+
+
+def _separators(text: str) -> tuple[str, str]:
+    """What a template writes between two items, and between key and value; pretty print is not kept."""
+    item = re.search(rf'{VALUES[0][0]}\\?"(,\s*)\\?"|{VALUES[1][0]}\\?"(,\s*)\\?"', text)
+    key = re.search(rf'{KEYS[0]}\\?"(\s*:\s*)\\?"', text)
+    item_separator = (item[1] or item[2]) if item else ", "
+    return item_separator if "\n" not in item_separator else ", ", key[1] if key else ": "
 
 
 def _is_arguments(value: Any, arguments: dict[str, Any]) -> bool:

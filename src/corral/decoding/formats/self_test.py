@@ -9,7 +9,7 @@ import msgspec
 
 from corral.decoding.blocks import BlockParser
 from corral.decoding.formats.encode import WrittenCall, encode_calls
-from corral.decoding.formats.form import Format, split_controls
+from corral.decoding.formats.form import CallForm, Format, split_controls
 from corral.decoding.formats.probe import CONTENT, IDS, KEYS, NAMES, THOUGHT, TOOLS, TYPED_TOOLS, Prober, call, first_arguments
 from corral.decoding.json_scan import complete_json
 from corral.decoding.markers import Markers
@@ -75,7 +75,7 @@ def self_test(form: Format, prober: Prober, prompt: str = "", thinking_prompt: s
         if not _reads_back(markers, text, start, calls, content, thought):
             failed.append(name)
     passed = bool(tried) and "one call" not in failed and "two calls" not in failed
-    return SelfTest(passed, tuple(tried), tuple(failed), _is_exact(form, prober, two if can.parallel_calls else one))
+    return SelfTest(passed, tuple(tried), tuple(failed), is_exact(form.calls[0], prober))
 
 
 def _reads_back(
@@ -114,10 +114,10 @@ def _tool(tool: dict[str, Any]) -> Tool:
     return Tool(function["name"], function["description"], msgspec.Raw(msgspec.json.encode(function["parameters"])))
 
 
-def _is_exact(form: Format, prober: Prober, calls: list[dict[str, Any]]) -> bool:
+def is_exact(form: CallForm, prober: Prober) -> bool:
+    """Whether what we write for calls is what the template writes for them."""
+    count = 2 if prober.capabilities.parallel_calls else 1
+    calls = [call(index, first_arguments(index)) for index in range(count)]
     text = prober.calls(calls)
-    written = [
-        WrittenCall(one["function"]["name"], one["function"]["arguments"], IDS[index])
-        for index, one in enumerate(calls)
-    ]
-    return text is not None and any(encode_calls(call_form, written).strip() in text for call_form in form.calls)
+    written = [WrittenCall(NAMES[index], first_arguments(index), IDS[index]) for index in range(count)]
+    return text is not None and encode_calls(form, written).strip() in text
