@@ -21,9 +21,8 @@ from typing import Literal
 import msgspec
 
 from corral.decoding.calls import CallParser, Outcome
-from corral.decoding.formats.form import Format
 from corral.decoding.markers import CallMarkers, HeaderMarkers, Lead, Markers, has_control
-from corral.decoding.reader import SPACE, Atoms, Reader, Steps
+from corral.decoding.reader import Atoms, Reader, Steps
 from corral.decoding.values import Parameters
 from corral.decoding.writer import BlockEvent, BlockWriter, CallLog
 from corral.request import Tool

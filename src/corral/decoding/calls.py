@@ -9,13 +9,13 @@ import re
 from collections.abc import Callable, Generator, Mapping
 from enum import Enum
 
+from corral.decoding.formats.form import JsonBody
 from corral.decoding.json_scan import JsonScanner
 from corral.decoding.markers import CallMarkers, Markers, NameMarkers, PairsMarkers
 from corral.decoding.reader import SPACE, Atoms, Reader, Steps, atoms
 from corral.decoding.tags import tagged_json
 from corral.decoding.values import Parameters, argument_json, is_string, may_be_null
 from corral.decoding.writer import CallSink
-from corral.decoding.formats.form import JsonBody
 
 _NAME_KEYS = frozenset({"name", "tool_name", "function_name", "tool"})
 _ARGUMENT_KEYS = frozenset({"arguments", "parameters", "args", "params", "input", "tool_input"})
@@ -109,9 +109,7 @@ class CallParser:
         yield from self._closers(call)
         return outcome
 
-    def _objects(
-        self, call: CallMarkers, body: JsonBody, needs_known: bool, *, is_listed: bool
-    ) -> Reading:
+    def _objects(self, call: CallMarkers, body: JsonBody, needs_known: bool, *, is_listed: bool) -> Reading:
         reader = self._reader
         outcome = Outcome.NONE
         while True:
@@ -229,7 +227,7 @@ class CallParser:
             elif role == "arguments" and not has_arguments:
                 if name is not None and not is_open:
                     is_open = self._opened(name)
-                sink = self.sink.arguments
+                sink: Callable[[str], None] = self.sink.arguments
                 if name is None:
                     held = []
                     sink = held.append

@@ -173,7 +173,7 @@ class Markers:
             if prefix and len(units) > 1:
                 units = units[:-1]
         end = _groups(self._atoms(form.end))
-        closers = dict.fromkeys(end + _groups(self._atoms(form.section_end)))
+        closers: dict[Atoms, None] = dict.fromkeys(end + _groups(self._atoms(form.section_end)))
         if pairs and pattern_atoms(pairs.after_name)[-1:] == ("(",):
             closers[(")",)] = None
         literals = form.section_begin + "".join(form.begin) + "".join(getattr(named, "after_name", ()))
@@ -191,8 +191,8 @@ class Markers:
 
     def _bare_json(self) -> JsonBody | None:
         """The body of calls without markers: a model that has both puts one behind the other's marker."""
-        bodies = (_json_body(form) for form in self.form.calls if not form.section_begin + "".join(form.begin))
-        return next(filter(None, bodies), None)
+        bare = (form for form in self.form.calls if not form.section_begin + "".join(form.begin))
+        return next(filter(None, map(_json_body, bare)), None)
 
     def _names(self, body: NamedBody | PairsBody, prefix: str) -> NameMarkers:
         after = self._pattern(body.after_name)

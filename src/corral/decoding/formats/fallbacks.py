@@ -5,16 +5,14 @@ from collections.abc import Collection
 
 from corral.decoding.formats.form import CallForm, Format, JsonBody, NamedBody, PairsBody
 
-GENERIC = CallForm(
-    (JsonBody(),), begin=("<tool_call>\n",), end="\n</tool_call>", joiner="\n"
-)
+GENERIC = CallForm((JsonBody(),), begin=("<tool_call>\n",), end="\n</tool_call>", joiner="\n")
 """What we ask for ourselves, where a template says nothing about calls."""
 
 _PYTHONIC = PairsBody(after_name=("(",), after_key=("=",), separator=", ", values="python")
 _ANY: tuple[JsonBody | NamedBody | PairsBody, ...] = (JsonBody(), NamedBody(), _PYTHONIC)
 
-_MARK = r"(?:<\|[^<>|\s]+\|>|<｜[^<>｜\s]+｜>|<[A-Za-z_][\w:.\-]*>|\[[A-Z][A-Z_]+\])"
-_CLOSE = r"(?:<\|[^<>|\s]+\|>|<｜[^<>｜\s]+｜>|</[A-Za-z_][\w:.\-]*>|\[/[A-Z][A-Z_]+\])"
+_MARK = r"(?:<\|[^<>|\s]+\|>|<\uff5c[^<>\uff5c\s]+\uff5c>|<[A-Za-z_][\w:.\-]*>|\[[A-Z][A-Z_]+\])"
+_CLOSE = r"(?:<\|[^<>|\s]+\|>|<\uff5c[^<>\uff5c\s]+\uff5c>|</[A-Za-z_][\w:.\-]*>|\[/[A-Z][A-Z_]+\])"
 _NAME_KEY = r"[\"']?(name|tool_name|function_name|function|tool)[\"']?\s*:"
 _ARGUMENTS_KEY = r"[\"']?(arguments|parameters|args|params|tool_input)[\"']?\s*:"
 _OBJECT = re.compile(
@@ -22,9 +20,10 @@ _OBJECT = re.compile(
     rf"{_ARGUMENTS_KEY}.{{0,160}}?\}}\s*(?:,?\s*(?:\.\.\.|…)?\s*)?(?P<end>\])?\s*(?P<close>{_CLOSE})?",
     re.DOTALL,
 )
-_MENTION = re.compile(rf"({_MARK})[`'\"]?,? (?:token |tag |marker )?followed by (?:a|the) (?:JSON )?(list|array|JSON|object)?")
+_MENTION = re.compile(
+    rf"({_MARK})[`'\"]?,? (?:token |tag |marker )?followed by (?:a|the) (?:JSON )?(list|array|JSON|object)?"
+)
 _CALL_LIST = re.compile(r"\[\s*[\w.]+\(\s*[\w.]+\s*=")
-_TAGGED = re.compile(r"<(function|tool|invoke|call)(=|\s+name=\"?)([\w\-. {}]+)\"?>")
 _CALL_WORD = re.compile(r"(tool|function)[_▁ -]?calls?|action", re.IGNORECASE)
 _RESULT_WORD = re.compile(r"(tool|function)([_▁ -]?)(response|result|output)(s?)", re.IGNORECASE)
 _BEGIN_WORDS = ("start", "begin", "prefix", "open")
@@ -47,7 +46,15 @@ def by_instructions(text: str) -> tuple[CallForm, ...]:
     mention = _MENTION.search(text)
     if mention is not None:
         closing = mention[1].replace("<", "</", 1) if mention[1].startswith("<") else ""
-        return (CallForm(_ANY, mention[1], section_end=closing if closing in text else "", list_open="[", list_close="]"),)
+        return (
+            CallForm(
+                _ANY,
+                mention[1],
+                section_end=closing if closing in text else "",
+                list_open="[",
+                list_close="]",
+            ),
+        )
     if _CALL_LIST.search(text):
         return (CallForm((_PYTHONIC,), end=")", joiner=", ", list_open="[", list_close="]"),)
     return ()
@@ -64,13 +71,17 @@ def by_vocabulary(tokens: Collection[str]) -> tuple[CallForm, ...]:
     A template that writes results between tokens of its own has the same tokens for calls.
     """
     names = set(tokens)
-    names |= {_RESULT_WORD.sub(lambda match: f"{match[1]}{match[2]}call{match[4]}", token) for token in tokens}
+    names |= {
+        _RESULT_WORD.sub(lambda match: f"{match[1]}{match[2]}call{match[4]}", token) for token in tokens
+    }
     named = sorted(name for name in names if _CALL_WORD.search(name))
     forms: list[CallForm] = []
     for token in named:
         if any(word in token.lower() for word in _END_WORDS) or token.startswith(("</", "<|/", "[/")):
             continue
-        forms.append(CallForm(_ANY, token, section_end=_counterpart(token, named), list_open="[", list_close="]"))
+        forms.append(
+            CallForm(_ANY, token, section_end=_counterpart(token, named), list_open="[", list_close="]")
+        )
     return tuple(forms)
 
 
@@ -88,8 +99,8 @@ def _counterpart(token: str, names: Collection[str]) -> str:
     return ""
 
 
-def by_tokens(form: Format, source: str) -> tuple[CallForm, ...]:
-    """Forms that their tokens give away. Headers with a recipient carry calls without any form of their own."""
+def by_tokens(form: Format) -> tuple[CallForm, ...]:
+    """Forms that their tokens give away: headers with a recipient carry calls without a form of their own."""
     if form.headers is not None and form.headers.recipient is not None:
         return (
             CallForm(

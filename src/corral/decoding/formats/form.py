@@ -19,7 +19,7 @@ Source = Literal["learned", "instructions", "vocabulary", "known", "generic"]
 # Where no vocabulary is at hand, a text of this shape is taken for a control token.
 CONTROL_SHAPE = re.compile(
     r"<\|[^<>|\s]{1,64}\|>"  # <|name|>
-    r"|<｜[^<>｜\s]{1,64}｜>"
+    r"|<\uff5c[^<>\uff5c\s]{1,64}\uff5c>"
     r"|<\|[a-z_/]{1,32}>|<[a-z_/]{1,32}\|>"  # <|name>, <name|>
     r"|\[/?[A-Z][A-Z_]+\]"  # [NAME]
     r"|<SPECIAL_\d+>"
@@ -59,9 +59,9 @@ class PairsBody:
     `after_value` in two pieces has the key between them. A value is `raw` text up to `after_value`, with
     strings as they are and everything else as JSON, or a self-delimiting literal (`json`, `python`), with
     strings in `quote` where it is given. A hole in `before_key` or `after_key` holds the word for the
-    value's type: `string_mark` for a string, `other_mark` for a number. `item` is the tag of a list's elements
-    where objects and lists are written as tags of their own. `is_cdata`: text that looks like tags stands
-    in a CDATA section.
+    value's type: `string_mark` for a string, `other_mark` for a number. `item` is the tag of a list's
+    elements where objects and lists are written as tags of their own. `is_cdata`: text that looks like
+    tags stands in a CDATA section.
     """
 
     after_name: Pattern = ("",)

@@ -7,11 +7,11 @@ is taken: the template's own instructions, tokens that look like those of calls,
 tokens, and last a generic form with our own instructions. Costs some ms, and no model.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from corral.decoding.formats.cuts import Cutter, before
+from corral.decoding.formats.cuts import Cutter
 from corral.decoding.formats.fallbacks import (
     GENERIC,
     by_instructions,
@@ -20,7 +20,13 @@ from corral.decoding.formats.fallbacks import (
 )
 from corral.decoding.formats.form import CallForm, Format, Headers, NamedBody, PairsBody, Source, ThoughtForm
 from corral.decoding.formats.learn_calls import CallLearner
-from corral.decoding.formats.learn_thoughts import Prompts, ThoughtLearner, answer_tags, learn_headers, learn_prompts
+from corral.decoding.formats.learn_thoughts import (
+    Prompts,
+    ThoughtLearner,
+    answer_tags,
+    learn_headers,
+    learn_prompts,
+)
 from corral.decoding.formats.probe import (
     CONTENT,
     NAMES,
@@ -28,9 +34,6 @@ from corral.decoding.formats.probe import (
     Capabilities,
     Prober,
     Render,
-    behind_user,
-    call,
-    first_arguments,
     probe,
 )
 from corral.decoding.formats.self_test import SelfTest, is_exact, self_test
@@ -55,7 +58,11 @@ class Learned:
 
 
 def learn(
-    render: Render, *, source: str = "", vocabulary: Collection[str] | None = None, end_texts: Iterable[str] = ()
+    render: Render,
+    *,
+    source: str = "",
+    vocabulary: Collection[str] | None = None,
+    end_texts: Iterable[str] = (),
 ) -> Learned:
     """Learn the format of the template that `render` renders; never raises for what the template does.
 
@@ -103,7 +110,7 @@ class _Learner:
     def _with_calls(
         self, form: Format, prober: Prober, cutter: Cutter, prompts: Prompts, answer: str, end: str
     ) -> tuple[Format, SelfTest]:
-        known = by_tokens(form, self.source)
+        known = by_tokens(form)
         learned = self._learned_calls(prober, cutter, answer, end, prompts)
         if learned:
             form, learned = _arranged(form, learned, prompts)
@@ -192,7 +199,11 @@ class _Learner:
         """What begins one more part of the same turn, if the header alone does not tell what it is."""
         header = prompts.header.strip()
         units = cutter.units(header)
-        return header if units and not cutter.control.fullmatch(units[-1]) and cutter.control.match(header) else ""
+        return (
+            header
+            if units and not cutter.control.fullmatch(units[-1]) and cutter.control.match(header)
+            else ""
+        )
 
     def _ends(self, cutter: Cutter, end: str, headers: Headers | None) -> tuple[str, ...]:
         ends = cutter.markers(end)[:3]

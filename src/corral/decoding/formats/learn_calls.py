@@ -75,9 +75,7 @@ class CallLearner:
         if one is None:
             return None
         two = self._turn(both, **kwargs) if self._prober.capabilities.parallel_calls else None
-        return (
-            self._json(one, two) or self._named(one, two) or self._pairs(one, two, **kwargs)
-        )
+        return self._json(one, two) or self._named(one, two) or self._pairs(one, two, **kwargs)
 
     def _turn(self, calls: list[dict[str, Any]], **kwargs: Any) -> Turn | None:
         """The assistant's turn of these calls, from behind its header to before what ends it."""
@@ -178,7 +176,11 @@ class CallLearner:
         rest = rest.replace(KEYS[1], "\0", 1) if closes_with_key else rest
         after_value, separator, before_key = self._cutter.split(to_next, rest, to_key)
         after_name = before(to_key, before_key)
-        typed = self._types(before_key, after_key, **kwargs) if values == "raw" else _Typed((before_key,), (after_key,))
+        typed = (
+            self._types(before_key, after_key, **kwargs)
+            if values == "raw"
+            else _Typed((before_key,), (after_key,))
+        )
         after_name_pattern = self._counted(after_name, two)
         body = PairsBody(
             after_name=after_name_pattern,
@@ -324,9 +326,9 @@ class CallLearner:
         whole = text[: spans[0].begin]
         end, joiner, begin = _around(cutter, between, tail, lead)
         other = _around(cutter, between, tail, whole)
-        if len("".join(other[2]).strip()) > len("".join(begin).strip()) and "".join(other[2]).strip().endswith(
-            "".join(begin).strip()
-        ):
+        if len("".join(other[2]).strip()) > len("".join(begin).strip()) and "".join(
+            other[2]
+        ).strip().endswith("".join(begin).strip()):
             end, joiner, begin = other
         size = sum(map(len, begin))
         section = before_pattern(lead, begin) if size <= len(lead) else ""

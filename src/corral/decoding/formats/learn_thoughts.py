@@ -34,7 +34,9 @@ _SWITCHES: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
     ({"thinking_mode": "on"}, {"thinking_mode": "off"}),
 )
 _SYSTEM_FLAGS = ("/think", "/no_think")
-_THOUGHT_TAG = re.compile(r"<(/?)([\w:.-]*(?:think|thought|reason)[\w:.-]*)>|\[(/?)((?:THINK|REASON)[A-Z_]*)\]")
+_THOUGHT_TAG = re.compile(
+    r"<(/?)([\w:.-]*(?:think|thought|reason)[\w:.-]*)>|\[(/?)((?:THINK|REASON)[A-Z_]*)\]"
+)
 _THOUGHT_WORD = re.compile(r"think|thought|reason", re.IGNORECASE)
 _ANSWER_TAG = re.compile(r"<((?:response|answer|final)[a-z_]*)></\1>")
 
@@ -224,12 +226,10 @@ class ThoughtLearner:
     def _from_prompts(self) -> ThoughtForm | None:
         """From what the prompts add to the header: an open thought, or one that is closed again."""
         prompts = self._prompts
-        marks: list[list[str]] = []
         begin = prompts.user_end + prompts.header
-        for text in (prompts.off, prompts.default, prompts.on):
-            if text is not None and text.startswith(begin):
-                marks.append([unit for unit in self._cutter.units(text[len(begin) :]) if _is_mark(unit)])
-        header_marks = [unit for unit in self._cutter.units(prompts.header) if _is_mark(unit)]
+        texts = (prompts.off, prompts.default, prompts.on)
+        marks = [self._marks(text[len(begin) :]) for text in texts if text and text.startswith(begin)]
+        header_marks = self._marks(prompts.header)
         for found in marks:
             if len(found) == 2:
                 return ThoughtForm(found[0], found[1])
@@ -241,6 +241,9 @@ class ThoughtLearner:
             if found and len(found) == 1 and self._closing(found[0]):
                 return ThoughtForm(found[0], self._closing(found[0]))
         return None
+
+    def _marks(self, text: str) -> list[str]:
+        return [unit for unit in self._cutter.units(text) if _is_mark(unit)]
 
     def _closing(self, opener: str) -> str:
         """The counterpart of an opening tag, if the template's text has it."""
@@ -266,9 +269,7 @@ def answer_tags(source: str) -> tuple[str, str] | None:
     return (f"<{match[1]}>", f"</{match[1]}>") if match else None
 
 
-def learn_headers(
-    prober: Prober, cutter: Cutter, prompts: Prompts, answer: str, end: str
-) -> Headers | None:
+def learn_headers(prober: Prober, cutter: Cutter, prompts: Prompts, answer: str, end: str) -> Headers | None:
     """The layout of several messages with headers: where the prompt leaves the header open, and the same
     control token ends the header of a thought, of an answer and of a call."""
     header = prompts.header.strip()

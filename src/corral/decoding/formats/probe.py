@@ -148,9 +148,7 @@ class Prober:
 
     def prompt(self, **kwargs: Any) -> str | None:
         """What follows the user's word in a prompt for the next answer."""
-        return behind_user(
-            self.render([{"role": "user", "content": USER}], generation=True, **kwargs)
-        )
+        return behind_user(self.render([{"role": "user", "content": USER}], generation=True, **kwargs))
 
     def calls(
         self,
@@ -222,9 +220,7 @@ def probe(prober: Prober) -> Capabilities:
         **shapes,
     )
     field_name, kwargs = _reasoning_shape(prober)
-    prober.capabilities = _replace(
-        prober.capabilities, reasoning_field=field_name, reasoning_kwargs=kwargs
-    )
+    prober.capabilities = _replace(prober.capabilities, reasoning_field=field_name, reasoning_kwargs=kwargs)
     return prober.capabilities
 
 
@@ -323,7 +319,7 @@ def _thought_turn(
         return prober.answer({"content": CONTENT, **fields}, **kwargs)
     shaped = prober.capabilities
     prober_calls = [prober._shaped(one) for one in calls]
-    content: dict[str, Any] = {"empty": {"content": ""}, "null": {"content": None}}.get(
-        shaped.content_beside_calls, {}
-    )
+    content: dict[str, Any] = {"content": None if shaped.content_beside_calls == "null" else ""}
+    if shaped.content_beside_calls == "absent":
+        content = {}
     return prober.answer({**content, **fields, "tool_calls": prober_calls}, tools=TOOLS, **kwargs)

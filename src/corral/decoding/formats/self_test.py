@@ -10,13 +10,24 @@ import msgspec
 from corral.decoding.blocks import BlockParser
 from corral.decoding.formats.encode import WrittenCall, encode_calls
 from corral.decoding.formats.form import CallForm, Format, split_controls
-from corral.decoding.formats.probe import CONTENT, IDS, KEYS, NAMES, THOUGHT, TOOLS, TYPED_TOOLS, Prober, call, first_arguments
+from corral.decoding.formats.probe import (
+    CONTENT,
+    IDS,
+    KEYS,
+    NAMES,
+    THOUGHT,
+    TOOLS,
+    TYPED_TOOLS,
+    Prober,
+    call,
+    first_arguments,
+)
 from corral.decoding.json_scan import complete_json
 from corral.decoding.markers import Markers
 from corral.events import BlockCollector
 from corral.request import Tool
 
-_TRICKY = 'say "hi" \\ {x: [1]}\nto <b>Ångström</b> & co. \'q\''
+_TRICKY = "say \"hi\" \\ {x: [1]}\nto <b>Ångström</b> & co. 'q'"
 _TYPED: dict[str, Any] = {
     KEYS[0]: "007",
     "murdoc": -12,
@@ -111,7 +122,9 @@ def _reads_back(
 
 def _tool(tool: dict[str, Any]) -> Tool:
     function = tool["function"]
-    return Tool(function["name"], function["description"], msgspec.Raw(msgspec.json.encode(function["parameters"])))
+    return Tool(
+        function["name"], function["description"], msgspec.Raw(msgspec.json.encode(function["parameters"]))
+    )
 
 
 def is_exact(form: CallForm, prober: Prober) -> bool:
