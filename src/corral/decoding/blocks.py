@@ -104,7 +104,7 @@ class BlockParser:
 
     def finish(self, ending: Ending = "stop") -> list[BlockEvent]:
         """No more comes: decide what was held, and close the blocks. To be called once."""
-        self._reader.ended = True
+        self._reader.finish()
         self._calls.cut_by_length = ending == "length"
         self._run()
         self._writer.finish()
@@ -210,16 +210,15 @@ class BlockParser:
             except StopIteration as stop:
                 is_call = stop.value
                 break
-            unread = len(reader.text) - reader.at
             yield
-            recent += reader.text[unread:]
+            recent += reader.piece
             if closing.search(recent):
                 steps.close()
                 break
             recent = recent[-_MOST_CLOSER:]
         self._calls.sink = self._writer
         text = reader.kept(kept)
-        if is_call and not self._calls.cut_by_length:
+        if is_call and not self._calls.cut_by_length and not closing.search(text):
             log.replay(self._writer)
             return None
         self.malformed = was_malformed

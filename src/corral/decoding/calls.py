@@ -24,6 +24,7 @@ _OTHER_KEYS = frozenset({"type", "id", "tool_call_id", "call_id", "index"})
 _MOST_NAME = 128
 _MOST_KEY = 256
 _NAME = re.compile(r"[\w.\-:/@$]+")
+_PLAUSIBLE = re.compile(r"[\w.\-:/@$ ]+")
 _IDENTIFIER = re.compile(r"[^\W\d]\w*")
 _COUNTER = re.compile(r":\d*$")
 _OPEN_PAIR = re.compile(r"\\u[dD][89abAB][0-9a-fA-F]{2}$")
@@ -214,7 +215,7 @@ class CallParser:
             role = self._role(body, key, c, needs_known and call.is_bare)
             if role == "name" and name is None:
                 name = yield from self._string()
-                if not name or (needs_known and name not in self.known):
+                if not name or (name not in self.known and (needs_known or not _PLAUSIBLE.fullmatch(name))):
                     return Outcome.NONE
                 if not call.is_bare:
                     is_open = self._opened(name)
@@ -325,6 +326,7 @@ class CallParser:
             if scanner.done:
                 return True
             if scanner.failed or reader.ended:
+                self.rest = self._markers.spell(scanner.rejected)
                 return False
             yield
 
@@ -339,7 +341,7 @@ class CallParser:
         yield from reader.skip_space()
         if names.is_quoted:
             text = yield from reader.until(names.full, _MOST_NAME)
-            if text is None or "\n" in text:
+            if text is None:
                 return None
         else:
             text = ""
@@ -358,7 +360,7 @@ class CallParser:
                 name = _COUNTER.sub("", name)
             elif names.stuck:
                 name = name.removesuffix(names.stuck)
-        if not name or (needs_known and name not in self.known):
+        if name not in self.known and (needs_known or not _PLAUSIBLE.fullmatch(name)):
             return None
         return name
 
@@ -472,7 +474,7 @@ class CallParser:
             key = parameters.names[index]
         else:
             text = yield from reader.until(pairs.key_end, _MOST_KEY)
-            if text is None or "\n" in text.strip():
+            if text is None:
                 return False
             key = self._markers.spell(text.strip()).strip("\"'")
             found = yield from reader.choose((pairs.key_end, pairs.key_end_short))
