@@ -160,7 +160,7 @@ def _found(folders: Sequence[Path], name: str) -> Path:
 
 def _compiled(source: str) -> ChatTemplate:
     try:
-        return ChatTemplate(source)
+        return ChatTemplate(source, bos_text="<s>", eos_text="</s>")
     except TemplateFault as fault:
         raise StartupError(f"the chat template does not compile: {fault}") from fault
 

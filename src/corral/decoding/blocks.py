@@ -473,9 +473,17 @@ def _reads(tool: Tool) -> Callable[[], Parameters]:
 
 
 def _first_characters(options: Sequence[Atoms]) -> re.Pattern[str]:
-    """Matches a character that may begin one of the markers."""
-    firsts = {option[0][0] for option in options if option and option[0]}
-    return re.compile(f"[{''.join(map(re.escape, sorted(firsts)))}]" if firsts else r"(?!)")
+    """Matches a character that may begin one of the markers, by itself and the one behind it."""
+    seconds: dict[str, set[str]] = {}
+    for option in options:
+        first = option[0] if option else None
+        if first:
+            seconds.setdefault(first[0], set()).add(first[1:2])
+    parts = []
+    for first, behind in sorted(seconds.items()):
+        any_of = "" if "" in behind else f"(?=[{''.join(map(re.escape, sorted(behind)))}]|\\Z)"
+        parts.append(re.escape(first) + any_of)
+    return re.compile("|".join(parts) if parts else r"(?!)")
 
 
 def _is_header(words: str, thought: str, content: str) -> bool:

@@ -182,22 +182,26 @@ class Markers:
             units=units,
             closers=tuple(closers),
             end=end,
-            json=_json_body(form) or (self._bare_json() if any(map(has_control, units)) else None),
+            json=_json_body(form) or self._other_json(units),
             named=self._names(named, prefix) if named else None,
             pairs=self._pairs(pairs, prefix) if pairs else None,
             owns_fence="```" in literals,
             begins_each=bool(pattern_atoms(begin)) and not (prefix and len(pattern_atoms(begin)) == 1),
         )
 
-    def _bare_json(self) -> JsonBody | None:
-        """The body of calls without markers: a model that has both puts one behind the other's marker."""
-        bare = (form for form in self.form.calls if not form.section_begin + "".join(form.begin))
-        return next(filter(None, map(_json_body, bare)), None)
+    def _other_json(self, units: tuple[Atoms, ...]) -> JsonBody | None:
+        """How a whole call in JSON is read behind a marker whose format is another one.
+
+        Models fall back to it, and a brace behind such a marker means nothing else.
+        """
+        if not any(is_distinctive(unit[-1]) for unit in units):
+            return None
+        return next(filter(None, map(_json_body, self.form.calls)), JsonBody())
 
     def _names(self, body: NamedBody | PairsBody, prefix: str) -> NameMarkers:
         after = self._pattern(body.after_name)
         full = pattern_atoms(after)
-        short = atoms(after[-1])
+        short: Atoms = atoms(after[-1])
         stuck = ""
         if full and full[0] is not None:
             stuck = full[0][: len(full[0]) - len(full[0].lstrip(".:-"))]
@@ -209,8 +213,8 @@ class Markers:
                 short = full if len(after) == 1 else short
         while full and full[0] is None:
             full = full[1:]
-        first = full[0] if full else ""
-        return NameMarkers(full, short, stuck, prefix, is_quoted=bool(first) and first[:1] in "\"'")
+        first = (full[0] or "") if full else ""
+        return NameMarkers(full, short, stuck, prefix, is_quoted=first[:1] in ("'", '"'))
 
     def _pairs(self, body: PairsBody, prefix: str) -> PairsMarkers:
         after_key = self._pattern(body.after_key)

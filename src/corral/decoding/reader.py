@@ -165,7 +165,7 @@ class Reader:
         return found is not None
 
     def until(self, marker: Atoms, limit: int) -> Generator[None, None, str | None]:
-        """Consume one line up to the marker's first atom; None, and nothing consumed, where it is not near."""
+        """Consume one line up to the marker's first atom; None, and nothing consumed, if that is far."""
         first = marker[0]
         assert first is not None
         while True:

@@ -22,7 +22,8 @@ def encode_calls(form: CallForm, calls: Sequence[WrittenCall]) -> str:
     written: list[str] = []
     for index, one in enumerate(calls):
         mark = one.call_id if form.first_count is None else str(form.first_count + index)
-        written.append(_filled(form.begin, mark) + _body(form, one, mark) + form.end)
+        begin = _filled(form.begin, one.name if form.names_twice else mark)
+        written.append(begin + _body(form, one, mark) + form.end)
     section = form.list_open + form.joiner.join(written) + form.list_close
     return form.section_begin + section + form.section_end
 

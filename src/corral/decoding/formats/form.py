@@ -85,7 +85,8 @@ class CallForm:
     """One way to write calls. Several bodies: the first character after `begin` tells which it is.
 
     `list_open` and `list_close` are the brackets around all calls, where they stand in a list. `first_count`
-    is the number of the first call, where holes hold numbers; None where they hold ids.
+    is the number of the first call, where holes hold numbers; None where they hold ids. `names_twice`: the
+    hole in `begin` holds the name.
     """
 
     bodies: tuple[Body, ...]
@@ -97,6 +98,7 @@ class CallForm:
     list_open: str = ""
     list_close: str = ""
     first_count: int | None = None
+    names_twice: bool = False
 
     @property
     def is_list(self) -> bool:

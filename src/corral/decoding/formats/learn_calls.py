@@ -321,7 +321,7 @@ class CallLearner:
                 )
         if not between:
             # One call at most: all of it belongs to the call.
-            return CallForm((body,), begin=_with_holes(lead), end=tail)
+            return CallForm((body,), begin=_with_holes(lead), end=tail, names_twice=NAMES[0] in lead)
         # The header may end as every call begins: then more of that is in the text than in the lead.
         whole = text[: spans[0].begin]
         end, joiner, begin = _around(cutter, between, tail, lead)
@@ -332,7 +332,8 @@ class CallLearner:
             end, joiner, begin = other
         size = sum(map(len, begin))
         section = before_pattern(lead, begin) if size <= len(lead) else ""
-        return CallForm((body,), section, begin, end, joiner, tail[len(end) :])
+        names_twice = len(begin) > 1 and NAMES[1] in between
+        return CallForm((body,), section, begin, end, joiner, tail[len(end) :], names_twice=names_twice)
 
 
 def _around(cutter: Cutter, between: str, tail: str, lead: str) -> tuple[str, str, Pattern]:

@@ -72,9 +72,13 @@ class Capabilities:
     arguments: Literal["object", "string"] = "object"
     content_beside_calls: ContentBesideCalls = "empty"
     text_beside_calls: bool = False
+    text_hides_calls: bool = False
+    """Where a turn has text, its calls are left out."""
     reasoning_field: str | None = None
     """Where a thought goes; `blocks` for a content block of type thinking; None where it is not rendered."""
     reasoning_kwargs: dict[str, Any] = field(default_factory=dict)
+    thought_beside_text_and_calls: bool = True
+    """A turn may have all three; otherwise the thought goes, where there is text beside calls."""
     short_ids: bool = False
     """Call ids must be nine letters and digits."""
     ids: bool = False
@@ -221,6 +225,12 @@ def probe(prober: Prober) -> Capabilities:
     )
     field_name, kwargs = _reasoning_shape(prober)
     prober.capabilities = _replace(prober.capabilities, reasoning_field=field_name, reasoning_kwargs=kwargs)
+    if field_name is not None and prober.capabilities.text_beside_calls:
+        calls = [call(0, first_arguments(0))]
+        all_three = prober.calls(calls, content=CONTENT, thought=THOUGHT)
+        prober.capabilities = _replace(
+            prober.capabilities, thought_beside_text_and_calls=all_three is not None
+        )
     return prober.capabilities
 
 
@@ -281,6 +291,7 @@ def _more_shapes(prober: Prober) -> dict[str, Any]:
         "content_beside_calls": can.content_beside_calls,
         "parallel_calls": two is not None and VALUES[0][0] in two and VALUES[1][0] in two,
         "text_beside_calls": beside is not None and CONTENT in beside and VALUES[0][0] in beside,
+        "text_hides_calls": beside is not None and CONTENT in beside and VALUES[0][0] not in beside,
         "results": result_text is not None and RESULT in result_text,
         "short_ids": result_text is not None and long_id is None,
         "ids": one != other,
