@@ -30,7 +30,7 @@ from corral.request import Tool
 __all__ = ["BlockEvent", "BlockParser", "Markers"]
 
 Ending = Literal["stop", "length"]
-_Act = Literal["call", "thought", "open", "drop", "leave", "last"]
+_Act = Literal["call", "thought", "unthought", "open", "drop", "leave", "last"]
 _MOST_BEGUN = 32
 _MOST_CLOSER = 256
 _MOST_HEADER = 200
@@ -46,6 +46,7 @@ class BlockParser:
     __slots__ = (
         "_calls",
         "_content_triggers",
+        "_has_begun_closed",
         "_headers",
         "_is_off",
         "_markers",
@@ -77,6 +78,7 @@ class BlockParser:
         self._calls = CallParser(markers, self._reader, self._writer, schemas)
         self._headers = markers.headers
         self._skip = 0
+        self._has_begun_closed = False
         self.malformed = False
         """A marker was not followed by a call, or a call broke off."""
         self._steps = self._begin(prompt)
@@ -102,7 +104,7 @@ class BlockParser:
 
     def finish(self, ending: Ending = "stop") -> list[BlockEvent]:
         """No more comes: decide what was held, and close the blocks. To be called once."""
-        self._reader.ended = True
+        self._reader.finish()
         self._calls.cut_by_length = ending == "length"
         self._run()
         self._writer.finish()
@@ -123,7 +125,9 @@ class BlockParser:
         opener, closer = "".join(markers.thought_opener), "".join(markers.thought_closer)
         if markers.form.thought is not None and opener and end.endswith(opener):
             yield from self._thought(is_prefilled=True)
-        elif not (markers.form.thought is not None and closer and end.endswith(closer)):
+        elif markers.form.thought is not None and closer and end.endswith(closer):
+            self._has_begun_closed = True
+        else:
             begun = self._begun(prompt)
             self._skip = len(begun)
             self._reader.feed(begun)
@@ -206,16 +210,15 @@ class BlockParser:
             except StopIteration as stop:
                 is_call = stop.value
                 break
-            unread = len(reader.text) - reader.at
             yield
-            recent += reader.text[unread:]
+            recent += reader.piece
             if closing.search(recent):
                 steps.close()
                 break
             recent = recent[-_MOST_CLOSER:]
         self._calls.sink = self._writer
         text = reader.kept(kept)
-        if is_call and not self._calls.cut_by_length:
+        if is_call and not self._calls.cut_by_length and not closing.search(text):
             log.replay(self._writer)
             return None
         self.malformed = was_malformed
@@ -286,6 +289,9 @@ class BlockParser:
                 yield from self._thought()
                 may_be_bare = bool(bare)
                 continue
+            if act == "unthought" and not (writer.is_empty and not self._has_begun_closed):
+                self._pass_one(self._text)
+                continue
             if act == "open" and not writer.is_blank and not has_control(atoms):
                 self._pass_one(self._text)
                 continue
@@ -309,6 +315,9 @@ class BlockParser:
             triggers += [(lead.atoms, "call", lead) for lead in markers.leads]
         if not body_ends:
             triggers.append((markers.thought_opener, "thought", None))
+            taken = (*markers.ends, markers.glue, markers.content_closer)
+            if markers.form.thought is not None and markers.thought_closer not in taken:
+                triggers.append((markers.thought_closer, "unthought", None))
         if markers.content_opener:
             triggers.append((markers.content_opener, "open", None))
         if markers.glue:
@@ -464,9 +473,17 @@ def _reads(tool: Tool) -> Callable[[], Parameters]:
 
 
 def _first_characters(options: Sequence[Atoms]) -> re.Pattern[str]:
-    """Matches a character that may begin one of the markers."""
-    firsts = {option[0][0] for option in options if option and option[0]}
-    return re.compile(f"[{''.join(map(re.escape, sorted(firsts)))}]" if firsts else r"(?!)")
+    """Matches a character that may begin one of the markers, by itself and the one behind it."""
+    seconds: dict[str, set[str]] = {}
+    for option in options:
+        first = option[0] if option else None
+        if first:
+            seconds.setdefault(first[0], set()).add(first[1:2])
+    parts = []
+    for first, behind in sorted(seconds.items()):
+        any_of = "" if "" in behind else f"(?=[{''.join(map(re.escape, sorted(behind)))}]|\\Z)"
+        parts.append(re.escape(first) + any_of)
+    return re.compile("|".join(parts) if parts else r"(?!)")
 
 
 def _is_header(words: str, thought: str, content: str) -> bool:

@@ -24,10 +24,13 @@ _OTHER_KEYS = frozenset({"type", "id", "tool_call_id", "call_id", "index"})
 _MOST_NAME = 128
 _MOST_KEY = 256
 _NAME = re.compile(r"[\w.\-:/@$]+")
+_PLAUSIBLE = re.compile(r"[\w.\-:/@$ ]+")
 _IDENTIFIER = re.compile(r"[^\W\d]\w*")
 _COUNTER = re.compile(r":\d*$")
 _OPEN_PAIR = re.compile(r"\\u[dD][89abAB][0-9a-fA-F]{2}$")
 _COMMA: Atoms = (",",)
+_CDATA: Atoms = ("<![CDATA[",)
+_CDATA_END: Atoms = ("]]>",)
 _NEXT_OBJECT: tuple[Atoms, ...] = (("{",), (",", "{"), (";", "{"))
 _STRAY: tuple[Atoms, ...] = (("}",), ("]",))
 
@@ -140,10 +143,16 @@ class CallParser:
         return outcome
 
     def _called(self, call: CallMarkers, needs_known: bool) -> Reading:
-        outcome = yield from self._one_called(call, needs_known)
-        if outcome is Outcome.WHOLE:
-            yield from self._closers(call)
-        return outcome
+        outcome = Outcome.NONE
+        while True:
+            outcome = yield from self._next(self._one_called(call, needs_known), outcome)
+            if outcome is not Outcome.WHOLE or self.rest:
+                return outcome
+            if (yield from self._closers(call)) or call.begins_each or not call.form.section_begin:
+                return outcome
+            c = yield from self._reader.skip_space()
+            if not (c.isalpha() or c == "_"):
+                return outcome
 
     def _one_called(self, call: CallMarkers, needs_known: bool) -> Reading:
         if call.pairs is not None and call.named is None:
@@ -158,8 +167,8 @@ class CallParser:
             return Outcome.NONE
         if (yield from self._reader.accept(call.pairs.names.full or ("(",))):
             return (yield from self._pairs_of(call, call.pairs, name))
-        yield from self._reader.accept(call.named[1].full)
-        return (yield from self.read_arguments(name, call.closers, call.named[2]))
+        yield from self._reader.accept(call.named.full)
+        return (yield from self.read_arguments(name, call.closers))
 
     def _closers(self, call: CallMarkers) -> Generator[None, None, bool]:
         """Consume what may stand behind a call: its end markers, also doubled, and a brace too many."""
@@ -172,6 +181,8 @@ class CallParser:
                 break
             reader.at += found[1]
             any_closed = any_closed or found[0] < len(call.closers)
+            if options[found[0]] in call.units[:1]:
+                break  # the next one begins the next call
         return any_closed
 
     # A whole call in JSON
@@ -204,7 +215,7 @@ class CallParser:
             role = self._role(body, key, c, needs_known and call.is_bare)
             if role == "name" and name is None:
                 name = yield from self._string()
-                if not name or (needs_known and name not in self.known):
+                if not name or (name not in self.known and (needs_known or not _PLAUSIBLE.fullmatch(name))):
                     return Outcome.NONE
                 if not call.is_bare:
                     is_open = self._opened(name)
@@ -217,7 +228,7 @@ class CallParser:
             elif role == "arguments" and not has_arguments:
                 if name is not None and not is_open:
                     is_open = self._opened(name)
-                sink = self.sink.arguments
+                sink: Callable[[str], None] = self.sink.arguments
                 if name is None:
                     held = []
                     sink = held.append
@@ -315,11 +326,12 @@ class CallParser:
             if scanner.done:
                 return True
             if scanner.failed or reader.ended:
+                self.rest = self._markers.spell(scanner.rejected)
                 return False
             yield
 
-    def _scanner(self, quote: str = "") -> JsonScanner:
-        return JsonScanner(quote=quote, spelling=self._markers.spelling)
+    def _scanner(self) -> JsonScanner:
+        return JsonScanner(spelling=self._markers.spelling)
 
     # A name, then the arguments
 
@@ -329,7 +341,7 @@ class CallParser:
         yield from reader.skip_space()
         if names.is_quoted:
             text = yield from reader.until(names.full, _MOST_NAME)
-            if text is None or "\n" in text:
+            if text is None:
                 return None
         else:
             text = ""
@@ -348,13 +360,13 @@ class CallParser:
                 name = _COUNTER.sub("", name)
             elif names.stuck:
                 name = name.removesuffix(names.stuck)
-        if not name or (needs_known and name not in self.known):
+        if name not in self.known and (needs_known or not _PLAUSIBLE.fullmatch(name)):
             return None
         return name
 
     def _named(self, call: CallMarkers, needs_known: bool) -> Reading:
-        assert call.named is not None
-        body, names, quote = call.named
+        names = call.named
+        assert names is not None
         name = yield from self._name(names, needs_known)
         if name is None:
             return Outcome.NONE
@@ -365,9 +377,9 @@ class CallParser:
             reader.at += found[1]
         elif (yield from reader.skip_space()) != "{":
             return Outcome.NONE
-        return (yield from self.read_arguments(name, call.closers, quote))
+        return (yield from self.read_arguments(name, call.closers))
 
-    def read_arguments(self, name: str, closers: tuple[Atoms, ...], quote: str = "") -> Reading:
+    def read_arguments(self, name: str, closers: tuple[Atoms, ...]) -> Reading:
         """The arguments of a call whose name is known, and nothing behind them."""
         reader = self._reader
         self._opened(name)
@@ -378,7 +390,7 @@ class CallParser:
             if found is None and (c or self.cut_by_length):
                 return self._broke()
             self.sink.arguments("{}")
-        elif not (yield from self._scan(self._scanner(quote), self.sink.arguments)):
+        elif not (yield from self._scan(self._scanner(), self.sink.arguments)):
             return self._broke()
         self.sink.close_call(is_whole=True)
         return Outcome.WHOLE
@@ -411,6 +423,7 @@ class CallParser:
         stray = _plain_end(pairs)
         closers = call.closers or ((")",),)
         starts: list[Atoms] = []
+        mark: str | None = None
         if pairs.before_key:
             starts.append(pairs.before_key)
             if pairs.separator:
@@ -429,6 +442,8 @@ class CallParser:
                 reader.at += found[1]
                 break
             if found is not None:
+                if None in pairs.before_key:
+                    mark = self._hole(pairs.before_key, found[1])
                 reader.at += found[1]
                 if found[0] >= len(closers) + len(starts):
                     continue
@@ -438,18 +453,19 @@ class CallParser:
                         continue  # a comma too many
             elif pairs.before_key:
                 return self._broke()
-            if not (yield from self._pair(call, pairs, count)):
+            if not (yield from self._pair(call, pairs, count, mark)):
                 return self._broke()
             count += 1
         emit("}" if count else "{}")
         self.sink.close_call(is_whole=True)
         return Outcome.WHOLE
 
-    def _pair(self, call: CallMarkers, pairs: PairsMarkers, index: int) -> Generator[None, None, bool]:
-        """One argument, from its key on; False where it breaks off."""
+    def _pair(
+        self, call: CallMarkers, pairs: PairsMarkers, index: int, mark: str | None
+    ) -> Generator[None, None, bool]:
+        """One argument, from its key on; False where it breaks off. `mark` is the word for its type."""
         reader, parameters, emit = self._reader, self._parameters, self.sink.arguments
         assert parameters is not None
-        mark: str | None = None
         c = yield from reader.skip_space()
         if not pairs.before_key and not _IDENTIFIER.match(c):
             # By position, as in `f("x")`.
@@ -458,12 +474,15 @@ class CallParser:
             key = parameters.names[index]
         else:
             text = yield from reader.until(pairs.key_end, _MOST_KEY)
-            if text is None or "\n" in text.strip():
+            if text is None:
                 return False
             key = self._markers.spell(text.strip()).strip("\"'")
-            mark = yield from self._key_end(pairs)
-            if mark is None:
+            found = yield from reader.choose((pairs.key_end, pairs.key_end_short))
+            if found is None:
                 return False
+            if None in pairs.key_end:
+                mark = self._hole(pairs.key_end, found[1]) if not found[0] else ""
+            reader.at += found[1]
         types = parameters.types(key)
         if pairs.body.string_mark is not None and mark:
             types = frozenset({"string"}) if mark == pairs.body.string_mark else types - {"string"}
@@ -477,24 +496,27 @@ class CallParser:
             return True
         return (yield from self._raw_value(call, pairs, key, types))
 
-    def _key_end(self, pairs: PairsMarkers) -> Generator[None, None, str | None]:
-        """Consume what ends a key; returns what stood in its hole, empty where it has none."""
+    def _hole(self, marker: Atoms, length: int) -> str:
+        """What stands in the marker's hole, in the text that is next."""
         reader = self._reader
-        found = yield from reader.choose((pairs.key_end, pairs.key_end_short))
-        if found is None:
-            return None
-        index, length = found
         text = reader.text[reader.at : reader.at + length]
-        reader.at += length
-        if None not in pairs.key_end or index:
-            return ""
-        hole = pairs.key_end.index(None)
-        for atom in pairs.key_end[:hole]:
+        hole = marker.index(None)
+        for atom in marker[:hole]:
             assert atom is not None
             text = text.lstrip(SPACE).removeprefix(atom)
-        following = pairs.key_end[hole + 1]
+        following = marker[hole + 1]
         assert following is not None
         return text.partition(following)[0].strip()
+
+    def _ends_pair(self, call: CallMarkers, length: int) -> Generator[None, None, bool]:
+        """Whether an end marker of this length ends a value where nothing begins a key: space or a closer."""
+        reader = self._reader
+        while reader.at + length >= len(reader.text) and not reader.ended:
+            yield
+        rest = reader.text[reader.at + length :]
+        if not rest or rest[0] in SPACE:
+            return True
+        return any(closer[0] is not None and closer[0].startswith(rest[0]) for closer in call.closers)
 
     def _raw_value(
         self, call: CallMarkers, pairs: PairsMarkers, key: str, types: frozenset[str]
@@ -518,7 +540,8 @@ class CallParser:
                 has_begun = True
 
         yield from self._lead(pairs.lead)
-        found = yield from self._until_value_end(call, pairs, key, take)
+        is_cdata = pairs.body.is_cdata and (yield from self._reader.accept(_CDATA))
+        found = yield from self._until_value_end(call, pairs, key, take, _CDATA_END if is_cdata else ())
         if not found:
             return False
         if has_begun:
@@ -541,13 +564,22 @@ class CallParser:
             reader.at += 1
 
     def _until_value_end(
-        self, call: CallMarkers, pairs: PairsMarkers, key: str, take: Callable[[str], None]
+        self,
+        call: CallMarkers,
+        pairs: PairsMarkers,
+        key: str,
+        take: Callable[[str], None],
+        before: Atoms,
     ) -> Generator[None, None, bool]:
         """Pass on a value's text up to its end marker, which counts only where what may follow it follows."""
         reader = self._reader
-        end = atoms(key.join(pairs.value_end)) if len(pairs.value_end) > 1 else atoms(pairs.value_end[0])
-        followers = [marker for marker in (pairs.before_key, *call.closers, end) if marker]
-        ends = [end + follower for follower in followers] if pairs.before_key else [end]
+        end: Atoms = atoms(key.join(pairs.value_end))
+        after = end  # also where the end marker is doubled
+        end = (*before, *end)
+        followers = [marker for marker in (pairs.before_key, *call.closers, after) if marker]
+        ends = [end + follower for follower in followers]
+        if not pairs.before_key:
+            ends = [end]
         if not end:
             ends = followers
         firsts = re.compile(f"[{''.join(sorted({re.escape(marker[0][0]) for marker in ends if marker[0]}))}]")
@@ -572,7 +604,7 @@ class CallParser:
                 if not reader.text[reader.at + length :].strip(SPACE):
                     reader.at += length
                     return True
-            if found is not None:
+            if found is not None and (pairs.before_key or (yield from self._ends_pair(call, found[1]))):
                 length = reader.status(end) if end else 0
                 reader.at += length
                 return True

@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 _MAX_DEPTH = 128
+_LONGEST_KEY = 256
+_LONGEST_WORD = 5
 _SPACE = " \t\r\n"
 _WORDS = {"true": "true", "false": "false", "null": "null", "True": "true", "False": "false", "None": "null"}
 _CLOSERS = {"{": "}", "[": "]", "(": ")"}
@@ -97,6 +99,11 @@ class JsonScanner:
     @property
     def in_string(self) -> bool:
         return self._state in ("string", "escape", "hex")
+
+    @property
+    def rejected(self) -> str:
+        """What was consumed and was neither JSON nor mended: the word that the scanner failed at."""
+        return self._held if self.failed and self._state == "word" else ""
 
     def take(self) -> str:
         out, self._out = "".join(self._out), []
@@ -324,11 +331,12 @@ class JsonScanner:
         self._ended()
 
     def _word(self, text: str, at: int) -> int:
-        match = _WORD.match(text, at)
+        most = _LONGEST_KEY if self._is_key else _LONGEST_WORD
+        match = _WORD.match(text, at, at + most + 1 - len(self._held))
         if match is not None:
             self._held += match[0]
             at = match.end()
-        if len(self._held) > 256 or (not self._is_key and len(self._held) > 5):
+        if len(self._held) > most:
             self.failed = True
         elif at < len(text):
             self._end_word()

@@ -77,9 +77,11 @@ class CallMarkers:
     closers: tuple[Atoms, ...]
     end: tuple[Atoms, ...]
     json: JsonBody | None
-    named: tuple[NamedBody, NameMarkers, str] | None
+    named: "NameMarkers | None"
     pairs: PairsMarkers | None
     owns_fence: bool
+    begins_each: bool
+    """Every call has a marker of its own, not only the section."""
 
     @property
     def is_bare(self) -> bool:
@@ -129,8 +131,9 @@ class Markers:
         self.glue = self._atoms(form.glue)
         self.ends = tuple(filter(None, map(self._atoms, form.ends)))
         self.headers = self._headers(form.headers) if form.headers else None
-        calls = [self._call(call) for call in form.calls]
-        self.leads = tuple(lead for call in calls for lead in _leads(call))
+        calls = [self._call(call) for call in form.calls if not _is_in_header(call, form.headers)]
+        others = {marker[:1] for marker in (*self.ends, self.thought_opener, self.content_opener) if marker}
+        self.leads = tuple(lead for call in calls for lead in _leads(call, others))
         self.bare = tuple(call for call in calls if call.is_bare)
 
     def encode(self, text: str) -> str:
@@ -157,6 +160,10 @@ class Markers:
 
     def _call(self, form: CallForm) -> CallMarkers:
         begin = self._pattern(form.begin)
+        headers = self.form.headers
+        if headers is not None and headers.body in form.begin[-1]:
+            # What stands before the body is in the header.
+            begin = (begin[-1].rpartition(self.encode(headers.body))[2],)
         named = next((body for body in form.bodies if isinstance(body, NamedBody)), None)
         pairs = next((body for body in form.bodies if isinstance(body, PairsBody)), None)
         units = _units(self._atoms(form.section_begin)) + _units(pattern_atoms(begin))
@@ -165,23 +172,36 @@ class Markers:
             prefix = _name_prefix(begin[-1])
             if prefix and len(units) > 1:
                 units = units[:-1]
-        end = _units(self._atoms(form.end))
+        end = _groups(self._atoms(form.end))
+        closers: dict[Atoms, None] = dict.fromkeys(end + _groups(self._atoms(form.section_end)))
+        if pairs and pattern_atoms(pairs.after_name)[-1:] == ("(",):
+            closers[(")",)] = None
         literals = form.section_begin + "".join(form.begin) + "".join(getattr(named, "after_name", ()))
         return CallMarkers(
             form=form,
             units=units,
-            closers=tuple(dict.fromkeys(end + _units(self._atoms(form.section_end)))),
+            closers=tuple(closers),
             end=end,
-            json=next((body for body in form.bodies if isinstance(body, JsonBody)), None),
-            named=(named, self._names(named, prefix), self.encode(named.quote)) if named else None,
+            json=_json_body(form) or self._other_json(units),
+            named=self._names(named, prefix) if named else None,
             pairs=self._pairs(pairs, prefix) if pairs else None,
             owns_fence="```" in literals,
+            begins_each=bool(pattern_atoms(begin)) and not (prefix and len(pattern_atoms(begin)) == 1),
         )
+
+    def _other_json(self, units: tuple[Atoms, ...]) -> JsonBody | None:
+        """How a whole call in JSON is read behind a marker whose format is another one.
+
+        Models fall back to it, and a brace behind such a marker means nothing else.
+        """
+        if not any(is_distinctive(unit[-1]) for unit in units):
+            return None
+        return next(filter(None, map(_json_body, self.form.calls)), JsonBody())
 
     def _names(self, body: NamedBody | PairsBody, prefix: str) -> NameMarkers:
         after = self._pattern(body.after_name)
         full = pattern_atoms(after)
-        short = atoms(after[-1])
+        short: Atoms = atoms(after[-1])
         stuck = ""
         if full and full[0] is not None:
             stuck = full[0][: len(full[0]) - len(full[0].lstrip(".:-"))]
@@ -193,8 +213,8 @@ class Markers:
                 short = full if len(after) == 1 else short
         while full and full[0] is None:
             full = full[1:]
-        first = full[0] if full else ""
-        return NameMarkers(full, short, stuck, prefix, is_quoted=bool(first) and first[:1] in "\"'")
+        first = (full[0] or "") if full else ""
+        return NameMarkers(full, short, stuck, prefix, is_quoted=first[:1] in ("'", '"'))
 
     def _pairs(self, body: PairsBody, prefix: str) -> PairsMarkers:
         after_key = self._pattern(body.after_key)
@@ -202,7 +222,7 @@ class Markers:
         last = after_key[-1]
         return PairsMarkers(
             body=body,
-            before_key=self._atoms(body.before_key),
+            before_key=pattern_atoms(self._pattern(body.before_key)),
             separator=self._atoms(body.separator),
             key_end=pattern_atoms(after_key),
             key_end_short=atoms(last),
@@ -214,9 +234,19 @@ class Markers:
         )
 
 
+def _json_body(form: CallForm) -> JsonBody | None:
+    return next((body for body in form.bodies if isinstance(body, JsonBody)), None)
+
+
+def _is_in_header(call: CallForm, headers: Headers | None) -> bool:
+    """Whether the header names the tool, so that nothing in the body begins a call."""
+    body = call.bodies[0]
+    return headers is not None and not isinstance(body, JsonBody) and headers.body in "".join(body.after_name)
+
+
 def is_distinctive(atom: str | None) -> bool:
     """Whether nobody writes this by chance: a control token or the beginning of a tag."""
-    return atom is not None and (_is_control((atom,)) or (atom[0] == "<" and len(atom) > 2))
+    return atom is not None and (_is_control((atom,)) or ("<" in atom and len(atom) > 2))
 
 
 def _is_control(marker: Sequence[str | None]) -> bool:
@@ -240,29 +270,51 @@ def _units(marker: Atoms) -> tuple[Atoms, ...]:
     return tuple(units)
 
 
+def _groups(marker: tuple[str, ...]) -> tuple[Atoms, ...]:
+    """Each atom by itself, but a word between two control tokens together with both."""
+    groups: list[tuple[str, ...]] = []
+    for index, atom in enumerate(marker):
+        joins = bool(groups) and _is_control(groups[-1][-1:]) and atom.isalnum()
+        follows = bool(groups) and groups[-1][-1].isalnum() and len(groups[-1]) > 1
+        if (joins and _is_control(marker[index + 1 : index + 2])) or (follows and _is_control((atom,))):
+            groups[-1] = (*groups[-1], atom)
+        else:
+            groups.append((atom,))
+    return tuple(groups)
+
+
 def _name_prefix(literal: str) -> str:
     """A word that is put in front of every name, as in `functions.NAME`."""
     word = literal[len(literal.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_-.:/")) :]
     return word if word and word[-1] in _PREFIX_END and word[0].isalpha() else ""
 
 
-def _leads(call: CallMarkers) -> list[Lead]:
-    """The first marker of the form, and each further one: models leave out the first."""
+def _leads(call: CallMarkers, others: set[tuple[str, ...]]) -> list[Lead]:
+    """The first marker of the form, and each further one: models leave out the first.
+
+    Where another marker begins like it, the first is the whole stretch up to the second.
+    """
     flat = [unit[-1] for unit in call.units]
     ends = [index for index, atom in enumerate(flat) if is_distinctive(atom)]
-    leads: list[Lead] = []
     if not flat:
-        return leads
+        return []
     if not ends:
         word = "".join(filter(None, flat))
         whole = tuple(atom for unit in call.units for atom in unit)
         return [Lead(call, whole, len(flat), False, len(word) < _SHORT_MARKER)]
-    begin = 0
-    for index in ends:
-        marker = call.units[begin : index + 1]
-        flattened = tuple(atom for unit in marker for atom in unit)
-        if flattened[0] is not None and not any(lead.atoms == flattened for lead in leads):
-            needs_known = begin > 0 and not has_control(flattened)
-            leads.append(Lead(call, flattened, index + 1, True, needs_known))
-        begin = index + 1
+    bounds = list(zip([0, *(end + 1 for end in ends)], ends, strict=False))
+    first = _flat(call.units[: ends[0] + 1])
+    if first in others and len(ends) > 1:
+        bounds.insert(1, (0, ends[1]))
+        del bounds[0]
+        bounds.append((ends[0] + 1, ends[1]))
+    leads: list[Lead] = []
+    for begin, end in bounds:
+        marker = _flat(call.units[begin : end + 1])
+        if marker[0] is not None and not any(lead.atoms == marker for lead in leads):
+            leads.append(Lead(call, marker, end + 1, True, begin > 0 and not has_control(marker)))
     return leads
+
+
+def _flat(units: Sequence[Atoms]) -> Atoms:
+    return tuple(atom for unit in units for atom in unit)

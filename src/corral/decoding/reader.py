@@ -20,7 +20,12 @@ SPACE = " \t\r\n"
 
 _MOST_SPACE = 256
 _MOST_HOLE = 128
-_ATOM = re.compile("[\ud800-\udfff]|<[^<>\\s\ud800-\udfff]*>?|[^\\s<\ud800-\udfff]+")
+# One control token, one tag, or what stands between; a bracket before a tag is part of it.
+_ATOM = re.compile(
+    "[\ud800-\udfff]"
+    r"|(?:[^\s\ud800-\udfff]*\[)?<[^<>\s\ud800-\udfff]*>?"
+    r"|[^\s<\ud800-\udfff]+"
+)
 
 
 def atoms(literal: str) -> tuple[str, ...]:
@@ -50,11 +55,13 @@ class Kept:
 class Reader:
     """Where one sequence's text is read. `text[at:]` has come and is not consumed yet."""
 
-    __slots__ = ("_keeping", "at", "ended", "text")
+    __slots__ = ("_keeping", "at", "ended", "piece", "text")
 
     def __init__(self) -> None:
         self.text = ""
         self.at = 0
+        self.piece = ""
+        """What came last."""
         self.ended = False
         self._keeping: list[Kept] = []
 
@@ -63,7 +70,12 @@ class Reader:
             kept.parts.append(self.text[kept.begin : self.at])
             kept.begin = 0
         self.text = self.text[self.at :] + text if self.at < len(self.text) else text
+        self.piece = text
         self.at = 0
+
+    def finish(self) -> None:
+        self.piece = ""
+        self.ended = True
 
     def keep(self) -> Kept:
         """From here on keep what is consumed, until `kept` asks for it."""
@@ -153,15 +165,26 @@ class Reader:
         return found is not None
 
     def until(self, marker: Atoms, limit: int) -> Generator[None, None, str | None]:
-        """Consume up to the marker's first atom; None, and nothing consumed, where it is not near."""
+        """Consume one line up to the marker's first atom; None, and nothing consumed, if that is far."""
         first = marker[0]
         assert first is not None
         while True:
             found = self.text.find(first, self.at, self.at + limit + len(first))
+            text = self.text[self.at : found if found >= 0 else self.at + limit + len(first)]
+            is_long = len(text) >= limit + len(first)
+            if found < 0 and not self.ended:
+                text = _without_beginning(text, first)
+            if "\n" in text.strip() or (found < 0 and (self.ended or is_long)):
+                return None
             if found >= 0:
-                text = self.text[self.at : found]
                 self.at = found
                 return text
-            if self.ended or len(self.text) - self.at > limit:
-                return None
             yield
+
+
+def _without_beginning(text: str, marker: str) -> str:
+    """The text without an end that may be the beginning of the marker."""
+    for length in range(min(len(marker) - 1, len(text)), 0, -1):
+        if text.endswith(marker[:length]):
+            return text[:-length]
+    return text

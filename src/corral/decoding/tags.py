@@ -14,7 +14,7 @@ _KEY = r"([^\s<>]{1,256}?)"
 def tagged_json(text: str, body: PairsBody, parameters: Parameters, schema: Any) -> str:
     """The JSON of a value whose parts are in tags like those of the arguments; else of its plain text."""
     close = [*map(re.escape, (piece.strip() for piece in body.after_value)), ""]
-    opening = re.escape(body.before_key.strip()) + _KEY + re.escape(body.after_key[0].strip())
+    opening = re.escape(body.before_key[-1].strip()) + _KEY + re.escape(body.after_key[0].strip())
     closing = close[0] + _KEY + close[1]
     return _value(text, re.compile(f"(?:{closing})|(?:{opening})"), body.item, parameters, schema, 0)
 

@@ -68,6 +68,11 @@ class BlockWriter:
     def behind_backtick(self) -> bool:
         return self._kind == "text" and self._line.endswith("`")
 
+    @property
+    def is_empty(self) -> bool:
+        """Nothing has been written at all but whitespace."""
+        return self._index < 0
+
     def text(self, text: str) -> None:
         self._write("text", text)
 

@@ -19,7 +19,7 @@ Source = Literal["learned", "instructions", "vocabulary", "known", "generic"]
 # Where no vocabulary is at hand, a text of this shape is taken for a control token.
 CONTROL_SHAPE = re.compile(
     r"<\|[^<>|\s]{1,64}\|>"  # <|name|>
-    r"|<｜[^<>｜\s]{1,64}｜>"
+    r"|<\uff5c[^<>\uff5c\s]{1,64}\uff5c>"
     r"|<\|[a-z_/]{1,32}>|<[a-z_/]{1,32}\|>"  # <|name>, <name|>
     r"|\[/?[A-Z][A-Z_]+\]"  # [NAME]
     r"|<SPECIAL_\d+>"
@@ -31,22 +31,25 @@ class JsonBody:
     """The call is one JSON object that holds its name and its arguments.
 
     `name_key` None: the object has one key, the name, whose value is the arguments. `within` is the key
-    of an object around name and arguments, where there is one.
+    of an object around name and arguments, where there is one. `is_text`: the arguments are JSON inside a
+    string. `separators` stand between two items, and between key and value.
     """
 
     name_key: str | None = "name"
     arguments_key: str = "arguments"
     id_key: str | None = None
+    id_first: bool = False
     within: str | None = None
+    is_text: bool = False
+    separators: tuple[str, str] = (", ", ": ")
 
 
 @dataclass(frozen=True, slots=True)
 class NamedBody:
-    """The name, then the arguments as one object, in JSON or in literals that `quote` surrounds."""
+    """The name, then the arguments as one object in JSON."""
 
     after_name: Pattern = ("",)
-    quote: str = ""
-    bare_keys: bool = False
+    separators: tuple[str, str] = (", ", ": ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,20 +57,24 @@ class PairsBody:
     """The name, then each argument by itself: key, value, and what stands around them.
 
     `after_value` in two pieces has the key between them. A value is `raw` text up to `after_value`, with
-    `raw` strings and everything else as JSON, or a self-delimiting literal (`json`, `python`).
-    `string_mark` is what the hole in `after_key` says of a string. `item` is the tag of a list's elements
-    where objects and lists are written as tags of their own.
+    strings as they are and everything else as JSON, or a self-delimiting literal (`json`, `python`), with
+    strings in `quote` where it is given. A hole in `before_key` or `after_key` holds the word for the
+    value's type: `string_mark` for a string, `other_mark` for a number. `item` is the tag of a list's
+    elements where objects and lists are written as tags of their own. `is_cdata`: text that looks like
+    tags stands in a CDATA section.
     """
 
     after_name: Pattern = ("",)
-    before_key: str = ""
+    before_key: Pattern = ("",)
     after_key: Pattern = ("",)
     after_value: Pattern = ("",)
     separator: str = ""
     values: Literal["raw", "json", "python"] = "raw"
     quote: str = ""
     string_mark: str | None = None
+    other_mark: str | None = None
     item: str | None = None
+    is_cdata: bool = False
 
 
 Body = JsonBody | NamedBody | PairsBody
@@ -75,7 +82,12 @@ Body = JsonBody | NamedBody | PairsBody
 
 @dataclass(frozen=True, slots=True)
 class CallForm:
-    """One way to write calls. Several bodies: the first character after `begin` tells which it is."""
+    """One way to write calls. Several bodies: the first character after `begin` tells which it is.
+
+    `list_open` and `list_close` are the brackets around all calls, where they stand in a list. `first_count`
+    is the number of the first call, where holes hold numbers; None where they hold ids. `names_twice`: the
+    hole in `begin` holds the name.
+    """
 
     bodies: tuple[Body, ...]
     section_begin: str = ""
@@ -83,7 +95,14 @@ class CallForm:
     end: str = ""
     joiner: str = ""
     section_end: str = ""
-    is_list: bool = False
+    list_open: str = ""
+    list_close: str = ""
+    first_count: int | None = None
+    names_twice: bool = False
+
+    @property
+    def is_list(self) -> bool:
+        return bool(self.list_open)
 
 
 @dataclass(frozen=True, slots=True)
