@@ -18,7 +18,7 @@ from corral.engine.contract import Engine
 from corral.engine.local.backend import Backend
 from corral.engine.local.engine import LocalEngine
 from corral.http.app import create_app
-from corral.http.options import HttpOptions
+from corral.http.options import HttpOptions, ModelCard
 from corral.http.pages import read_files
 from corral.serving.service import Service, ServiceOptions
 from corral.settings import Settings
@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 
 Options = TypeVar("Options", bound="DataclassInstance")
 
-BODIES = 4
-"""The largest bodies that may be in memory together, where no setting says how many bytes that is."""
+SWITCH_INTERVAL_S = 5e-4
+"""Longest a finished engine step waits for Python's global lock while the event loop is busy. Between 0.05
+and 5 ms no value was shown to be better (docs/benchmarks.md)."""
 
 OpenModel = Callable[[], tuple[Backend, str]]
 """Blocks; returns a backend and the model's public name. Raises StartupError."""
@@ -83,7 +84,7 @@ def open_engine(
         slots=settings.slots,
         step_budget_ms=settings.step_budget_ms,
         reuses_prefixes=settings.prefix_reuse,
-        saved_bytes=settings.prefix_cache_bytes,
+        saved_bytes=settings.host_cache_bytes,
         drafts=settings.prompt_lookup,
         draft_backend=draft,
         stream_interval_s=settings.stream_interval_ms / 1e3,
@@ -99,7 +100,9 @@ async def start(
     service = Service(engine, pick(ServiceOptions, settings), ledger)
     watching = attach(service, model=model, stall_s=settings.stall_s)
     files = await trio.to_thread.run_sync(read_files, static_folder())
-    app = create_app(service, watching, files, _http_options(settings, model), routes)
+    app = create_app(
+        service, watching, files, ModelCard(model, int(time.time())), pick(HttpOptions, settings), routes
+    )
     await nursery.start(engine.run)
     for task in (watching.feed.broker.run, watching.stall.run, service.enforce_deadlines):
         nursery.start_soon(task)
@@ -127,8 +130,12 @@ def limits(settings: Settings) -> Limits:
 
 
 def pick(options: type[Options], settings: Settings) -> Options:
-    """The options of one layer: a dataclass whose fields are settings, by the same names."""
-    return options(**{own.name: getattr(settings, own.name) for own in fields(options)})
+    """The options of one layer: a dataclass whose fields are settings, by the same names.
+
+    A field that no setting has is a constant of that layer, which a test may want otherwise.
+    """
+    names = {own.name for own in fields(options)} & Settings.model_fields.keys()
+    return options(**{name: getattr(settings, name) for name in names})
 
 
 def configure_process(settings: Settings) -> None:
@@ -136,23 +143,7 @@ def configure_process(settings: Settings) -> None:
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
     )
-    sys.setswitchinterval(settings.switch_interval_ms / 1e3)
-
-
-def _http_options(settings: Settings, model: str) -> HttpOptions:
-    return HttpOptions(
-        model=model,
-        created_s=int(time.time()),
-        keepalive_s=settings.keepalive_s,
-        body_limit_bytes=settings.body_limit_bytes,
-        body_memory_bytes=settings.body_memory_bytes or BODIES * settings.body_limit_bytes,
-        body_timeout_s=settings.body_timeout_s,
-        api_keys=settings.api_keys,
-        bind=settings.bind,
-        allowed_hosts=settings.allowed_hosts,
-        status_key=settings.status_key,
-        shows_content=settings.status_content,
-    )
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
 
 
 def _spare_the_collector() -> None:

@@ -33,7 +33,7 @@ def about(id: str) -> About:
 async def serving(tale: Tale = words, *, queue_limit: int = 4, **options: int) -> AsyncIterator[Service]:
     """A service on a tale engine of one slot; at the end nothing of any request may be left."""
     async with running(TaleEngine(tale, slots=1, pause_s=1.0)) as engine:
-        given = ServiceOptions(queue=queue_limit, **options)
+        given = ServiceOptions(queue_requests=queue_limit, **options)
         service = Service(engine, given, Ledger(slots=engine.capacity.slots))
         yield service
         await service.wait_settled()

@@ -27,7 +27,7 @@ from corral.http.guard import HostCheck, KeyCheck, OriginCheck, check_expectatio
 from corral.http.info import add_health, add_models, add_props
 from corral.http.marks import Access, Marks, marks_of
 from corral.http.operator import OperatorCheck
-from corral.http.options import HttpOptions
+from corral.http.options import HttpOptions, ModelCard
 from corral.http.pages import StaticFile, add_pages
 from corral.http.replies import error_reply
 from corral.http.status import add_status
@@ -36,6 +36,8 @@ from corral.watching.watch import Watching
 
 logger = logging.getLogger("corral.http")
 
+BODIES = 4
+"""The largest bodies that may be in memory together, where no setting says how many bytes that is."""
 SAFE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -66,6 +68,7 @@ def create_app(
     service: Service,
     watching: Watching,
     files: Mapping[str, StaticFile],
+    card: ModelCard,
     options: HttpOptions,
     routes: Sequence[Route] = ROUTES,
 ) -> CorralApp:
@@ -73,22 +76,22 @@ def create_app(
     app = CorralApp("corral", static_folder=None)
     app.url_map.merge_slashes = False  # else every doubled slash is answered with a redirect
     operators = OperatorCheck(
-        status_key=options.status_key, api_keys=options.api_keys, shows_content=options.shows_content
+        status_key=options.status_key, api_keys=options.api_keys, shows_content=options.status_content
     )
     _add_guard(app, options, operators)
     _add_errors(app, routes, service.ledger)
     bodies = Bodies(
         limit_bytes=options.body_limit_bytes,
-        memory_bytes=options.body_memory_bytes,
+        memory_bytes=options.body_memory_bytes or BODIES * options.body_limit_bytes,
         timeout_s=options.body_timeout_s,
         prompt_bytes=service.capacity.prompt_bytes,
     )
     for route in routes:
-        add_generate(app, route, service, bodies, options)
+        add_generate(app, route, service, bodies, card, options)
     add_pages(app, files)
-    add_status(app, service, watching, operators, keepalive_s=options.keepalive_s)
-    add_models(app, service, options)
-    add_props(app, service, options)
+    add_status(app, service, watching, operators, keepalive_s=options.stream_keepalive_s)
+    add_models(app, service, card)
+    add_props(app, service, card, options)
     add_health(app, service, watching)
     return app
 

@@ -12,14 +12,16 @@ from corral.dialects.routes import Route
 from corral.http.body import Bodies
 from corral.http.connection import enter_for_request, peer_of
 from corral.http.marks import speaks
-from corral.http.options import HttpOptions
+from corral.http.options import HttpOptions, ModelCard
 from corral.http.replies import JSON
 from corral.http.stream import EVENT_STREAM, HEADERS, AnswerBody, EventStream, GenerationSource
 from corral.serving.generation import Generation
 from corral.serving.service import Service
 
 
-def add_generate(app: Quart, route: Route, service: Service, bodies: Bodies, options: HttpOptions) -> None:
+def add_generate(
+    app: Quart, route: Route, service: Service, bodies: Bodies, card: ModelCard, options: HttpOptions
+) -> None:
     """Serve one route of the table."""
     dialect = route.dialect
 
@@ -31,7 +33,7 @@ def add_generate(app: Quart, route: Route, service: Service, bodies: Bodies, opt
         about = About(
             id=f"{dialect.id_prefix}{secrets.token_hex(12)}",
             api=route.api,
-            model=options.model,
+            model=card.name,
             streams=call.wants_stream,
             address=request.remote_addr or "",
         )
@@ -59,7 +61,9 @@ async def _respond(call: Call, head: Head, generation: Generation, options: Http
         response = Response(AnswerBody(answer, generation), content_type=JSON)
         response.content_length = len(answer)
         return response
-    stream = EventStream(GenerationSource(generation, call.stream(head)), keepalive_s=options.keepalive_s)
+    stream = EventStream(
+        GenerationSource(generation, call.stream(head)), keepalive_s=options.stream_keepalive_s
+    )
     response = Response(stream, content_type=EVENT_STREAM, headers=HEADERS)
     response.timeout = None  # else Quart's RESPONSE_TIMEOUT cuts every stream after a minute
     return response

@@ -33,17 +33,19 @@ from corral.serving.peer import Peer
 FIRST_GUESS_S = 2.0
 """How long a request takes, before any has finished."""
 SMOOTHING = 0.2
+READER_DELIVERIES = 256
+"""Deliveries, of one or a few engine steps, that a client may lag behind: some seconds of any model. What
+they hold is bounded by a setting."""
 FAREWELL_S = 1.0
 """How long those that were ended at shutdown may take to be gone."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceOptions:
-    """The settings of serving, by their names there. 0 means no limit, but for `queue`."""
+    """The settings of serving, by their names there. 0 means no limit, but for `queue_requests`."""
 
-    queue: int = 64
-    subscriber_events: int = 256
-    subscriber_bytes: int = 2**20
+    queue_requests: int = 64
+    reader_bytes: int = 2**20
     max_output_tokens: int = 0
     request_deadline_s: float = 0.0
 
@@ -60,7 +62,7 @@ class Service:
         self._deadlines: Deadlines[Generation] | None = (
             Deadlines(options.request_deadline_s, _deadline_passed) if options.request_deadline_s else None
         )
-        self._admission = Admission(engine.capacity.slots, options.queue)
+        self._admission = Admission(engine.capacity.slots, options.queue_requests)
         self._request_s = FIRST_GUESS_S
         self._idle = trio.lowlevel.ParkingLot()
         self._settled = trio.lowlevel.ParkingLot()
@@ -183,7 +185,7 @@ class Service:
         # A whole answer is collected by us, not by its client, so there is nobody to be too slow.
         limits = MailboxLimits()
         if about.streams:
-            limits = MailboxLimits(options.subscriber_events, options.subscriber_bytes)
+            limits = MailboxLimits(READER_DELIVERIES, options.reader_bytes)
         generation = Generation(
             self._engine,
             self._admission,
