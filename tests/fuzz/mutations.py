@@ -41,8 +41,8 @@ WORDS = (
 KEYS = (
     b"llama.expert_count llama.expert_used_count llama.attention.key_length llama.attention.value_length "
     b"llama.attention.sliding_window llama.attention.causal llama.rope.scaling.factor "
-    b"llama.rope.scaling.type llama.nextn_predict_layers llama.pooling_type general.alignment split.count split.no "
-    b"tokenizer.ggml.eot_token_id tokenizer.ggml.precompiled_charsmap"
+    b"llama.rope.scaling.type llama.nextn_predict_layers llama.pooling_type general.alignment "
+    b"split.count split.no tokenizer.ggml.eot_token_id tokenizer.ggml.precompiled_charsmap"
 ).split()
 TEMPLATES = [
     *(
