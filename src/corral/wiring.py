@@ -109,8 +109,9 @@ async def start(
 
 def open_llama(settings: Settings, model: str | None) -> tuple[Backend, str]:
     """Find and load a model, the default one for None; it and its public name. Raises StartupError."""
-    from corral.engine.local.llama.backend import LlamaBackend, LlamaOptions
+    from corral.engine.local.llama.backend import LlamaBackend
     from corral.engine.local.llama.modelfile import resolve
+    from corral.engine.local.llama.options import LlamaOptions
 
     model_file = resolve(model)
     options = LlamaOptions(**{own.name: getattr(settings, own.name) for own in fields(LlamaOptions)})

@@ -65,11 +65,10 @@ class LocalEngine:
         stream_interval_s: float = 0.0,
     ) -> None:
         """Raises StartupError if the draft model does not go with the model."""
-        if slots > backend.sequences:
-            raise ValueError(f"{slots} slots on a backend of {backend.sequences} sequences")
-        self.capacity = Capacity(
-            slots, backend.ctx_tokens, min(backend.ctx_tokens, backend.sequence_ctx_tokens)
-        )
+        shape = backend.cache.shape
+        if slots > shape.sequences:
+            raise ValueError(f"{slots} slots on a backend of {shape.sequences} sequences")
+        self.capacity = Capacity(slots, shape.ctx_tokens, min(shape.ctx_tokens, shape.sequence_ctx_tokens))
         self._reuses_prefixes = reuses_prefixes
         self._saved_bytes = saved_bytes
         self._drafts = drafts
@@ -78,7 +77,7 @@ class LocalEngine:
         self.failure: EngineFailed | None = None
         self._backend = backend
         self._pace = Pace(step_budget_ms, backend.batch_tokens)
-        self._prompter = Prompter(backend.chat_format, backend.vocabulary)
+        self._prompter = Prompter(backend.model.chat_format, backend.model.vocabulary)
         self._prompt_threads = trio.CapacityLimiter(PROMPT_THREADS)
         self._sinks: dict[int, Sink] = {}
         self._keys = count(1)
@@ -126,7 +125,7 @@ class LocalEngine:
         Raises InvalidRequest or ContextExceeded. Cancelling leaves at once; the thread finishes its pure work
         unheard.
         """
-        known = len(self._backend.vocabulary.pieces)
+        known = len(self._backend.model.vocabulary.pieces)
         for token, _ in request.sampling.logit_bias:
             if token >= known:
                 raise InvalidRequest(f"token {token} is not one of the model's {known}", param="logit_bias")
