@@ -21,6 +21,16 @@ from hypercorn.protocol.h11 import STREAM_ID, H2ProtocolAssumedError, H11Protoco
 from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.typing import H11SendableEvent
 
+from corral.errors import CorralError, VersionNotSupported
+from corral.transport.answers import (
+    FAILED,
+    REQUEST_LINE_BYTES,
+    TOO_SLOW,
+    AnsweringStream,
+    answer_to,
+    path_of,
+    unreadable,
+)
 from corral.transport.limits import Limits
 
 # Unread bytes of a connection kept in memory: enough that a fast upload does not stutter.
@@ -54,6 +64,7 @@ class HTTP1(H11Protocol):
         self._untaken_bytes = 0
         self._room = trio.Event()
         self._framing = Framing.CLOSE
+        self._beginning = b""  # of the request's head, to know whose client it is if the rest is no good
 
     # What the connection asks
 
@@ -115,16 +126,18 @@ class HTTP1(H11Protocol):
     async def time_out(self) -> None:
         """Say what can be said to a client that has taken too long; the connection closes after it."""
         if self.stream is None and self.connection.trailing_data[0]:
-            await self._answer_error(408)
+            await self._answer(TOO_SLOW)
 
     async def fail(self) -> None:
         """Answer 500 if a response can still be given; the connection closes after it."""
-        await self._answer_error(500)
+        await self._answer(FAILED)
 
     # What Hypercorn's protocol does, and how it is done here
 
     async def handle(self, event: Event) -> None:
         if isinstance(event, RawData):
+            if self.stream is None and len(self._beginning) < REQUEST_LINE_BYTES:
+                self._beginning += event.data[:REQUEST_LINE_BYTES]
             self.connection.receive_data(event.data)
             await self._handle_events()
         elif isinstance(event, Closed):
@@ -142,12 +155,18 @@ class HTTP1(H11Protocol):
             try:
                 event = self.connection.next_event()
             except h11.RemoteProtocolError as error:
+                in_line = b"\n" not in self.connection.trailing_data[0].lstrip(b"\r\n")
+                in_body = self.stream is not None
                 await self._close_stream()
-                await self._answer_error(error.error_status_hint)
+                await self._answer(unreadable(error.error_status_hint, in_body=in_body, in_line=in_line))
                 await self.send(Closed())
                 return
             if isinstance(event, h11.Request):
                 await self._check_protocol(event)
+                if not event.http_version.startswith(b"1."):
+                    await self._answer(VersionNotSupported("this connection speaks HTTP/1.1"))
+                    await self.send(Closed())
+                    return
                 await self.send(Updated(idle=False))
                 await self._create_stream(event)
             elif event is h11.NEED_DATA or event is h11.PAUSED:
@@ -166,7 +185,7 @@ class HTTP1(H11Protocol):
 
     async def _create_stream(self, request: h11.Request) -> None:
         # No WebSocket: nothing here serves one, and an upgrade may be left unanswered.
-        self.stream = HTTPStream(
+        self.stream = AnsweringStream(
             self.app,
             self.config,
             self.context,
@@ -230,6 +249,7 @@ class HTTP1(H11Protocol):
             and not self.context.terminated.is_set()
         ):
             self.connection.start_next_cycle()
+            self._beginning = self.connection.trailing_data[0][:REQUEST_LINE_BYTES]
             self.response = None
             self.scope = None
             await self.send(Updated(idle=True))
@@ -255,6 +275,12 @@ class HTTP1(H11Protocol):
         else:
             await self.send(RawData(data=data))
 
-    async def _answer_error(self, status_code: int) -> None:
+    async def _answer(self, error: CorralError) -> None:
+        """Tell the client what is wrong with its request, unless an answer has begun; it is the last word."""
         if self.connection.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            await self._send_error_response(status_code)
+            answer = answer_to(error, path_of(self._beginning))
+            headers = [*answer.headers, (b"connection", b"close"), *self.config.response_headers("h11")]
+            await self._send_h11_event(h11.Response(status_code=answer.status, headers=headers))
+            if not self._beginning.startswith(b"HEAD "):
+                await self._send_h11_event(h11.Data(data=answer.body))
+            await self._send_h11_event(h11.EndOfMessage())

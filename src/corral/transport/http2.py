@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
+from urllib.parse import unquote
 
 import h2.config
 import h2.connection
@@ -43,6 +44,8 @@ from hypercorn.utils import filter_pseudo_headers
 from hyperframe.frame import GoAwayFrame
 from priority.priority import MissingStreamError
 
+from corral.errors import InvalidRequest
+from corral.transport.answers import AnsweringStream, answer_to
 from corral.transport.limits import Limits
 from corral.transport.stream_buffer import StreamBuffer
 
@@ -222,10 +225,9 @@ class HTTP2(H2Protocol):
         pseudo = {name: value for name, value in request.headers if name.startswith(b":")}
         method, path = pseudo.get(b":method", b""), pseudo.get(b":path", b"")
         if not _METHOD.fullmatch(method) or not _PATH.fullmatch(path):
-            headers = [(b":status", b"400"), *self.config.response_headers("h2")]
-            self.connection.send_headers(stream_id, headers, end_stream=True)
+            self._refuse(stream_id, method, path)
             return
-        stream = self.streams[stream_id] = HTTPStream(
+        stream = self.streams[stream_id] = AnsweringStream(
             self.app,
             self.config,
             self.context,
@@ -255,6 +257,18 @@ class HTTP2(H2Protocol):
         await self.context.mark_request()
         if stream.closed:  # answered without the app: not a name of this server
             await self._end_stream(stream_id)
+
+    def _refuse(self, stream_id: int, method: bytes, path: bytes) -> None:
+        """Answer what is no request, in full if the client has given window for it."""
+        answer = answer_to(InvalidRequest("this is not a request"), unquote(path.decode("latin-1")))
+        headers = [(b":status", b"%d" % answer.status), *answer.headers, *self.config.response_headers("h2")]
+        has_room = self.connection.local_flow_control_window(stream_id) >= len(answer.body)
+        if not has_room:
+            headers = [header for header in headers if header[0] != b"content-length"]
+        has_body = has_room and method != b"HEAD"
+        self.connection.send_headers(stream_id, headers, end_stream=not has_body)
+        if has_body:
+            self.connection.send_data(stream_id, answer.body, end_stream=True)
 
     async def stream_send(self, event: StreamEvent) -> None:
         stream_id = event.stream_id
