@@ -85,7 +85,13 @@ class Application:
                 await send({"type": "lifespan.startup.failed", "message": str(error)})
                 return
             async with trio.open_nursery() as nursery:
-                running = await start(self._settings, engine, model, nursery, self._routes)
+                try:
+                    running = await start(self._settings, engine, model, nursery, self._routes)
+                except StartupError as error:
+                    await receive()
+                    await send({"type": "lifespan.startup.failed", "message": str(error)})
+                    nursery.cancel_scope.cancel()
+                    return
                 self._running = running
                 try:
                     await running.app(scope, receive, send)  # returns after lifespan.shutdown

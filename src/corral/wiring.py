@@ -17,9 +17,11 @@ from corral.dialects.routes import Route
 from corral.engine.contract import Engine
 from corral.engine.local.backend import Backend
 from corral.engine.local.engine import LocalEngine
+from corral.errors import StartupError
 from corral.http.app import create_app
 from corral.http.options import HttpOptions, ModelCard
 from corral.http.pages import read_files
+from corral.printable import one_line
 from corral.serving.service import Service, ServiceOptions
 from corral.settings import Settings
 from corral.transport.limits import Limits
@@ -112,17 +114,33 @@ async def start(
 
 def open_llama(settings: Settings, model: str | None) -> tuple[Backend, str]:
     """Find and load a model, the default one for None; it and its public name. Raises StartupError."""
+    from corral.engine.local.llama import prompt_process
     from corral.engine.local.llama.backend import LlamaBackend
     from corral.engine.local.llama.modelfile import resolve
     from corral.engine.local.llama.options import LlamaOptions
+    from corral.engine.local.prompts.pool import DEADLINE_S, PromptProcesses
 
     model_file = resolve(model)
-    return LlamaBackend(model_file.path, pick(LlamaOptions, settings)), model_file.name
+    if model_file.template_fault is not None:
+        raise StartupError(
+            one_line(f"the chat template of {model_file.name} does not compile: {model_file.template_fault}")
+        )
+    with ExitStack() as undo:
+        # They load the vocabulary while the model is loaded here.
+        prompts = PromptProcesses(prompt_process.command(model_file.path, DEADLINE_S))
+        undo.callback(prompts.close)
+        backend = LlamaBackend(model_file.path, pick(LlamaOptions, settings), prompts)
+        undo.pop_all()
+    return backend, model_file.name
 
 
 def open_draft(settings: Settings) -> Backend:
     """Load the draft model. Raises StartupError."""
-    return open_llama(settings, settings.draft_model)[0]
+    from corral.engine.local.llama.backend import LlamaBackend
+    from corral.engine.local.llama.modelfile import resolve
+    from corral.engine.local.llama.options import LlamaOptions
+
+    return LlamaBackend(resolve(settings.draft_model).path, pick(LlamaOptions, settings))
 
 
 def limits(settings: Settings) -> Limits:

@@ -32,6 +32,7 @@ Clock = Callable[[], datetime]
 FAULT_CHARS = 500
 """Longest message of a TemplateFault; what a template raises may have any length."""
 
+_MOST_CHARS = 64 * 2**20  # of all that it writes
 _MOST_ITEMS = 10**7  # of a text or list that `*` or `%` makes
 _MOST_BITS = 10**5  # of a number that `**` makes
 
@@ -76,10 +77,23 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         **kwargs: Any,
     ) -> str:
-        """The conversation as the model wants it written. Blocks for as long as the template takes.
+        """As `write`, without a pause. Blocks for as long as the template takes. Raises TemplateFault."""
+        return self.write(messages, tools, kwargs, add_generation_prompt=add_generation_prompt)
+
+    def write(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Tools | None,
+        kwargs: Mapping[str, Any],
+        *,
+        add_generation_prompt: bool = True,
+        pause: Callable[[], None] = lambda: None,
+    ) -> str:
+        """The conversation as the model wants it written; `kwargs` are further variables of the template.
 
         `tools` None or empty leaves them undefined, which is what templates ask for. Tools that the template
-        fails on are given to it once more in a plainer form. Raises TemplateFault.
+        fails on are given to it once more in a plainer form. `pause` is called whenever a part of the text
+        is done; what it raises ends the rendering, if it is no Exception. Raises TemplateFault.
         """
         variables = {
             **self._texts,
@@ -90,16 +104,24 @@ class ChatTemplate:
         }
         try:
             if not tools:
-                return self._render(variables)
+                return self._render(variables, pause)
             try:
-                return self._render({**variables, "tools": tools})
+                return self._render({**variables, "tools": tools}, pause)
             except Exception:
-                return self._render({**variables, "tools": plainer(tools)})
+                return self._render({**variables, "tools": plainer(tools)}, pause)
         except Exception as error:  # as above
             raise TemplateFault(_reason(error)) from error
 
-    def _render(self, variables: dict[str, Any]) -> str:
-        return self._template.render(copy.deepcopy(variables))
+    def _render(self, variables: dict[str, Any], pause: Callable[[], None]) -> str:
+        parts: list[str] = []
+        chars = 0
+        for part in self._template.generate(copy.deepcopy(variables)):
+            pause()
+            parts.append(part)
+            chars += len(part)
+            if chars > _MOST_CHARS:
+                raise jinja2.TemplateRuntimeError(f"it writes more than {_MOST_CHARS:,} characters")
+        return "".join(parts)
 
     def _of_vendors(self, tools: Tools) -> dict[str, Any]:
         """Variables that a few templates take from their vendor's renderer."""

@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from corral.engine.local.prompts.contract import Prompts
 from corral.errors import EngineFailed
 from corral.events import TokenLogprob
 from corral.request import Sampling
@@ -100,6 +101,11 @@ class Model(Protocol):
     def vocabulary(self) -> Vocabulary: ...
     @property
     def chat_format(self) -> ChatFormat: ...
+
+    @property
+    def prompts(self) -> Prompts | None:
+        """Who writes prompts for it in processes of their own; None where that is not needed."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

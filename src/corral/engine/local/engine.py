@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import count
 
 import trio
@@ -12,7 +11,9 @@ from corral.engine.contract import Capacity, Prepared, Sink, Waste
 from corral.engine.local.backend import Backend
 from corral.engine.local.drafts.model import DraftModel
 from corral.engine.local.pace import Pace
-from corral.engine.local.prompt import Prompter
+from corral.engine.local.prompts import bounds
+from corral.engine.local.prompts.inline import InlinePrompts
+from corral.engine.local.prompts.writer import PromptWriter
 from corral.engine.local.task import Delivery, Task
 from corral.engine.local.worker import Worker
 from corral.errors import ContextExceeded, EngineFailed, InvalidRequest
@@ -20,8 +21,6 @@ from corral.events import Failed
 from corral.request import GenerationRequest
 
 logger = logging.getLogger("corral.engine")
-
-PROMPT_THREADS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +68,13 @@ class LocalEngine:
         if slots > shape.sequences:
             raise ValueError(f"{slots} slots on a backend of {shape.sequences} sequences")
         request_ctx_tokens = min(shape.ctx_tokens, shape.sequence_ctx_tokens)
-        longest_bytes = max(map(len, backend.model.vocabulary.pieces))
+        model = backend.model
+        self._longest_token_bytes = max(map(len, model.vocabulary.pieces))
         self.capacity = Capacity(
-            slots, shape.ctx_tokens, request_ctx_tokens, prompt_bytes=request_ctx_tokens * longest_bytes
+            slots,
+            shape.ctx_tokens,
+            request_ctx_tokens,
+            prompt_bytes=request_ctx_tokens * self._longest_token_bytes,
         )
         self._reuses_prefixes = reuses_prefixes
         self._saved_bytes = saved_bytes
@@ -81,8 +84,7 @@ class LocalEngine:
         self.failure: EngineFailed | None = None
         self._backend = backend
         self._pace = Pace(step_budget_ms, backend.batch_tokens)
-        self._prompter = Prompter(backend.model.chat_format, backend.model.vocabulary)
-        self._prompt_threads = trio.CapacityLimiter(PROMPT_THREADS)
+        self._prompts = model.prompts or InlinePrompts(PromptWriter(model.chat_format, model.vocabulary))
         self._sinks: dict[int, Sink] = {}
         self._keys = count(1)
         self._worker: Worker | None = None
@@ -92,7 +94,7 @@ class LocalEngine:
         return None if self._worker is None else self._worker.step_age_s
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Own the worker thread until cancelled.
+        """Own the worker thread until cancelled. Raises StartupError if no prompt can be written.
 
         Cancelling returns once the thread has ended, which takes at most the step it is in: the thread
         is never abandoned, since it holds the model. If the worker dies, every task gets Failed, later
@@ -113,7 +115,9 @@ class LocalEngine:
             draft_model=self._draft_model,
             interval_s=self._stream_interval_s,
         )
+        await self._prompts.ready()
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._prompts.run)
             nursery.start_soon(self._supervise, worker)
             self._worker = worker
             task_status.started()
@@ -126,19 +130,17 @@ class LocalEngine:
     async def prepare(self, request: GenerationRequest, *, client: str) -> LocalPrepared:
         """Render and tokenize a request off the event loop, and see that it fits.
 
-        Raises InvalidRequest or ContextExceeded. Cancelling leaves at once; the thread finishes its pure work
-        unheard.
+        Raises InvalidRequest or ContextExceeded. Cancelling leaves at once.
         """
         known = len(self._backend.model.vocabulary.pieces)
         for token, _ in request.sampling.logit_bias:
             if token >= known:
                 raise InvalidRequest(f"token {token} is not one of the model's {known}", param="logit_bias")
-        prompt = await trio.to_thread.run_sync(
-            partial(self._prompter.tokens, request.messages, request.tools),
-            abandon_on_cancel=True,
-            limiter=self._prompt_threads,
-        )
-        return LocalPrepared(request, prompt, self._output_tokens(request, len(prompt)))
+        limit_tokens = self.capacity.request_ctx_tokens
+        bounds.check(request, limit_tokens=limit_tokens, longest_token_bytes=self._longest_token_bytes)
+        prompt = await self._prompts.prompt(request, client=client, limit_tokens=limit_tokens)
+        tokens = prompt.tokens.tolist()
+        return LocalPrepared(request, tokens, self._output_tokens(request, len(tokens)))
 
     def submit(self, prepared: Prepared, choice: int, sink: Sink, *, max_tokens: int) -> LocalHandle:
         """Start a sequence. The caller holds one of the free slots, and `prepared` is of this engine.

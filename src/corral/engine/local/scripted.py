@@ -81,6 +81,8 @@ class ByteVocabulary:
 class ScriptedModel:
     """Speaks ChatML, in bytes."""
 
+    prompts = None
+
     def __init__(self) -> None:
         self.vocabulary = ByteVocabulary()
         self.chat_format = ChatFormat(template=None, bos_text="", eos_text="<|im_end|>")

@@ -25,6 +25,7 @@ from corral.engine.local.llama.kv_cache import LlamaCache, SplitCache, UnifiedCa
 from corral.engine.local.llama.model import LlamaModel
 from corral.engine.local.llama.options import FLASH_ATTN, KV_TYPES, LlamaOptions
 from corral.engine.local.llama.sampler import ChainSampler, GreedySampler, TopKSampler
+from corral.engine.local.prompts.contract import Prompts
 from corral.errors import EngineFailed, StartupError
 from corral.events import TokenLogprob
 from corral.request import Sampling
@@ -42,8 +43,8 @@ class LlamaBackend:
     Raises StartupError, with llama.cpp's own reason, if the model or its context cannot be made.
     """
 
-    def __init__(self, path: Path, options: LlamaOptions) -> None:
-        self.model = LlamaModel(path, options.gpu_layers)
+    def __init__(self, path: Path, options: LlamaOptions, prompts: Prompts | None = None) -> None:
+        self.model = LlamaModel(path, options.gpu_layers, prompts=prompts)
         self.batch_tokens = max(BATCH_TOKENS, options.slots)
         self._options = options
         self._abort = AbortFlag()

@@ -11,18 +11,23 @@ from corral.engine.local.backend import ChatFormat
 from corral.engine.local.llama import log
 from corral.engine.local.llama.fault import load_failure
 from corral.engine.local.llama.vocabulary import LlamaVocabulary
+from corral.engine.local.prompts.contract import Prompts
 
 
 class LlamaModel:
     """Loading blocks, from tenths of a second to minutes; raises StartupError with llama.cpp's own reason.
 
-    `pointer` is llama.cpp's.
+    `pointer` is llama.cpp's. `vocab_only` leaves out the weights. `prompts` writes prompts elsewhere, and is
+    closed with the model.
     """
 
-    def __init__(self, path: Path, gpu_layers: int) -> None:
+    def __init__(
+        self, path: Path, gpu_layers: int = 0, *, vocab_only: bool = False, prompts: Prompts | None = None
+    ) -> None:
         log.install()
         llama_cpp.llama_backend_init()
-        self.pointer = _load(path, gpu_layers)
+        self.pointer = _load(path, gpu_layers, vocab_only)
+        self.prompts = prompts
         self.vocabulary = LlamaVocabulary(self.pointer)
         template = llama_cpp.llama_model_chat_template(self.pointer, None)
         self.chat_format = ChatFormat(
@@ -47,11 +52,14 @@ class LlamaModel:
 
     def close(self) -> None:
         """Free the model; its contexts have been freed before."""
+        if self.prompts is not None:
+            self.prompts.close()
         llama_cpp.llama_model_free(self.pointer)
 
 
-def _load(path: Path, gpu_layers: int) -> llama_cpp.llama_model_p:
+def _load(path: Path, gpu_layers: int, vocab_only: bool) -> llama_cpp.llama_model_p:
     params = llama_cpp.llama_model_default_params()
+    params.vocab_only = vocab_only
     params.n_gpu_layers = gpu_layers
     with log.quietly():
         model: llama_cpp.llama_model_p | None = llama_cpp.llama_model_load_from_file(

@@ -24,6 +24,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -255,15 +256,16 @@ def _tokenize(model: llama_cpp.llama_model_p, path: Path) -> int:
 
 
 def _template_fault(template: str) -> str | None:
-    # Imported here: the parent needs neither.
-    from corral.engine.local.backend import ChatFormat
-    from corral.engine.local.prompt import Prompter
-    from corral.engine.local.scripted import ByteVocabulary
+    # Imported here: the parent does not need it.
+    from corral.templates.environment import ChatTemplate, TemplateFault
 
     try:
-        Prompter(ChatFormat(template, "", ""), ByteVocabulary())
-    except Exception as error:  # the template is not ours: compiling it may raise anything
-        return f"{type(error).__name__}: {error}"
+        compiled = ChatTemplate(template)
+    except TemplateFault as fault:
+        return str(fault)
+    _begin("rendering the chat template of")
+    with suppress(TemplateFault):  # it may want a system message, or other variables
+        compiled.render([{"role": "user", "content": "Hello!"}])
     return None
 
 

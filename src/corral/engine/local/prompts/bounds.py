@@ -1,4 +1,4 @@
-"""What cannot fit the context is refused before it is rendered or tokenized: it could cost seconds and gigabytes."""
+"""What cannot fit the context is refused before it is rendered, which could take seconds and gigabytes."""
 
 from corral.errors import ContextExceeded
 from corral.request import GenerationRequest
@@ -10,14 +10,21 @@ def check(request: GenerationRequest, *, limit_tokens: int, longest_token_bytes:
     No token stands for more than `longest_token_bytes`, and each message takes at least one. Raises
     ContextExceeded with the fewest tokens that the prompt can have.
     """
-    least = max(len(request.messages), -(-text_bytes(request) // longest_token_bytes))
+    least = len(request.messages)
+    if least <= limit_tokens:  # else looking at all of their text would cost something too
+        least = max(least, -(-text_bytes(request) // longest_token_bytes))
     if least > limit_tokens:
-        raise ContextExceeded(
-            f"this model's context is {limit_tokens} tokens, but the prompt has at least {least}",
-            prompt_tokens=least,
-            limit_tokens=limit_tokens,
-            param="messages",
-        )
+        raise exceeded(least, limit_tokens, "at least ")
+
+
+def exceeded(prompt_tokens: int, limit_tokens: int, about: str = "") -> ContextExceeded:
+    """The error for a prompt that does not fit."""
+    return ContextExceeded(
+        f"this model's context is {limit_tokens} tokens, but the prompt has {about}{prompt_tokens}",
+        prompt_tokens=prompt_tokens,
+        limit_tokens=limit_tokens,
+        param="messages",
+    )
 
 
 def text_bytes(request: GenerationRequest) -> int:

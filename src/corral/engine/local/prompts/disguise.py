@@ -14,8 +14,7 @@ The order, the length and the blanks of a text stay as they are, and equal strin
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable
 
 from corral.engine.local.prompts.control import ControlTexts
 from corral.errors import InvalidRequest
@@ -27,10 +26,11 @@ _UNTOUCHED = frozenset("\"\\'")  # JSON writes them in other ways, which is for 
 _SHORT_CHARS = 256
 
 _SCHEMA_WORDS = frozenset(
-    "additionalProperties allOf anyOf array boolean const default definitions description enum examples "
-    "format function integer items maxItems maxLength maximum minItems minLength minimum name not null "
-    "nullable number object oneOf parameters pattern prefixItems properties required strict string title "
-    "type".split()
+    """
+    additionalProperties allOf anyOf array boolean const default definitions description enum examples format
+    function integer items maxItems maxLength maximum minItems minLength minimum name not null nullable number
+    object oneOf parameters pattern prefixItems properties required strict string title type
+    """.split()  # noqa: SIM905 - a list of them would be forty lines
 )
 
 
@@ -53,9 +53,9 @@ class Wardrobe:
         self.words = frozenset(filter(is_harmless, sought.words)) | _SCHEMA_WORDS
         self.parts = [part for part in sorted(sought.parts, key=len, reverse=True) if is_harmless(part)]
 
-    def disguise(self, strings: Iterable[str]) -> "Disguise":
-        """A disguise of characters that are in none of these strings. Raises InvalidRequest if there are none."""
-        used = {char for string in strings if not string.isascii() for char in _PRIVATE.findall(string)}
+    def disguise(self, texts: Iterable[str]) -> "Disguise":
+        """One of characters that are in none of these texts. Raises InvalidRequest where there are none."""
+        used = {char for text in texts if not text.isascii() for char in _PRIVATE.findall(text)}
         size = len(self.alphabet)
         for start in range(PRIVATE.start, PRIVATE.stop - size, size + 1):
             masks = [chr(code) for code in range(start, start + size)]
@@ -86,7 +86,7 @@ class Disguise:
         return text
 
     def full(self, text: str) -> str:
-        """No character of it but blanks and quotes is in any control text; except for what the template knows."""
+        """No character of it but blanks and quotes is in any control text, but for words of the template."""
         if text in self._wardrobe.words:
             return text
         parts = [part for part in self._wardrobe.parts if part in text]
@@ -113,27 +113,3 @@ class Disguise:
 
 def _is_edge(char: str) -> bool:
     return not (char.isalnum() or char.isspace() or char in _UNTOUCHED)
-
-
-def strings(value: Any) -> Iterator[str]:
-    """All strings in what JSON is made of, keys too."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for key, each in value.items():
-            yield key
-            yield from strings(each)
-    elif isinstance(value, list):
-        for each in value:
-            yield from strings(each)
-
-
-def mapped(value: Any, change: Callable[[str], str]) -> Any:
-    """The same with all strings changed, keys too."""
-    if isinstance(value, str):
-        return change(value)
-    if isinstance(value, dict):
-        return {change(key): mapped(each, change) for key, each in value.items()}
-    if isinstance(value, list):
-        return [mapped(each, change) for each in value]
-    return value

@@ -14,15 +14,14 @@ gives exactly the control tokens that it would give with plain words in place of
 
 from array import array
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import chain
-from typing import Any
 
-from corral.engine.local.backend import Vocabulary
+from corral.engine.local.backend import ChatFormat, Vocabulary
 from corral.engine.local.prompts.blocks import blocks
+from corral.engine.local.prompts.contract import Prompt
 from corral.engine.local.prompts.control import ControlTexts
-from corral.engine.local.prompts.conversation import Conversation, Shape, shaped
-from corral.engine.local.prompts.disguise import Disguise, Wardrobe, mapped, strings
+from corral.engine.local.prompts.conversation import SURROGATE, Mark, Shape, shaped
+from corral.engine.local.prompts.disguise import Disguise, Wardrobe
 from corral.errors import InvalidRequest
 from corral.request import GenerationRequest
 from corral.templates.environment import ChatTemplate, TemplateFault
@@ -35,19 +34,9 @@ CHATML = (
 )
 """What a model without a template gets, as in llama.cpp."""
 
-ENDING_CHARS = 256
+ENDING_CHARS = 256  # longer than any generation prompt
 
 _SPACES = " \t\n\v\f\r"  # what C's isspace() takes away beside a token that strips
-
-Change = Callable[[str], str]
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """What the model sees. `ending` is the end of it as text: it says whether a thought has been opened."""
-
-    tokens: list[int]
-    ending: str
 
 
 class PromptWriter:
@@ -56,7 +45,10 @@ class PromptWriter:
     Raises TemplateFault if the template does not compile.
     """
 
-    def __init__(self, template: ChatTemplate, vocabulary: Vocabulary) -> None:
+    def __init__(self, chat_format: ChatFormat, vocabulary: Vocabulary) -> None:
+        template = ChatTemplate(
+            chat_format.template or CHATML, bos_text=chat_format.bos_text, eos_text=chat_format.eos_text
+        )
         self._template = template
         self._vocabulary = vocabulary
         self._control = ControlTexts(vocabulary.control_texts, vocabulary.user_texts)
@@ -70,38 +62,42 @@ class PromptWriter:
         Raises InvalidRequest if the template refuses the conversation.
         """
         try:
-            return self._write(shaped(request, self._shape), pause)
+            return self._write(request, pause)
         except TemplateFault as fault:
             reason = f"the model's chat template refuses this conversation: {fault}"
         except RecursionError:
             reason = "the conversation is nested too deeply"
         except UnicodeEncodeError:
-            reason = "the conversation holds half of a surrogate pair, which is no character"
+            reason = SURROGATE
         raise InvalidRequest(reason, param="messages")
 
-    def _write(self, conversation: Conversation, pause: Callable[[], None]) -> Prompt:
-        disguise = self._wardrobe.disguise(_strings(conversation))
-        text = self._rendered(conversation, disguise.light)
-        pause()
-        if self._controls(text) != self._controls(self._rendered(conversation, disguise.full_short)):
-            text = self._rendered(conversation, disguise.full)
-        pause()
+    def _write(self, request: GenerationRequest, pause: Callable[[], None]) -> Prompt:
+        texts: list[str] = []
+
+        def note(text: str) -> str:
+            texts.append(text)
+            return text
+
+        shaped(request, self._shape, note)
+        disguise = self._wardrobe.disguise(texts)
+        text = self._rendered(request, disguise.light, pause)
+        plain = self._rendered(request, disguise.full_short, pause)
+        if self._controls(text) != self._controls(plain):
+            text = self._rendered(request, disguise.full, pause)
         tokens = self._tokens(text, disguise, pause)
         bos = self._vocabulary.bos
         if bos is not None and tokens[:1] != array("i", [bos]):
             tokens.insert(0, bos)
         if not tokens:
             raise InvalidRequest("the conversation renders to an empty prompt", param="messages")
-        return Prompt(tokens.tolist(), disguise.reveal(text[-ENDING_CHARS:]))
+        return Prompt(tokens, disguise.reveal(text[-ENDING_CHARS:]))
 
-    def _rendered(self, conversation: Conversation, change: Change) -> str:
-        text = self._template.render(
-            [_message(message, change) for message in conversation.messages],
-            [_typed(tool, change) for tool in conversation.tools],
-            add_generation_prompt=True,
-            **{name: mapped(value, change) for name, value in conversation.kwargs.items()},
+    def _rendered(self, request: GenerationRequest, mark: Mark, pause: Callable[[], None]) -> str:
+        conversation = shaped(request, self._shape, mark)
+        text = self._template.write(
+            conversation.messages, conversation.tools, conversation.kwargs, pause=pause
         )
-        return text + change(conversation.continued)
+        return text + conversation.continued
 
     def _controls(self, text: str) -> list[int]:
         return [found.token for found in self._control.find(text)]
@@ -137,27 +133,3 @@ class PromptWriter:
             start = found.start + 1
         if start < len(plain):
             yield plain[start:]
-
-
-def _message(message: dict[str, Any], change: Change) -> dict[str, Any]:
-    changed = {
-        key: value if key == "role" else mapped(value, change)
-        for key, value in message.items()
-        if key != "tool_calls"
-    }
-    if "tool_calls" in message:
-        changed["tool_calls"] = [_typed(call, change) for call in message["tool_calls"]]
-    return changed
-
-
-def _typed(value: dict[str, Any], change: Change) -> dict[str, Any]:
-    """A call or a tool: its `type` and the names of its fields are ours."""
-    function = {key: mapped(each, change) for key, each in value["function"].items()}
-    changed = {"type": value["type"], "function": function}
-    return {"id": change(value["id"]), **changed} if "id" in value else changed
-
-
-def _strings(conversation: Conversation) -> Iterator[str]:
-    yield conversation.continued
-    for part in (conversation.messages, conversation.tools, conversation.kwargs):
-        yield from strings(part)

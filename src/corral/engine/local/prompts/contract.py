@@ -1,0 +1,42 @@
+"""What the engine needs to have prompts written, whoever writes them."""
+
+from array import array
+from dataclasses import dataclass
+from typing import Protocol
+
+from corral.request import GenerationRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What the model sees, at least one token.
+
+    `ending` is how it ends as text, some 256 characters: it says whether a thought has been opened.
+    """
+
+    tokens: "array[int]"
+    ending: str
+
+
+class Prompts(Protocol):
+    """Writes prompts off the event loop."""
+
+    async def ready(self) -> None:
+        """Wait until prompts can be written; before `run`, once. Raises StartupError if they cannot be."""
+        ...
+
+    async def run(self) -> None:
+        """Own whatever writes them until cancelled."""
+        ...
+
+    async def prompt(self, request: GenerationRequest, *, client: str, limit_tokens: int) -> Prompt:
+        """The prompt of a request, in the client's turn.
+
+        Cancelling it leaves at once, and what is being done for it ends soon after. Raises InvalidRequest if
+        the conversation cannot be written, ContextExceeded if it has more tokens than `limit_tokens`.
+        """
+        ...
+
+    def close(self) -> None:
+        """End what was started, if `run` does not; harmless after it."""
+        ...

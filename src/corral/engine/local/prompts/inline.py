@@ -1,0 +1,40 @@
+"""Prompts written in threads of this process, for a model that can do no harm: one made for tests."""
+
+from functools import partial
+
+import trio
+
+from corral.engine.local.prompts import bounds
+from corral.engine.local.prompts.contract import Prompt
+from corral.engine.local.prompts.writer import PromptWriter
+from corral.request import GenerationRequest
+
+THREADS = 2
+
+
+class InlinePrompts:
+    """A PromptWriter in a few threads; see contract.Prompts. First come, first served."""
+
+    def __init__(self, writer: PromptWriter) -> None:
+        self._writer = writer
+        self._threads = trio.CapacityLimiter(THREADS)
+
+    async def ready(self) -> None:
+        """There is nothing to wait for."""
+        await trio.lowlevel.checkpoint()
+
+    async def run(self) -> None:
+        """Nothing is owned here."""
+        await trio.sleep_forever()
+
+    async def prompt(self, request: GenerationRequest, *, client: str, limit_tokens: int) -> Prompt:
+        """The prompt of a request. A thread whose client has gone finishes its pure work unheard."""
+        prompt = await trio.to_thread.run_sync(
+            partial(self._writer.write, request), abandon_on_cancel=True, limiter=self._threads
+        )
+        if len(prompt.tokens) > limit_tokens:
+            raise bounds.exceeded(len(prompt.tokens), limit_tokens)
+        return prompt
+
+    def close(self) -> None:
+        """Nothing is left open."""

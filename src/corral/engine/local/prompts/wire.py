@@ -1,0 +1,90 @@
+"""What is said to a process that writes prompts, and what it answers: frames of a length and a body.
+
+A request's body is JSON, since the schemas in it are JSON already; an answer's is MessagePack.
+"""
+
+import struct
+
+import msgspec
+
+from corral.request import GenerationRequest
+
+HEADER = struct.Struct(">cI")  # a kind, and how many bytes follow
+WRITE, STOP = b"W", b"S"
+ANSWER = b"A"
+
+
+class Job(msgspec.Struct, frozen=True):
+    """A request whose prompt is wanted, if it has no more tokens than `limit_tokens`."""
+
+    request: GenerationRequest
+    limit_tokens: int
+
+
+class Ready(msgspec.Struct, frozen=True, tag=True):
+    """The process can write prompts; its memory in bytes, or 0 where that is not known."""
+
+    memory_bytes: int
+
+
+class Unfit(msgspec.Struct, frozen=True, tag=True):
+    """No prompt can be written with this model, and why."""
+
+    reason: str
+
+
+class Written(msgspec.Struct, frozen=True, tag=True):
+    """A prompt: its tokens as native 32-bit integers, and how it ends as text."""
+
+    tokens: bytes
+    ending: str
+
+
+class TooLong(msgspec.Struct, frozen=True, tag=True):
+    """The prompt has more tokens than the context."""
+
+    prompt_tokens: int
+
+
+class Refused(msgspec.Struct, frozen=True, tag=True):
+    """The request is at fault."""
+
+    message: str
+    param: str | None
+
+
+class Stopped(msgspec.Struct, frozen=True, tag=True):
+    """It was asked to stop, and did."""
+
+
+class Failed(msgspec.Struct, frozen=True, tag=True):
+    """A bug: its traceback."""
+
+    traceback: str
+
+
+Answer = Ready | Unfit | Written | TooLong | Refused | Stopped | Failed
+
+_answers: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(Answer)
+_jobs = msgspec.json.Decoder(Job)
+
+
+def frame(kind: bytes, body: bytes = b"") -> bytes:
+    return HEADER.pack(kind, len(body)) + body
+
+
+def encode_job(job: Job) -> bytes:
+    """Raises UnicodeEncodeError for half of a surrogate pair."""
+    return frame(WRITE, msgspec.json.encode(job))
+
+
+def decode_job(body: bytes) -> Job:
+    return _jobs.decode(body)
+
+
+def encode_answer(answer: Answer) -> bytes:
+    return frame(ANSWER, msgspec.msgpack.encode(answer))
+
+
+def decode_answer(body: bytes) -> Answer:
+    return _answers.decode(body)
