@@ -1,5 +1,6 @@
 """How settings reach those who need them."""
 
+from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from corral.settings import Settings
 def test_every_option_of_llama_cpp_is_the_setting_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[LlamaOptions] = []
     monkeypatch.setattr(
-        "corral.engine.local.llama.backend.LlamaBackend", lambda path, options: opened.append(options)
+        "corral.engine.local.llama.backend.LlamaBackend",
+        lambda path, options, prompts: opened.append(options),
     )
+    monkeypatch.setattr("corral.engine.local.prompts.pool.PromptProcesses", lambda command: ExitStack())
     monkeypatch.setattr(
         "corral.engine.local.llama.modelfile.resolve", lambda model: ModelFile(Path("m"), "m", "here", False)
     )

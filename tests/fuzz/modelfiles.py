@@ -69,20 +69,22 @@ def describe(path: Path) -> int:
 def load_and_decode(path: Path) -> int:
     """What the server does until the first token of the first request; 1 where it says why it cannot."""
     from corral.engine.local.backend import Chunk
-    from corral.engine.local.llama.backend import LlamaBackend, LlamaOptions
+    from corral.engine.local.llama.backend import LlamaBackend
     from corral.engine.local.llama.modelfile import resolve
-    from corral.engine.local.prompt import Prompter
+    from corral.engine.local.llama.options import LlamaOptions
+    from corral.engine.local.prompts.writer import PromptWriter
     from corral.errors import CorralError, StartupError
-    from corral.request import Message, Sampling
+    from corral.request import GenerationRequest, Message, Sampling
 
     try:
         model_file = resolve(str(path))
         if model_file.template_fault is not None:
             raise StartupError(f"the chat template does not compile: {model_file.template_fault}")
         backend = LlamaBackend(model_file.path, LlamaOptions(slots=2, threads=1))
-        prompter = Prompter(backend.chat_format, backend.vocabulary)
-        prompt = prompter.tokens([Message("user", "The river ran past the old mill.")])
-        backend.decode([Chunk(0, 0, prompt[: backend.sequence_ctx_tokens], 1)])
+        writer = PromptWriter(backend.model.chat_format, backend.model.vocabulary)
+        request = GenerationRequest(messages=(Message("user", "The river ran past the old mill."),))
+        prompt = writer.write(request).tokens.tolist()
+        backend.decode([Chunk(0, 0, prompt[: backend.cache.shape.sequence_ctx_tokens], 1)])
         sampler = backend.sampler(Sampling(temperature=0), prompt)
         backend.logprobs(0, sampler.sample(0), 2)
     except (CorralError, StartupError) as error:
@@ -141,7 +143,7 @@ def preload() -> None:
     os.environ["GGML_NO_BACKTRACE"] = "1"
     import corral.__main__
     import corral.engine.local.llama.backend
-    import corral.engine.local.prompt
+    import corral.engine.local.prompts.writer
     import corral.settings  # noqa: F401
 
 

@@ -109,6 +109,8 @@ class ChatTemplate:
                 return self._render({**variables, "tools": tools}, pause)
             except Exception:
                 return self._render({**variables, "tools": plainer(tools)}, pause)
+        except MemoryError:
+            raise
         except Exception as error:  # as above
             raise TemplateFault(_reason(error)) from error
 

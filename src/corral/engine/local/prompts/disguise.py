@@ -23,6 +23,12 @@ from corral.templates.sought import Sought
 PRIVATE = range(0xF0000, 0x110000)
 _PRIVATE = re.compile("[\U000f0000-\U0010ffff]")
 _UNTOUCHED = frozenset("\"\\'")  # JSON writes them in other ways, which is for the template to do
+FOLDED = frozenset(
+    "\xdf\u0130\u0131\u0149\u017f\u01f0\u1e96\u1e97\u1e98\u1e99\u1e9a\u1e9e\u212a"
+    "\ufb00\ufb01\ufb02\ufb03\ufb04\ufb05\ufb06"
+)
+"""Characters that are ASCII letters when written in the other case, or nearly."""
+
 _SHORT_CHARS = 256
 
 _SCHEMA_WORDS = frozenset(
@@ -43,7 +49,9 @@ class Wardrobe:
     def __init__(self, control: ControlTexts, sought: Sought) -> None:
         texts = sorted(control.tokens)
         whole = "\n".join(texts).casefold()
-        self.alphabet = sorted({char for text in texts for char in text if not char.isspace()} - _UNTOUCHED)
+        letters = {char for text in texts for char in text if not char.isspace()}
+        letters |= {case for char in letters for case in (char.lower(), char.upper()) if len(case) == 1}
+        self.alphabet = sorted((letters | FOLDED) - _UNTOUCHED)
         self.edges = sorted({edge for text in texts for edge in (text[0], text[-1]) if _is_edge(edge)})
         self.edgeless = [text for text in texts if not (_is_edge(text[0]) or _is_edge(text[-1]))]
 

@@ -65,11 +65,13 @@ class PromptProcesses:
         command: Sequence[str],
         *,
         processes: int = PROCESSES,
+        start_s: float = START_S,
         deadline_s: float = DEADLINE_S,
         small_bytes: int = SMALL_BYTES,
     ) -> None:
         """Start the processes. Blocks for some milliseconds; from any thread. Raises StartupError."""
         self._command = command
+        self._start_s = start_s
         self._deadline_s = deadline_s
         self._small_bytes = small_bytes
         self._turns: Turns[_Task] = Turns()
@@ -85,7 +87,7 @@ class PromptProcesses:
     async def ready(self) -> None:
         """Wait until all can write. Raises StartupError if no prompt can be written with this model."""
         for process in self._processes:  # they get ready side by side
-            await _get_ready(process)
+            await self._get_ready(process)
 
     async def run(self) -> None:
         """Own the processes until cancelled, and replace those that die."""
@@ -148,7 +150,7 @@ class PromptProcesses:
         process = None
         try:
             process = await trio.to_thread.run_sync(PromptProcess, self._command)
-            await _get_ready(process)
+            await self._get_ready(process)
         except (StartupError, OSError) as error:
             logger.error("a process to write prompts in cannot be started: %s", error)
             process, failed = None, process
@@ -159,6 +161,25 @@ class PromptProcesses:
                 process.end_nowait()
             raise
         return process
+
+    async def _get_ready(self, process: PromptProcess) -> None:
+        """Wait until it can write. Raises StartupError."""
+        process.open()
+        with trio.move_on_after(self._start_s):
+            try:
+                answer = await process.answer()
+            except Died as death:
+                raise StartupError(f"the process that writes prompts died of {death} at its start") from None
+            if isinstance(answer, wire.Ready):
+                logger.debug("process %d writes prompts, in %d MB", process.pid, answer.memory_bytes // 10**6)
+                return
+            reason = answer.reason if isinstance(answer, wire.Unfit) else "it failed"
+            if isinstance(answer, wire.Failed):
+                logger.error("a process that writes prompts failed:\n%s", answer.traceback)
+            raise StartupError(one_line(reason))
+        raise StartupError(
+            f"loading the vocabulary and rendering the chat template takes longer than {self._start_s:.0f} s"
+        )
 
     async def _write(self, process: PromptProcess, task: _Task) -> bool:
         """Have a prompt written. False if the process cannot write another one."""
@@ -225,23 +246,3 @@ async def _stop_if_abandoned(task: _Task, process: PromptProcess, limit: trio.Ca
     limit.deadline = min(limit.deadline, trio.current_time() + GRACE_S)
     with suppress(Died):
         await process.send(wire.frame(wire.STOP))
-
-
-async def _get_ready(process: PromptProcess) -> None:
-    """Wait until it can write. Raises StartupError."""
-    process.open()
-    with trio.move_on_after(START_S):
-        try:
-            answer = await process.answer()
-        except Died as death:
-            raise StartupError(f"the process that writes prompts died of {death} at its start") from None
-        if isinstance(answer, wire.Ready):
-            logger.debug("process %d writes prompts, in %d MB", process.pid, answer.memory_bytes // 10**6)
-            return
-        reason = answer.reason if isinstance(answer, wire.Unfit) else "it failed"
-        if isinstance(answer, wire.Failed):
-            logger.error("a process that writes prompts failed:\n%s", answer.traceback)
-        raise StartupError(one_line(reason))
-    raise StartupError(
-        f"loading the vocabulary and rendering the chat template once takes longer than {START_S:.0f} s"
-    )
