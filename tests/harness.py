@@ -18,7 +18,7 @@ from corral.application import Application
 from corral.dialects.routes import ROUTES, Route
 from corral.engine.local.backend import Chunk
 from corral.engine.local.scripted import ScriptedBackend
-from corral.serving.generation import Service
+from corral.serving.service import Service
 from corral.settings import Settings
 
 

@@ -75,7 +75,7 @@ def main() -> int:
     script = SCRIPTS[args.script]
     sleep = steady(args.step_ms / 1e3) if args.steady else lambda: time.sleep(args.step_ms / 1e3)
 
-    settings = load({**source(parsed_args=args)(), "bind": f"127.0.0.1:{args.port}"})
+    settings = load({**source(args), "bind": f"127.0.0.1:{args.port}"})
 
     def open_scripted() -> tuple[Backend, str]:
         backend = UncountedBackend(

@@ -4,6 +4,8 @@
 nothing else in corral knows about status codes. Whatever is not a CorralError is a bug and is logged as one.
 """
 
+import re
+
 
 class CorralError(Exception):
     """Base of all errors a client is told about; `message` is written for that client."""
@@ -11,6 +13,11 @@ class CorralError(Exception):
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.message = message
+
+
+def code_of(error: CorralError) -> str:
+    """An error in one word, for counters and the log: `QueueFull` is `queue_full`."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(error).__name__).lower()
 
 
 class InvalidRequest(CorralError):
@@ -33,6 +40,10 @@ class ContextExceeded(InvalidRequest):
         super().__init__(message, param=param)
         self.prompt_tokens = prompt_tokens
         self.limit_tokens = limit_tokens
+
+
+class PreviousResponseNotFound(InvalidRequest):
+    """The request goes on from a response that is not stored (any more)."""
 
 
 class Unauthorized(CorralError):

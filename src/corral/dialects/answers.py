@@ -17,6 +17,7 @@ RESTART_S: Final = 10
 STATUSES: Final[dict[type[BaseException], int]] = {
     errors.InvalidRequest: 400,
     errors.ContextExceeded: 400,
+    errors.PreviousResponseNotFound: 400,
     errors.Unauthorized: 401,
     errors.Forbidden: 403,
     errors.NotFound: 404,

@@ -2,7 +2,7 @@
 
 import codecs
 import re
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -14,6 +14,14 @@ _MISSING = re.compile(r"Object missing required field `(?P<field>[^`]+)`")
 _HIGH_SURROGATE = re.compile(rb"\\u[dD][89abAB]")
 
 _encode = msgspec.json.Encoder().encode
+
+NOTHING: Final = msgspec.Raw(b"")
+"""The default of a field that is kept as it came: msgspec takes no `Raw | None`."""
+
+
+def present(raw: msgspec.Raw) -> bytes | None:
+    """A raw field's JSON text; None where it was absent or null."""
+    return bytes(raw) if raw and bytes(raw) != b"null" else None
 
 
 def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:

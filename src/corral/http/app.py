@@ -10,24 +10,34 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import MapAdapter
 
+from corral.books.ledger import Ledger, Refusal
 from corral.dialects.routes import ROUTES, Route, errors_at
-from corral.errors import CorralError, MethodNotAllowed, NotFound, PayloadTooLarge
+from corral.errors import (
+    CorralError,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    PayloadTooLarge,
+    code_of,
+)
 from corral.http.body import Bodies
 from corral.http.connection import UNREAD_BYTES, CorralRequest, ScopedHTTPConnection, target_of_request
-from corral.http.generate import add_generate
+from corral.http.generate import add_generate, is_accepted
 from corral.http.guard import HostCheck, KeyCheck, OriginCheck, check_expectation, client_of
 from corral.http.info import add_health, add_models, add_props
 from corral.http.marks import Access, Marks, marks_of
 from corral.http.operator import OperatorCheck
-from corral.http.options import HttpOptions
+from corral.http.options import HttpOptions, ModelCard
 from corral.http.pages import StaticFile, add_pages
 from corral.http.replies import error_reply
 from corral.http.status import add_status
-from corral.serving.generation import Service
-from corral.watching.operations import Operations
+from corral.serving.service import Service
+from corral.watching.watch import Watching
 
 logger = logging.getLogger("corral.http")
 
+BODIES = 4
+"""The largest bodies that may be in memory together, where no setting says how many bytes that is."""
 SAFE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -56,8 +66,9 @@ class CorralApp(QuartTrio):
 
 def create_app(
     service: Service,
-    operations: Operations,
+    watching: Watching,
     files: Mapping[str, StaticFile],
+    card: ModelCard,
     options: HttpOptions,
     routes: Sequence[Route] = ROUTES,
 ) -> CorralApp:
@@ -65,23 +76,23 @@ def create_app(
     app = CorralApp("corral", static_folder=None)
     app.url_map.merge_slashes = False  # else every doubled slash is answered with a redirect
     operators = OperatorCheck(
-        status_key=options.status_key, api_keys=options.api_keys, shows_content=options.shows_content
+        status_key=options.status_key, api_keys=options.api_keys, shows_content=options.status_content
     )
     _add_guard(app, options, operators)
-    _add_errors(app, routes)
+    _add_errors(app, routes, service.ledger)
     bodies = Bodies(
         limit_bytes=options.body_limit_bytes,
-        memory_bytes=options.body_memory_bytes,
+        memory_bytes=options.body_memory_bytes or BODIES * options.body_limit_bytes,
         timeout_s=options.body_timeout_s,
         prompt_bytes=service.capacity.prompt_bytes,
     )
     for route in routes:
-        add_generate(app, route, service, bodies, options)
+        add_generate(app, route, service, bodies, card, options)
     add_pages(app, files)
-    add_status(app, service, operations, operators, keepalive_s=options.keepalive_s)
-    add_models(app, service, options)
-    add_props(app, service, options)
-    add_health(app, service, operations)
+    add_status(app, service, watching, operators, keepalive_s=options.stream_keepalive_s)
+    add_models(app, service, card)
+    add_props(app, service, card, options)
+    add_health(app, service, watching)
     return app
 
 
@@ -110,13 +121,28 @@ def _add_guard(app: CorralApp, options: HttpOptions, operators: OperatorCheck) -
         return response
 
 
-def _add_errors(app: CorralApp, routes: Sequence[Route]) -> None:
-    """Answer every exception in the shape of the API that was asked, whoever raised it."""
+def _add_errors(app: CorralApp, routes: Sequence[Route], ledger: Ledger) -> None:
+    """Answer every exception in the shape of the API that was asked, whoever raised it, and count
+    refusals."""
 
     @app.errorhandler(Exception)
     async def fail(error: Exception) -> Response:
         errors = _marks(app).errors or errors_at(request.path, routes)
-        return error_reply(errors, _as_corral_error(error), g.request_id)
+        told = _as_corral_error(error)
+        response = error_reply(errors, told, g.request_id)
+        if not is_accepted():
+            ledger.refuse(
+                Refusal(
+                    id=g.request_id,
+                    address=request.remote_addr or "",
+                    method=request.method,
+                    path=request.path,
+                    status=response.status_code,
+                    code=code_of(told),
+                    param=told.param if isinstance(told, InvalidRequest) else None,
+                )
+            )
+        return response
 
 
 def _marks(app: CorralApp) -> Marks:

@@ -1,4 +1,4 @@
-"""A request's scope, one level above Quart's handler, and the request as Quart sees it.
+"""A request's scope, one level above Quart's handler, the request as Quart sees it, and its connection.
 
 Quart runs the handler first and sends the response afterwards, so what a handler acquires for a streamed
 response would leak if the client left in between. Here an exit stack encloses both: whatever is entered on
@@ -6,10 +6,12 @@ it is left when the request is over, however it ends. Exits are synchronous: a d
 request, and a cancelled request could not await.
 """
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
-from quart import request
+from quart import Request, request
 from quart.wrappers.request import Body
 from quart_trio.asgi import TrioASGIHTTPConnection
 from quart_trio.wrappers import TrioRequest
@@ -18,6 +20,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from corral.errors import InvalidRequest
 from corral.http.target import Target, read_target
+from corral.transport import EXTENSION
 
 T = TypeVar("T")
 
@@ -41,6 +44,28 @@ class ScopedHTTPConnection(TrioASGIHTTPConnection):
         with ExitStack() as exits:
             scope[_EXITS] = exits
             await super().__call__(receive, send)
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectedPeer:
+    """The client at the other end of a connection of `corral.transport`; a `serving.Peer`."""
+
+    _abort: Callable[[], None]
+    _has_stalled: Callable[[], bool]
+
+    def abort(self) -> None:
+        """Drop the connection, or over HTTP/2 the stream: its request is cancelled at once."""
+        self._abort()
+
+    @property
+    def has_stalled(self) -> bool:
+        return self._has_stalled()
+
+
+def peer_of(request: Request) -> ConnectedPeer:
+    """Who a request came from."""
+    extension = cast(dict[str, Any], request.scope)["extensions"][EXTENSION]
+    return ConnectedPeer(extension["abort"], extension["stalled"])
 
 
 class UnhurriedBody(TrioBody):

@@ -304,7 +304,7 @@ class Connection:
         elif self._context.terminated.is_set():
             self._idle.deadline = trio.current_time()
         else:
-            self._idle.deadline = trio.current_time() + self._limits.keep_alive_s
+            self._idle.deadline = trio.current_time() + self._limits.idle_connection_s
 
     async def _write(self, data: bytes) -> None:
         """Write `data` whole, after all that was written before it, or lose the connection.

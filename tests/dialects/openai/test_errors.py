@@ -30,6 +30,7 @@ EXAMPLES: list[errors.CorralError] = [
     errors.VersionNotSupported("This is HTTP/1.1."),
     errors.Overloaded("Too many bodies.", retry_after_s=1),
     errors.QueueFull("64 requests are waiting.", retry_after_s=7),
+    errors.PreviousResponseNotFound("There is no stored response.", param="previous_response_id"),
     errors.Draining("The server is shutting down."),
     errors.ShutDown("The server shut down."),
     errors.StoppedByOperator("An operator stopped this request."),

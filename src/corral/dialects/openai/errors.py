@@ -19,6 +19,7 @@ from corral.dialects.wire import frame
 CODES: Final[dict[type[BaseException], str | None]] = {
     errors.InvalidRequest: None,
     errors.ContextExceeded: "context_length_exceeded",
+    errors.PreviousResponseNotFound: "previous_response_not_found",
     errors.Unauthorized: "invalid_api_key",
     errors.Forbidden: "forbidden",
     errors.NotFound: "not_found",
@@ -67,6 +68,11 @@ class OpenAIErrors:
 def error_frame(error: Exception) -> bytes:
     """The last frame of a stream that failed; `[DONE]` must not follow it."""
     return frame(_body(error))
+
+
+def error_code(error: Exception) -> str:
+    """The one word for an error; a request that is wrong in some other way is an `invalid_request`."""
+    return CODES[kind_of(error)] or "invalid_request"
 
 
 def _body(error: Exception) -> ErrorBody:

@@ -8,7 +8,7 @@ from itertools import count
 
 import trio
 
-from corral.engine.contract import Capacity, Prepared, Released, Sink
+from corral.engine.contract import Capacity, Prepared, Sink, Waste
 from corral.engine.local.backend import Backend
 from corral.engine.local.drafts.model import DraftModel
 from corral.engine.local.pace import Pace
@@ -197,7 +197,7 @@ class LocalEngine:
     def _fail(self, error: EngineFailed) -> None:
         self.failure = error
         for key in list(self._sinks):
-            self._deliver(Delivery(events=[(key, [Failed(error)])], released=[(key, Released())]))
+            self._deliver(Delivery(events=[(key, [Failed(error)])], released=[(key, Waste())]))
 
     def _deliver(self, delivery: Delivery) -> None:
         if delivery.failure is not None or delivery.has_recovered:

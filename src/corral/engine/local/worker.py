@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from time import perf_counter
 
-from corral.engine.contract import Released
+from corral.engine.contract import Waste
 from corral.engine.local.backend import Backend, BackendLost, SavedSequence, StepAborted
 from corral.engine.local.cache.operations import Copy, Drop, Forget, Load, MemoryOperation, Save
 from corral.engine.local.drafts.drafter import Drafter
@@ -168,7 +168,7 @@ class Worker:
             sampler = self._backend.sampler(task.sampling, task.prompt)
         except Exception as error:
             delivery.events.append((task.key, [_failed(error)]))
-            delivery.released.append((task.key, Released()))
+            delivery.released.append((task.key, Waste()))
             return
         sequence = self._scheduler.add(task.prompt)
         running = Running(task, sequence, sampler)

@@ -26,9 +26,9 @@ def gemma_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(params=["on", "off"], ids=["unified", "split"])
+@pytest.fixture(params=["shared", "per-slot"])
 def gemma(request: pytest.FixtureRequest, gemma_path: Path) -> Iterator[LlamaBackend]:
-    options = LlamaOptions(slots=2, ctx_tokens=8192, threads=2, kv_unified=request.param)
+    options = LlamaOptions(slots=2, ctx_tokens=8192, threads=2, kv_cache=request.param)
     backend = LlamaBackend(gemma_path, options)
     yield backend
     backend.close()
