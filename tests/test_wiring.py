@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from corral import wiring
-from corral.engine.local.llama.backend import LlamaOptions
 from corral.engine.local.llama.modelfile import ModelFile
+from corral.engine.local.llama.options import LlamaOptions
 from corral.settings import Settings
 
 

@@ -112,8 +112,9 @@ async def start(
 
 def open_llama(settings: Settings, model: str | None) -> tuple[Backend, str]:
     """Find and load a model, the default one for None; it and its public name. Raises StartupError."""
-    from corral.engine.local.llama.backend import LlamaBackend, LlamaOptions
+    from corral.engine.local.llama.backend import LlamaBackend
     from corral.engine.local.llama.modelfile import resolve
+    from corral.engine.local.llama.options import LlamaOptions
 
     model_file = resolve(model)
     return LlamaBackend(model_file.path, pick(LlamaOptions, settings)), model_file.name

@@ -41,7 +41,7 @@ class Bench:
 
     def submit(self, key: int, prompt: Sequence[int] | str = CONVERSATION, **options: object) -> None:
         if isinstance(prompt, str):
-            prompt = self.backend.vocabulary.tokenize(prompt, parse_control=True)
+            prompt = self.backend.model.vocabulary.tokenize(prompt, parse_control=True)
         task = Task(key, prompt, Sampling(), **{"max_tokens": 20, **options})  # type: ignore[arg-type]
         self.worker.submit_nowait(task)
 
@@ -433,7 +433,7 @@ def test_with_nowhere_to_save_them_remainders_share_one_context() -> None:
     for key in range(8):
         bench.submit(key, [1000 * key + token for token in range(60)], max_tokens=1)
         bench.finish(key)
-    kept = [length for own in range(backend.sequences) if (length := backend.length(own))]
+    kept = [length for own in range(backend.cache.shape.sequences) if (length := backend.cache.length(own))]
     assert kept == [60, 60, 60], "a quarter of 512, and the newest"
 
 

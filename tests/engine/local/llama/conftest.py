@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from corral.engine.local.llama.backend import LlamaBackend, LlamaOptions
+from corral.engine.local.llama.backend import LlamaBackend
 from corral.engine.local.llama.modelfile import resolve
+from corral.engine.local.llama.options import LlamaOptions
 
 
 @pytest.fixture(scope="session")
@@ -29,5 +30,5 @@ def llama(loaded: LlamaBackend) -> LlamaBackend:
 
 def forget(backend: LlamaBackend) -> None:
     """Empty the cache: a new worker keeps its books from nothing."""
-    for sequence in range(backend.sequences):
-        backend.remove(sequence, 0)
+    for sequence in range(backend.cache.shape.sequences):
+        backend.cache.remove(sequence, 0)
