@@ -16,7 +16,7 @@ from corral.application import Application
 from corral.engine.local.backend import Backend
 from corral.engine.local.scripted import ByteVocabulary, ScriptedBackend
 from corral.settings import load
-from serve_scripted import PREFIXES, UncountedBackend, noise
+from serve_scripted import PREFIXES, TOKEN_BYTES, noise
 
 
 class ClockPieces(Sequence[bytes]):
@@ -40,14 +40,16 @@ class ClockVocabulary(ByteVocabulary):
 
 def clock_backend(slots: int, step_s: float) -> ScriptedBackend:
     """Endless time."""
-    backend = UncountedBackend(
+    backend = ScriptedBackend(
         noise,
+        token_bytes=TOKEN_BYTES,
+        counts_cells=False,
         ctx_tokens=65_536,
         sequences=slots + PREFIXES,
         on_step=lambda _chunks: time.sleep(step_s),
         keep_steps=False,
     )
-    backend.vocabulary = ClockVocabulary()
+    backend.model.vocabulary = ClockVocabulary()
     return backend
 
 

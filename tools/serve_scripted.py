@@ -23,16 +23,7 @@ from corral.settings import add_flags, load
 
 CTX_TOKENS = 65_536
 PREFIXES = 32  # sequences for reusable prefixes, beside the running ones, as on llama.cpp
-
-
-class UncountedBackend(ScriptedBackend):
-    """Does not count its cells before every step: that costs as much as they are, and no model does it."""
-
-    token_bytes = 23_040  # of SmolLM2-135M: so the limit on kept prefixes holds as many as it would of those
-
-    @property
-    def used_cells(self) -> int:
-        return 0
+TOKEN_BYTES = 23_040  # of SmolLM2-135M: so the limit on kept prefixes holds as many as it would of those
 
 
 def noise(tokens: Sequence[int]) -> int:
@@ -75,11 +66,13 @@ def main() -> int:
     script = SCRIPTS[args.script]
     sleep = steady(args.step_ms / 1e3) if args.steady else lambda: time.sleep(args.step_ms / 1e3)
 
-    settings = load({**source(parsed_args=args)(), "bind": f"127.0.0.1:{args.port}"})
+    settings = load({**source(args), "bind": f"127.0.0.1:{args.port}"})
 
     def open_scripted() -> tuple[Backend, str]:
-        backend = UncountedBackend(
+        backend = ScriptedBackend(
             script,
+            token_bytes=TOKEN_BYTES,
+            counts_cells=False,
             ctx_tokens=settings.ctx_tokens or CTX_TOKENS,
             sequences=settings.slots + PREFIXES,
             on_step=(lambda _chunks: sleep()) if args.step_ms > 0 else None,

@@ -279,7 +279,7 @@ async def test_connections_close_when_they_should(autojump_clock: MockClock, app
         for head, stays_s in [
             (get("/ok", extra="Connection: close\r\n"), 0),
             (get("/ok", "1.0"), 0),
-            (get("/ok"), LIMITS.keep_alive_s),
+            (get("/ok"), LIMITS.idle_connection_s),
         ]:
             stream = await lab.request(head)
             before = trio.current_time()
@@ -306,7 +306,7 @@ async def test_a_head_must_come_whole_and_in_time(autojump_clock: MockClock, sta
             answer = await read_until_closed(stream)
             nursery.cancel_scope.cancel()
         assert answer.startswith(b"HTTP/1.1 408 ") if start else answer == b""
-        expected = LIMITS.header_timeout_s if start else LIMITS.keep_alive_s
+        expected = LIMITS.header_timeout_s if start else LIMITS.idle_connection_s
         assert trio.current_time() - before == pytest.approx(expected, abs=0.6)
         await close(stream)
 

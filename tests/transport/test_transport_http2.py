@@ -353,7 +353,7 @@ async def test_an_idle_connection_is_closed(autojump_clock: MockClock) -> None:
         assert await is_alive(client)
         began = trio.current_time()
         await client.until(h2.events.ConnectionTerminated)
-        assert trio.current_time() - began == pytest.approx(LIMITS.keep_alive_s, abs=0.1)
+        assert trio.current_time() - began == pytest.approx(LIMITS.idle_connection_s, abs=0.1)
         await close(client.stream)
 
 

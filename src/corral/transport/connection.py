@@ -27,6 +27,7 @@ from hypercorn.typing import AppWrapper, ConnectionState, HTTPScope, LifespanSta
 from hypercorn.utils import parse_socket_addr
 
 from corral.transport.allowance import Allowance
+from corral.transport.answers import too_many_connections
 from corral.transport.census import Census
 from corral.transport.exchange import EXTENSION, Exchange, Send
 from corral.transport.http1 import HTTP1, Cut
@@ -140,10 +141,7 @@ class Connection:
         """Answer a client too many: 503 where that costs nothing but a small write."""
         with self._census.refusal() as polite:
             if self._cleartext and polite:
-                self._wire.write_nowait(
-                    b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\n"
-                    b"Content-Type: text/plain\r\nContent-Length: 21\r\n\r\nToo many connections\n"
-                )
+                self._wire.write_nowait(too_many_connections())
                 self._wire.finish()
                 with trio.move_on_after(FAREWELL_S), suppress(trio.BrokenResourceError):
                     while await self._stream.receive_some(READ_BYTES):
@@ -312,7 +310,7 @@ class Connection:
         elif self._context.terminated.is_set():
             self._idle.deadline = trio.current_time()
         else:
-            self._idle.deadline = trio.current_time() + self._limits.keep_alive_s
+            self._idle.deadline = trio.current_time() + self._limits.idle_connection_s
 
     async def _write(self, data: bytes) -> None:
         """Write `data` whole, after all that was written before it, or lose the connection.

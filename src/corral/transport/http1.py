@@ -21,6 +21,15 @@ from hypercorn.protocol.h11 import STREAM_ID, H2ProtocolAssumedError, H11Protoco
 from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.typing import H11SendableEvent
 
+from corral.errors import CorralError, InvalidRequest, VersionNotSupported
+from corral.transport.answers import (
+    FAILED,
+    REQUEST_LINE_BYTES,
+    TOO_SLOW,
+    answer_to,
+    path_of,
+    unreadable,
+)
 from corral.transport.limits import Limits
 from corral.transport.protocol import HTTPProtocol, StreamTasks, Surroundings
 
@@ -74,6 +83,7 @@ class HTTP1(HTTPProtocol, H11Protocol):
         self._framing = Framing.CLOSE
         self._unparsed_bytes = 0  # given to h11, and not in an event yet
         self._excess_bytes = 0  # how much a body's framing has over what it may have
+        self._beginning = b""  # of the request's head, to know whose client it is if the rest is no good
 
     # What the connection asks
 
@@ -134,10 +144,10 @@ class HTTP1(HTTPProtocol, H11Protocol):
 
     async def time_out(self) -> None:
         if self.stream is None and self.connection.trailing_data[0]:
-            await self._answer_error(408)
+            await self._answer(TOO_SLOW)
 
     async def fail(self) -> None:
-        await self._answer_error(500)
+        await self._answer(FAILED)
 
     # What Hypercorn's protocol does, and how it is done here
 
@@ -146,6 +156,8 @@ class HTTP1(HTTPProtocol, H11Protocol):
 
     async def handle(self, event: Event) -> None:
         if isinstance(event, RawData):
+            if self.stream is None and len(self._beginning) < REQUEST_LINE_BYTES:
+                self._beginning += event.data[:REQUEST_LINE_BYTES]
             self.connection.receive_data(event.data)
             self._unparsed_bytes += len(event.data)
             await self._handle_events()
@@ -166,12 +178,17 @@ class HTTP1(HTTPProtocol, H11Protocol):
             try:
                 event = self.connection.next_event()
             except h11.RemoteProtocolError as error:
-                await self._refuse(error.error_status_hint)
+                in_line = b"\n" not in self.connection.trailing_data[0].lstrip(b"\r\n")
+                in_body = self.stream is not None
+                await self._refuse(unreadable(error.error_status_hint, in_body=in_body, in_line=in_line))
                 return
             if isinstance(event, h11.Request):
                 self._unparsed_bytes = len(self.connection.trailing_data[0])
                 self._excess_bytes = 0
                 await self._check_protocol(event)
+                if not event.http_version.startswith(b"1."):
+                    await self._refuse(VersionNotSupported("this connection speaks HTTP/1.1"))
+                    return
                 await self.send(Updated(idle=False))
                 await self._create_stream(event)
             elif event is h11.NEED_DATA or event is h11.PAUSED:
@@ -186,7 +203,7 @@ class HTTP1(HTTPProtocol, H11Protocol):
                 self._untaken_bytes += len(event.data)
                 await self.stream.handle(Body(stream_id=STREAM_ID, data=bytes(event.data)))
                 if self._is_mostly_framing(event):
-                    await self._refuse(400)
+                    await self._refuse(InvalidRequest("the body is mostly chunk extensions"))
                     return
                 await self._around.host.spend(thread_time() - began_s)
             elif isinstance(event, h11.EndOfMessage):
@@ -205,10 +222,10 @@ class HTTP1(HTTPProtocol, H11Protocol):
         self._excess_bytes = max(0, self._excess_bytes + framing_bytes - allowed_bytes)
         return self._excess_bytes > EXCESS_BYTES
 
-    async def _refuse(self, status_code: int) -> None:
+    async def _refuse(self, error: CorralError) -> None:
         """Answer what cannot be served, if an answer can still be given, and ask for the end."""
         await self._close_stream()
-        await self._answer_error(status_code)
+        await self._answer(error)
         await self.send(Closed())
 
     async def _create_stream(self, request: h11.Request) -> None:
@@ -266,6 +283,7 @@ class HTTP1(HTTPProtocol, H11Protocol):
             and not self.context.terminated.is_set()
         ):
             self.connection.start_next_cycle()
+            self._beginning = self.connection.trailing_data[0][:REQUEST_LINE_BYTES]
             self.response = None
             self.scope = None
             await self.send(Updated(idle=True))
@@ -291,6 +309,12 @@ class HTTP1(HTTPProtocol, H11Protocol):
         else:
             await self.send(RawData(data=data))
 
-    async def _answer_error(self, status_code: int) -> None:
+    async def _answer(self, error: CorralError) -> None:
+        """Tell the client what is wrong with its request, unless an answer has begun; it is the last word."""
         if self.connection.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            await self._send_error_response(status_code)
+            answer = answer_to(error, path_of(self._beginning))
+            headers = [*answer.headers, (b"connection", b"close"), *self.config.response_headers("h11")]
+            await self._send_h11_event(h11.Response(status_code=answer.status, headers=headers))
+            if not self._beginning.startswith(b"HEAD "):
+                await self._send_h11_event(h11.Data(data=answer.body))
+            await self._send_h11_event(h11.EndOfMessage())

@@ -17,6 +17,7 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from time import thread_time
+from urllib.parse import unquote
 
 import h2.config
 import h2.connection
@@ -44,7 +45,9 @@ from hypercorn.utils import filter_pseudo_headers
 from hyperframe.frame import GoAwayFrame
 from priority.priority import MissingStreamError
 
+from corral.errors import InvalidRequest
 from corral.transport.allowance import Allowance
+from corral.transport.answers import answer_to
 from corral.transport.frames import FrameCutter, Piece
 from corral.transport.limits import Limits
 from corral.transport.protocol import HTTPProtocol, StreamTasks, Surroundings
@@ -230,8 +233,7 @@ class HTTP2(HTTPProtocol, H2Protocol):
         pseudo = {name: value for name, value in request.headers if name.startswith(b":")}
         method, path = pseudo.get(b":method", b""), pseudo.get(b":path", b"")
         if not _METHOD.fullmatch(method) or not _PATH.fullmatch(path):
-            headers = [(b":status", b"400"), *self.config.response_headers("h2")]
-            self.connection.send_headers(stream_id, headers, end_stream=True)
+            self._refuse(stream_id, method, path)
             return
         stream = self._requests[stream_id] = self._around.stream(stream_id, self.stream_send)
         self._buffers[stream_id] = StreamBuffer(self._limits.notsent_lowat_bytes)
@@ -253,6 +255,18 @@ class HTTP2(HTTPProtocol, H2Protocol):
         await self.context.mark_request()
         if stream.closed:  # answered without the app: not a name of this server
             await self._end_stream(stream_id)
+
+    def _refuse(self, stream_id: int, method: bytes, path: bytes) -> None:
+        """Answer what is no request, in full if the client has given window for it."""
+        answer = answer_to(InvalidRequest("this is not a request"), unquote(path.decode("latin-1")))
+        headers = [(b":status", b"%d" % answer.status), *answer.headers, *self.config.response_headers("h2")]
+        has_room = self.connection.local_flow_control_window(stream_id) >= len(answer.body)
+        if not has_room:
+            headers = [header for header in headers if header[0] != b"content-length"]
+        has_body = has_room and method != b"HEAD"
+        self.connection.send_headers(stream_id, headers, end_stream=not has_body)
+        if has_body:
+            self.connection.send_data(stream_id, answer.body, end_stream=True)
 
     async def stream_send(self, event: StreamEvent) -> None:
         stream_id = event.stream_id

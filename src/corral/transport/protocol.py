@@ -17,6 +17,7 @@ from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.typing import AppWrapper, ASGIReceiveEvent, ConnectionState, HTTPScope, Scope, WorkerContext
 
+from corral.transport.answers import AnsweringStream
 from corral.transport.exchange import Send
 
 Put = Callable[[ASGIReceiveEvent], Awaitable[None]]
@@ -62,7 +63,7 @@ class Surroundings:
 
     def stream(self, stream_id: int, send: Callable[[StreamEvent], Awaitable[None]]) -> HTTPStream:
         """Hypercorn's side of one request: from its events to an ASGI scope, and from messages to events."""
-        return HTTPStream(
+        return AnsweringStream(
             self.app,
             self.config,
             self.context,

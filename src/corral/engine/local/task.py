@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 
 from corral.decoding import TextDecoder
-from corral.engine.contract import Released
+from corral.engine.contract import Waste
 from corral.engine.local.backend import Sampler
 from corral.engine.local.drafts.lookup import PromptLookup
 from corral.engine.local.scheduler import Sequence as Scheduled
@@ -55,7 +55,7 @@ class Delivery:
     """
 
     events: list[tuple[int, list[Event]]] = field(default_factory=list)
-    released: list[tuple[int, Released]] = field(default_factory=list)
+    released: list[tuple[int, Waste]] = field(default_factory=list)
     failure: EngineFailed | None = None
     has_recovered: bool = False
 
@@ -129,12 +129,12 @@ class Running:
             ),
         )
 
-    def released(self, cancelled_s: float | None) -> Released:
+    def released(self, cancelled_s: float | None) -> Waste:
         """What was in vain, if it was cancelled at `cancelled_s`."""
         if cancelled_s is None:
-            return Released()
+            return Waste()
         computed = self.sequence.computed - self.sequence.cached_tokens
-        return Released(
+        return Waste(
             decoded_after_cancel=int(self.last_token_s > cancelled_s),
             prefill_dropped=self.aborted_tokens,
             prefill_kept=max(0, computed) if self.completion_tokens == 0 else 0,
