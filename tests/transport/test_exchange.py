@@ -67,3 +67,29 @@ async def test_sending_to_a_client_that_is_gone_is_no_failure_of_the_app(
     exchange.disconnect_nowait()
     await exchange.run(app)
     assert len(caplog.records) == logged
+
+
+async def test_small_pieces_of_a_body_become_one_message() -> None:
+    read: list[int] = []
+
+    async def taken(size: int) -> None:
+        read.append(size)
+
+    exchange = Exchange({"type": "http"}, partial(nothing), taken, end_within_s=1)
+    for piece in (b"a", b"", b"b"):
+        await exchange.put({"type": "http.request", "body": piece, "more_body": True})
+    assert await exchange.receive() == {"type": "http.request", "body": b"ab", "more_body": True}
+    await exchange.put({"type": "http.request", "body": b"c", "more_body": True})
+    await exchange.put({"type": "http.request", "body": b"", "more_body": False})
+    assert await exchange.receive() == {"type": "http.request", "body": b"c", "more_body": False}
+    assert read == [2, 1]
+    exchange.disconnect_nowait()
+    assert await exchange.receive() == {"type": "http.disconnect"}
+
+
+async def test_an_empty_piece_is_no_news() -> None:
+    exchange = Exchange({"type": "http"}, partial(nothing), nothing, end_within_s=1)
+    await exchange.put({"type": "http.request", "body": b"", "more_body": True})
+    with trio.move_on_after(0) as waiting:
+        await exchange.receive()
+    assert waiting.cancelled_caught

@@ -547,3 +547,46 @@ async def test_chunks_are_what_an_http_parser_takes_them_for(autojump_clock: Moc
             body += event.data if isinstance(event, h11.Data) else b""
         assert body == CHUNK + b"rest"
         await close(stream)
+
+
+@anyapp
+async def test_chunks_of_one_byte_are_a_body_and_cost_their_sender_time(
+    autojump_clock: MockClock, app: str
+) -> None:
+    async with laboratory(autojump_clock, app) as lab:
+        stream = await lab.request(b"POST /body HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        await lab.journal.until_started("/body")
+        began = trio.current_time()
+        await stream.send_all(b"1\r\nx\r\n" * 2000 + b"0\r\n\r\n")
+        await read_until(stream, b"2000")
+        # Parsing two thousand chunks takes some ms, more than may be taken without a pause.
+        assert trio.current_time() - began > 0.001
+        await close(stream)
+
+
+@anyapp
+@pytest.mark.parametrize("split", [False, True])
+async def test_a_body_that_is_all_framing_is_refused(
+    autojump_clock: MockClock, app: str, split: bool
+) -> None:
+    async with laboratory(autojump_clock, app) as lab:
+        stream = await lab.request(b"POST /body HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        await lab.journal.until_started("/body")
+        for _ in range(3):
+            for part in (
+                [b"1;" + b"e" * 8000, b"\r\nx\r\n"] if split else [b"1;" + b"e" * 8000 + b"\r\nx\r\n"]
+            ):
+                await stream.send_all(part)
+                await trio.sleep(0.1)
+        assert b"HTTP/1.1 400 " in await read_all(stream)
+        await lab.journal.until_ended("/body")
+
+
+async def test_a_long_chunk_pays_for_its_extensions(autojump_clock: MockClock) -> None:
+    async with laboratory(autojump_clock) as lab:
+        stream = await lab.request(b"POST /body HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for _ in range(50):
+            await stream.send_all(b"800;signature=" + b"e" * 1000 + b"\r\n" + b"x" * 0x800 + b"\r\n")
+        await stream.send_all(b"0\r\n\r\n")
+        await read_until(stream, b"102400")
+        await close(stream)

@@ -8,7 +8,7 @@ from h2.errors import ErrorCodes
 from tests.transport.wires import APPS, CHUNK, ENDINGS, LIMITS, H2Client, Lab, close, is_reset, laboratory
 from trio.testing import MockClock
 
-from corral.transport.http2 import RESETS_AT_ONCE
+from corral.transport.http2 import IDLE_FRAMES_AT_ONCE, RESETS_AT_ONCE
 
 anyapp = pytest.mark.parametrize("app", APPS)
 ending = pytest.mark.parametrize("end", ENDINGS.values(), ids=ENDINGS)
@@ -378,6 +378,74 @@ async def test_resets_now_and_then_are_fine(autojump_clock: MockClock) -> None:
             client.h2.reset_stream(stream_id)
             await client.flush()
             await trio.sleep(0.05)
+        assert await is_alive(client)
+
+
+# Frames that carry nothing, as they lie on the wire; stream 1 has a body to come.
+IDLE_FRAMES = {
+    "empty DATA": b"\0\0\0\0\0\0\0\0\1",
+    "SETTINGS": b"\0\0\0\4\0\0\0\0\0",
+    "SETTINGS ACK": b"\0\0\0\4\1\0\0\0\0",
+    "PING": b"\0\0\x08\6\0\0\0\0\0" + b"12345678",
+    "WINDOW_UPDATE": b"\0\0\4\x08\0\0\0\0\0\0\0\0\1",
+    "PRIORITY": b"\0\0\5\2\0\0\0\0\3\0\0\0\0\7",
+    "unknown": b"\0\0\0\xbe\0\0\0\0\0",
+}
+
+
+@pytest.mark.parametrize("frame", IDLE_FRAMES.values(), ids=IDLE_FRAMES)
+async def test_a_flood_of_frames_that_carry_nothing_ends_its_connection(
+    autojump_clock: MockClock, frame: bytes
+) -> None:
+    async with laboratory(autojump_clock) as lab:
+        other = await client_of(lab)
+        client = await client_of(lab)
+        await client.get("/body", method="POST", end=False)
+        async with trio.open_nursery() as nursery:  # its own acknowledgements must not stop the flood
+            nursery.start_soon(client.stream.send_all, frame * (IDLE_FRAMES_AT_ONCE + 100))
+            event = await client.until(h2.events.ConnectionTerminated)
+        assert event.error_code == ErrorCodes.ENHANCE_YOUR_CALM
+        await lab.journal.until_ended("/body")
+        assert await is_alive(other)
+
+
+@pytest.mark.parametrize("frame", IDLE_FRAMES.values(), ids=IDLE_FRAMES)
+async def test_many_frames_that_carry_nothing_are_fine_and_others_are_served_between_them(
+    autojump_clock: MockClock, frame: bytes
+) -> None:
+    async with laboratory(autojump_clock) as lab:
+        client = await client_of(lab)
+        upload = await client.get("/body", method="POST", end=False)
+        await lab.journal.until_started("/body")
+        began = trio.current_time()
+        await client.stream.send_all(frame * 1000)
+        client.h2.send_data(upload, b"body", end_stream=True)
+        await client.flush()
+        await client.until(h2.events.StreamEnded, upload)
+        assert client.body[upload] == b"4"
+        # Parsing a thousand frames takes some ms, more than may be taken without a pause.
+        assert trio.current_time() - began > 0.001
+
+
+async def test_answers_to_what_it_is_sent_are_no_flood(autojump_clock: MockClock) -> None:
+    """A client may say WINDOW_UPDATE twice and PING once for every DATA frame, however many there are."""
+    async with laboratory(autojump_clock) as lab:
+        client = await client_of(lab)
+        client.give_window = False
+        stream_id = await client.get("/flood")
+        frames = answered = 0
+        while answered < IDLE_FRAMES_AT_ONCE + 500:
+            assert await client.until_more()
+            frames = sum(isinstance(event, h2.events.DataReceived) for event in client.events)
+            for _ in range(frames - answered // 3):
+                client.h2.increment_flow_control_window(4096)
+                client.h2.increment_flow_control_window(4096, stream_id)
+                client.h2.ping(b"12345678")
+                answered += 3
+            await client.flush()
+        assert not any(isinstance(event, h2.events.ConnectionTerminated) for event in client.events)
+        client.h2.reset_stream(stream_id)
+        await client.flush()
         assert await is_alive(client)
 
 
