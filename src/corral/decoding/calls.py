@@ -6,7 +6,7 @@ then on the call stays, whatever follows; arguments leave as they come, always a
 
 import json
 import re
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from enum import Enum
 
 from corral.decoding.formats.form import JsonBody
@@ -121,6 +121,8 @@ class CallParser:
                 return outcome
             found = yield from reader.choose(_NEXT_OBJECT)
             if found is None:
+                if is_listed and reader.is_cut(_NEXT_OBJECT):
+                    reader.drop()
                 break
             reader.at += found[1] - 1
         if is_listed:
@@ -183,6 +185,8 @@ class CallParser:
             any_closed = any_closed or found[0] < len(call.closers)
             if options[found[0]] in call.units[:1]:
                 break  # the next one begins the next call
+        if reader.is_cut(call.closers):
+            reader.drop()
         return any_closed
 
     # A whole call in JSON
@@ -452,7 +456,7 @@ class CallParser:
                     if (yield from reader.choose(closers)) is not None:
                         continue  # a comma too many
             elif pairs.before_key:
-                return self._broke()
+                return self._broke(cut_in=options)
             if not (yield from self._pair(call, pairs, count, mark)):
                 return self._broke()
             count += 1
@@ -475,10 +479,14 @@ class CallParser:
         else:
             text = yield from reader.until(pairs.key_end, _MOST_KEY)
             if text is None:
+                if reader.ended and "\n" not in reader.text[reader.at :].strip():
+                    reader.drop()  # cut in the key
                 return False
             key = self._markers.spell(text.strip()).strip("\"'")
             found = yield from reader.choose((pairs.key_end, pairs.key_end_short))
             if found is None:
+                if reader.is_cut((pairs.key_end, pairs.key_end_short)):
+                    reader.drop()
                 return False
             if None in pairs.key_end:
                 mark = self._hole(pairs.key_end, found[1]) if not found[0] else ""
@@ -541,6 +549,8 @@ class CallParser:
 
         yield from self._lead(pairs.lead)
         is_cdata = pairs.body.is_cdata and (yield from self._reader.accept(_CDATA))
+        if pairs.body.is_cdata and self._reader.is_cut((_CDATA,)):
+            self._reader.drop()
         found = yield from self._until_value_end(call, pairs, key, take, _CDATA_END if is_cdata else ())
         if not found:
             return False
@@ -599,17 +609,18 @@ class CallParser:
                 yield
                 continue
             found = yield from reader.choose(ends)
-            if found is None and reader.ended and end and reader.status(end) > 0:
-                length = reader.status(end)
+            length = reader.status(end) if end else 0
+            if found is None and reader.is_cut(ends):
+                # Behind the end marker, or inside it: then nobody knows, and nothing is invented.
+                reader.at = reader.at + length if length > 0 else len(reader.text)
+                return length > 0
+            if found is None and reader.ended and length > 0:
                 if not reader.text[reader.at + length :].strip(SPACE):
                     reader.at += length
                     return True
             if found is not None and (pairs.before_key or (yield from self._ends_pair(call, found[1]))):
-                length = reader.status(end) if end else 0
-                reader.at += length
+                reader.at += max(length, 0)
                 return True
-            if reader.ended and end and _is_beginning(reader.text[reader.at :].lstrip(SPACE), end[0]):
-                return False  # cut inside the marker: nobody knows, and nothing is invented
             take(reader.text[reader.at : reader.at + space + 1])
             reader.at += space + 1
 
@@ -619,9 +630,14 @@ class CallParser:
         self.sink.open_call(name)
         return True
 
-    def _broke(self, is_open: bool = True, has_arguments: bool = False) -> Outcome:
+    def _broke(
+        self, is_open: bool = True, has_arguments: bool = False, cut_in: Sequence[Atoms] = ()
+    ) -> Outcome:
+        """What a call is that does not go on as it should. `cut_in` are the markers that could follow."""
         if not is_open:
             return Outcome.NONE
+        if self._reader.is_cut(cut_in):
+            self._reader.drop()
         if has_arguments:
             return Outcome.WHOLE
         self.sink.close_call(is_whole=False)
@@ -634,10 +650,6 @@ def _drop(text: str) -> None:
 
 def _plain_end(pairs: PairsMarkers) -> Atoms:
     return atoms(pairs.value_end[0]) if len(pairs.value_end) == 1 else ()
-
-
-def _is_beginning(text: str, atom: str | None) -> bool:
-    return bool(text) and atom is not None and len(text) < len(atom) and atom.startswith(text)
 
 
 def _held_trail(text: str, trail: str) -> int:

@@ -70,6 +70,7 @@ class JsonScanner:
         "_stack",
         "_state",
         "_wanted",
+        "_was_ended",
         "done",
         "failed",
     )
@@ -93,6 +94,7 @@ class JsonScanner:
         self._held = ""
         self._escape_kind = ""
         self._number = ""
+        self._was_ended = False
         self.done = False
         self.failed = False
 
@@ -102,8 +104,14 @@ class JsonScanner:
 
     @property
     def rejected(self) -> str:
-        """What was consumed and was neither JSON nor mended: the word that the scanner failed at."""
-        return self._held if self.failed and self._state == "word" else ""
+        """What was consumed and was neither JSON nor mended: the word that the scanner failed at.
+
+        A key or a word that was cut is not: nobody knows what it was to be.
+        """
+        if not self.failed or self._state != "word":
+            return ""
+        is_cut = self._was_ended and (self._is_key or any(word.startswith(self._held) for word in _WORDS))
+        return "" if is_cut else self._held
 
     def take(self) -> str:
         out, self._out = "".join(self._out), []
@@ -139,10 +147,14 @@ class JsonScanner:
 
     def finish(self) -> None:
         """No more comes: ends a number or word that stands at the top."""
+        self._was_ended = not self.done and not self.failed
         if self._state == "number":
             self._end_number()
         elif self._state == "word":
-            self._end_word()
+            if self._is_key:
+                self.failed = True  # a key without a value
+            else:
+                self._end_word()
 
     def _space(self, text: str) -> None:
         if self._comma:
