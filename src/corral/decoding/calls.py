@@ -614,10 +614,10 @@ class CallParser:
                 # Behind the end marker, or inside it: then nobody knows, and nothing is invented.
                 reader.at = reader.at + length if length > 0 else len(reader.text)
                 return length > 0
-            if found is None and reader.ended and length > 0:
-                if not reader.text[reader.at + length :].strip(SPACE):
-                    reader.at += length
-                    return True
+            is_last = reader.ended and not reader.text[reader.at + max(length, 0) :].strip(SPACE)
+            if found is None and is_last and length > 0:
+                reader.at += length
+                return True
             if found is not None and (pairs.before_key or (yield from self._ends_pair(call, found[1]))):
                 reader.at += max(length, 0)
                 return True
