@@ -36,6 +36,7 @@ def scan(text: str, wanted: Wanted = "any", **options: Any) -> tuple[str, JsonSc
         ('{"regex": "\\d+\\."}', {"regex": "\\d+\\."}),
         ("{1: -.5, 'b': +3, 'c': 4.}", {"1": -0.5, "b": 3, "c": 4.0}),
         ("'\\x41\\u00e9'", "Aé"),
+        ("'\\U0001f680\\Uffffffff'", "🚀\\Uffffffff"),
         ('"\\ud83d\\ude80"', "🚀"),
         ('"\\u12"', "\\u12"),
     ],

@@ -27,6 +27,8 @@ _WORD = re.compile(r"[\w$.\-]+")
 _OPEN_ESCAPE = re.compile(r"(?<!\\)((?:\\\\)*)\\u([0-9a-fA-F]{0,3}|[dD][89abAB][0-9a-fA-F]{2})$")
 _BARE = re.compile(r"[^\s,\]}]+")
 _WHOLE_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
+_HEX_DIGITS = {"u": 4, "x": 2, "U": 8}
+_LAST_CODE_POINT = 0x10FFFF
 _HEX = frozenset("0123456789abcdefABCDEF")
 
 # A number's states, by the last character; where a number may not end, an underscore.
@@ -290,7 +292,7 @@ class JsonScanner:
         self._state = "string"
         if c in _ESCAPES:
             self._out.append("\\" + c)
-        elif c == "u" or (c == "x" and self._close == "'"):
+        elif c == "u" or (c in "xU" and self._close == "'"):
             self._state, self._escape_kind, self._held = "hex", c, ""
         elif c == "'":
             self._out.append(c)
@@ -303,12 +305,18 @@ class JsonScanner:
 
     def _hex(self, text: str, at: int) -> int:
         """Collect the digits of an escape, which leaves whole, or as the text it is where it is none."""
-        wanted = 4 if self._escape_kind == "u" else 2
+        wanted = _HEX_DIGITS[self._escape_kind]
         while at < len(text) and len(self._held) < wanted and text[at] in _HEX:
             self._held += text[at]
             at += 1
-        if len(self._held) == wanted:
+        if len(self._held) == wanted and self._escape_kind != "U":
             self._out.append("\\u" + self._held.rjust(4, "0"))
+            self._state = "string"
+        elif len(self._held) == wanted and int(self._held, 16) <= _LAST_CODE_POINT:
+            self._out.append(json.dumps(chr(int(self._held, 16)))[1:-1])
+            self._state = "string"
+        elif len(self._held) == wanted:
+            self._out.append("\\\\U" + self._held)
             self._state = "string"
         elif at < len(text):
             self._out.append("\\\\" + self._escape_kind + self._held)
