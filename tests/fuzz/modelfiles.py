@@ -71,21 +71,22 @@ def load_and_decode(path: Path) -> int:
     from corral.engine.local.backend import Chunk
     from corral.engine.local.llama.backend import LlamaBackend, LlamaOptions
     from corral.engine.local.llama.modelfile import resolve
-    from corral.engine.local.prompt import Prompter
     from corral.errors import CorralError, StartupError
-    from corral.request import Message, Sampling
+    from corral.request import Sampling
+    from corral.templates.environment import ChatTemplate, TemplateFault
 
     try:
         model_file = resolve(str(path))
         if model_file.template_fault is not None:
             raise StartupError(f"the chat template does not compile: {model_file.template_fault}")
         backend = LlamaBackend(model_file.path, LlamaOptions(slots=2, threads=1))
-        prompter = Prompter(backend.chat_format, backend.vocabulary)
-        prompt = prompter.tokens([Message("user", "The river ran past the old mill.")])
+        template = ChatTemplate(backend.chat_format.template or "{{ messages[0].content }}")
+        written = template.render([{"role": "user", "content": "The river ran past the old mill."}])
+        prompt = backend.vocabulary.tokenize(written or "a", parse_control=True) or [0]
         backend.decode([Chunk(0, 0, prompt[: backend.sequence_ctx_tokens], 1)])
         sampler = backend.sampler(Sampling(temperature=0), prompt)
         backend.logprobs(0, sampler.sample(0), 2)
-    except (CorralError, StartupError) as error:
+    except (CorralError, StartupError, TemplateFault) as error:
         print(f"corral: {error}", file=sys.stderr)
         return 1
     return 0
@@ -141,8 +142,8 @@ def preload() -> None:
     os.environ["GGML_NO_BACKTRACE"] = "1"
     import corral.__main__
     import corral.engine.local.llama.backend
-    import corral.engine.local.prompt
-    import corral.settings  # noqa: F401
+    import corral.settings
+    import corral.templates.environment  # noqa: F401
 
 
 # Many
