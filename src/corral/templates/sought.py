@@ -10,7 +10,7 @@ _SHORTEST_PART = 3
 
 @dataclass(frozen=True, slots=True)
 class Sought:
-    """`words` are all texts and names of fields it mentions, `parts` those it looks for inside of other texts."""
+    """`words` are all texts and names of fields it mentions, `parts` those it looks for inside others."""
 
     words: frozenset[str]
     parts: frozenset[str]
@@ -24,10 +24,11 @@ def sought(template: nodes.Template) -> Sought:
 
 
 def _parts(template: nodes.Template) -> set[str]:
-    candidates: list[nodes.Node] = []
-    for compare in template.find_all(nodes.Compare):
-        if any(operand.op in ("in", "notin") for operand in compare.ops):
-            candidates.append(compare.expr)
+    candidates: list[nodes.Node] = [
+        compare.expr
+        for compare in template.find_all(nodes.Compare)
+        if any(operand.op in ("in", "notin") for operand in compare.ops)
+    ]
     for call in template.find_all(nodes.Call):
         if isinstance(call.node, nodes.Getattr) and call.node.attr in _SEEKING:
             candidates += call.args

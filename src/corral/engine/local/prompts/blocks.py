@@ -2,8 +2,9 @@
 
 Tokenizers match words with regular expressions that recurse, in C++, once per character: a word of 30,000
 letters takes more stack than a thread has. Others merge a whole text at a time, in memory of a hundred
-times its size, or look ahead from every digit to the last one. So no tokenizer is ever given more than BLOCK_CHARS. A block ends where nearly every tokenizer
-ends a word anyway, and in the middle of one only if there is no such place.
+times its size, or look ahead from every digit to the last one. So no tokenizer is ever given more than
+BLOCK_CHARS. A block ends where nearly every tokenizer ends a word anyway, and in the middle of one only if
+there is no such place.
 """
 
 import re
@@ -13,7 +14,7 @@ BLOCK_CHARS = 4096
 DIGITS = 510  # three at a time, as many tokenizers take them
 
 # Before a single blank, else before what ends a word.
-_PLACES = (re.compile(r"(?<=\S)(?= \S)"), re.compile(r"(?<=\w)(?=[^\w '’])"))
+_PLACES = (re.compile(r"(?<=\S)(?= \S)"), re.compile(r"(?<=\w)(?=[^\w '\u2019])"))
 
 
 _DIGITS = re.compile(rf"\d{{{DIGITS}}}(?=\d)")

@@ -1,6 +1,7 @@
 """A request in the shape that chat templates expect: messages and tools as plain dictionaries."""
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """What a template is given, and the text that is put behind it: the start of an answer to be continued."""
+    """What a template is given, and the text put behind it: the start of an answer to be continued."""
 
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]]
@@ -65,10 +66,9 @@ def _message(message: Message, shape: Shape) -> dict[str, Any]:
 def _call(call: ToolCall, shape: Shape) -> dict[str, Any]:
     arguments: Any = call.arguments if call.arguments.strip() else "{}"
     if shape.arguments == "object":
-        try:
+        # What a model wrote is not always JSON, and is then shown to it as it was.
+        with suppress(ValueError, RecursionError):
             arguments = json.loads(arguments)
-        except (ValueError, RecursionError):
-            pass  # what a model wrote is not always JSON, and is then shown to it as it was
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
 
 

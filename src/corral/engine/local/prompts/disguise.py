@@ -27,10 +27,45 @@ _UNTOUCHED = frozenset("\"\\'")  # JSON writes them in other ways, which is for 
 _SHORT_CHARS = 256
 
 _SCHEMA_WORDS = frozenset(
-    "additionalProperties allOf anyOf array boolean const default definitions description enum examples "
-    "format function integer items maxItems maxLength maximum minItems minLength minimum name not null "
-    "nullable number object oneOf parameters pattern prefixItems properties required strict string title "
-    "type".split()
+    [
+        "additionalProperties",
+        "allOf",
+        "anyOf",
+        "array",
+        "boolean",
+        "const",
+        "default",
+        "definitions",
+        "description",
+        "enum",
+        "examples",
+        "format",
+        "function",
+        "integer",
+        "items",
+        "maxItems",
+        "maxLength",
+        "maximum",
+        "minItems",
+        "minLength",
+        "minimum",
+        "name",
+        "not",
+        "null",
+        "nullable",
+        "number",
+        "object",
+        "oneOf",
+        "parameters",
+        "pattern",
+        "prefixItems",
+        "properties",
+        "required",
+        "strict",
+        "string",
+        "title",
+        "type",
+    ]
 )
 
 
@@ -54,7 +89,7 @@ class Wardrobe:
         self.parts = [part for part in sorted(sought.parts, key=len, reverse=True) if is_harmless(part)]
 
     def disguise(self, strings: Iterable[str]) -> "Disguise":
-        """A disguise of characters that are in none of these strings. Raises InvalidRequest if there are none."""
+        """A disguise of characters that none of these strings has. Raises InvalidRequest if all are used."""
         used = {char for string in strings if not string.isascii() for char in _PRIVATE.findall(string)}
         size = len(self.alphabet)
         for start in range(PRIVATE.start, PRIVATE.stop - size, size + 1):
@@ -86,7 +121,7 @@ class Disguise:
         return text
 
     def full(self, text: str) -> str:
-        """No character of it but blanks and quotes is in any control text; except for what the template knows."""
+        """No character of it but blanks and quotes is in a control text, but for what the template knows."""
         if text in self._wardrobe.words:
             return text
         parts = [part for part in self._wardrobe.parts if part in text]
