@@ -204,7 +204,7 @@ async def test_a_client_that_leaves_does_not_disturb_the_others() -> None:
 
 
 async def test_a_reader_that_stops_is_evicted_and_its_slot_is_free_at_once() -> None:
-    async with serving(ScriptedBackend(), slots=1, reader_bytes=4096) as client:
+    async with serving(ScriptedBackend(), slots=1, reader_bytes=65_536) as client:
         stalled = client.chat(stream=True, buffered_chunks=2)  # and never reads
         await stalled.is_over.wait()
         assert stalled.aborted
