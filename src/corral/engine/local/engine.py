@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import count
 
@@ -130,15 +130,21 @@ class LocalEngine:
         unheard.
         """
         known = len(self._backend.model.vocabulary.pieces)
-        for token, _ in request.sampling.logit_bias:
+        named = [("logit_bias", token) for token, _ in request.sampling.logit_bias]
+        named += [("stop_token_ids", token) for token in request.sampling.stop_tokens]
+        for param, token in named:
             if token >= known:
-                raise InvalidRequest(f"token {token} is not one of the model's {known}", param="logit_bias")
+                raise InvalidRequest(f"token {token} is not one of the model's {known}", param=param)
         prompt = await trio.to_thread.run_sync(
-            partial(self._prompter.tokens, request.messages, request.tools),
+            partial(self._prompt, request),
             abandon_on_cancel=True,
             limiter=self._prompt_threads,
         )
         return LocalPrepared(request, prompt, self._output_tokens(request, len(prompt)))
+
+    def _prompt(self, request: GenerationRequest) -> list[int]:
+        self._backend.model.make_ready(request.sampling)
+        return self._prompter.tokens(request.messages, request.tools)
 
     def submit(self, prepared: Prepared, choice: int, sink: Sink, *, max_tokens: int) -> LocalHandle:
         """Start a sequence. The caller holds one of the free slots, and `prepared` is of this engine.
@@ -150,11 +156,18 @@ class LocalEngine:
         if self._worker is None or self.failure is not None:
             raise self.failure or EngineFailed("the engine is not running")
         request, key = prepared.request, next(self._keys)
-        sampling = request.sampling
-        if sampling.seed is not None:
-            sampling = replace(sampling, seed=sampling.seed + choice)
+        sampling = request.sampling.of_choice(choice)
         self._sinks[key] = sink
-        task = Task(key, prepared.prompt, sampling, max_tokens, request.stop, request.top_logprobs)
+        task = Task(
+            key,
+            prepared.prompt,
+            sampling,
+            max_tokens,
+            request.stop,
+            request.top_logprobs,
+            includes_stop=request.includes_stop,
+            shows_control=request.shows_control,
+        )
         self._worker.submit_nowait(task)
         return LocalHandle(key, self)
 

@@ -85,6 +85,9 @@ class ScriptedModel:
         self.vocabulary = ByteVocabulary()
         self.chat_format = ChatFormat(template=None, bos_text="", eos_text="<|im_end|>")
 
+    def make_ready(self, sampling: Sampling) -> None:
+        pass
+
 
 class ScriptedCache:
     """Tokens by sequence and position, and the cells they lie in; insists that it is used as it should be.
@@ -159,12 +162,24 @@ class ScriptedCache:
 
 
 class ScriptedSampler:
-    def __init__(self, backend: "ScriptedBackend") -> None:
+    """What the script says, or the next token where that may not be."""
+
+    def __init__(self, backend: "ScriptedBackend", sampling: Sampling) -> None:
         self._backend = backend
+        self._sampling = sampling
+        self._sampled_tokens = 0
         backend.open_samplers += 1
 
     def sample(self, row: int) -> int:
-        return self._backend.script(self._backend.rows[row])
+        token = self._backend.script(self._backend.rows[row])
+        vocabulary, sampling = self._backend.model.vocabulary, self._sampling
+        self._sampled_tokens += 1
+        is_early = self._sampled_tokens <= sampling.min_tokens
+        while (token in vocabulary.end_tokens and (is_early or sampling.ignores_end)) or (
+            token in sampling.stop_tokens and is_early
+        ):
+            token = (token + 1) % len(vocabulary.pieces)
+        return token
 
     def close(self) -> None:
         self._backend.open_samplers -= 1
@@ -239,7 +254,7 @@ class ScriptedBackend:
         return TokenLogprob(entries[0].raw, entries[0].logprob, tuple(entries[:top]))
 
     def sampler(self, sampling: Sampling, prompt: Sequence[int]) -> ScriptedSampler:
-        return ScriptedSampler(self)
+        return ScriptedSampler(self, sampling)
 
     def abort(self) -> None:
         self.is_aborting = True

@@ -24,6 +24,12 @@ class Task:
     max_tokens: int
     stop: tuple[str, ...] = ()
     top_logprobs: int | None = None
+    includes_stop: bool = False
+    shows_control: bool = False
+
+    def is_last(self, token: int) -> bool:
+        """Whether the request itself ends with this token."""
+        return token in self.sampling.stop_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +95,7 @@ class Running:
         self.task = task
         self.sequence = sequence
         self.sampler = sampler
-        self.decoder = TextDecoder(task.stop)
+        self.decoder = TextDecoder(task.stop, includes_stop=task.includes_stop)
         self.lookup = PromptLookup(sequence.tokens)
         self.completion_tokens = 0
         self.drafted_tokens = 0

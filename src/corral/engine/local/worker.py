@@ -71,6 +71,9 @@ class Worker:
         self._by_sequence: dict[Scheduled, Running] = {}
         self._pieces = backend.model.vocabulary.pieces
         self._end_tokens = backend.model.vocabulary.end_tokens
+        self._control_pieces = {
+            token: name.encode() for name, token in backend.model.vocabulary.control_texts.items()
+        }
         self._step_lock = threading.Lock()
         self._step_tokens: dict[int, int] = {}  # of the running step, by key, of those not cancelled
         self._step_size = 0
@@ -372,12 +375,15 @@ class Worker:
         task, decoder = running.task, running.decoder
         running.completion_tokens += 1
         running.last_token_s = perf_counter()
-        if token in self._end_tokens:
+        if token in self._end_tokens or task.is_last(token):
             return "stop"
         logprob: TokenLogprob | None = None
         if task.top_logprobs is not None:
             logprob = self._backend.logprobs(row, token, task.top_logprobs)
-        events += decoder.feed(self._pieces[token], logprob)
+        piece = self._pieces[token]
+        if task.shows_control:
+            piece = self._control_pieces.get(token, piece)
+        events += decoder.feed(piece, logprob)
         if decoder.stopped is not None:
             return "stop_sequence"
         if running.completion_tokens >= task.max_tokens:
