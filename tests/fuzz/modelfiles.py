@@ -69,8 +69,9 @@ def describe(path: Path) -> int:
 def load_and_decode(path: Path) -> int:
     """What the server does until the first token of the first request; 1 where it says why it cannot."""
     from corral.engine.local.backend import Chunk
-    from corral.engine.local.llama.backend import LlamaBackend, LlamaOptions
+    from corral.engine.local.llama.backend import LlamaBackend
     from corral.engine.local.llama.modelfile import resolve
+    from corral.engine.local.llama.options import LlamaOptions
     from corral.errors import CorralError, StartupError
     from corral.request import Sampling
     from corral.templates.environment import ChatTemplate, TemplateFault
@@ -80,10 +81,10 @@ def load_and_decode(path: Path) -> int:
         if model_file.template_fault is not None:
             raise StartupError(f"the chat template does not compile: {model_file.template_fault}")
         backend = LlamaBackend(model_file.path, LlamaOptions(slots=2, threads=1))
-        template = ChatTemplate(backend.chat_format.template or "{{ messages[0].content }}")
+        template = ChatTemplate(backend.model.chat_format.template or "{{ messages[0].content }}")
         written = template.render([{"role": "user", "content": "The river ran past the old mill."}])
-        prompt = backend.vocabulary.tokenize(written or "a", parse_control=True) or [0]
-        backend.decode([Chunk(0, 0, prompt[: backend.sequence_ctx_tokens], 1)])
+        prompt = backend.model.vocabulary.tokenize(written or "a", parse_control=True) or [0]
+        backend.decode([Chunk(0, 0, prompt[: backend.cache.shape.sequence_ctx_tokens], 1)])
         sampler = backend.sampler(Sampling(temperature=0), prompt)
         backend.logprobs(0, sampler.sample(0), 2)
     except (CorralError, StartupError, TemplateFault) as error:
@@ -163,12 +164,15 @@ Files = Sequence[tuple[str, Callable[[], bytes]]]
 
 
 def run_all(files: Files, *, jobs: int, limit_s: float = LIMIT_S) -> Iterator[Case]:
-    """Run both programs on every file, in `jobs` processes that fork one for each run."""
+    """Run both programs on every file, in `jobs` processes that fork one for each run.
+
+    Raises ChildProcessError where one of those fails: then not every file was tried.
+    """
     preload()
     results: queue.SimpleQueue[Case | None] = queue.SimpleQueue()
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(jobs) as pool:
-        pipes = [_worker(files[job::jobs], Path(folder, f"{job}.gguf"), limit_s) for job in range(jobs)]
-        for pipe in pipes:  # threads begin only now: nothing is forked any more
+        workers = [_worker(files[job::jobs], Path(folder, f"{job}.gguf"), limit_s) for job in range(jobs)]
+        for _, pipe in workers:  # threads begin only now: nothing is forked any more
             pool.submit(_forward, pipe, results)
         left = jobs
         while left:
@@ -176,6 +180,8 @@ def run_all(files: Files, *, jobs: int, limit_s: float = LIMIT_S) -> Iterator[Ca
                 left -= 1
             else:
                 yield case
+    if any(os.waitpid(process, 0)[1] != 0 for process, _ in workers):
+        raise ChildProcessError("a process that tries files has failed")
 
 
 def _forward(pipe: int, results: "queue.SimpleQueue[Case | None]") -> None:
@@ -187,12 +193,13 @@ def _forward(pipe: int, results: "queue.SimpleQueue[Case | None]") -> None:
         results.put(None)
 
 
-def _worker(files: Files, path: Path, limit_s: float) -> int:
-    """Fork a process for these files; its cases come out of the pipe, pickled."""
+def _worker(files: Files, path: Path, limit_s: float) -> tuple[int, int]:
+    """Fork a process for these files; its id, and the pipe that its cases come out of, pickled."""
     reader, writer = os.pipe()
-    if os.fork() != 0:
+    if (process := os.fork()) != 0:
         os.close(writer)
-        return reader
+        return process, reader
+    code = 1
     try:
         with open(writer, "wb", buffering=0) as results:
             for name, make in files:
@@ -200,13 +207,13 @@ def _worker(files: Files, path: Path, limit_s: float) -> int:
                 described = run(describe, path, limit_s)
                 results.write(pickle.dumps(Case(name, "corral model", described)))
                 if described.kind == "well" or "template does not compile" in described.stderr:
-                    results.write(
-                        pickle.dumps(Case(name, "load and decode", run(load_and_decode, path, limit_s)))
-                    )
+                    loaded = run(load_and_decode, path, limit_s)
+                    results.write(pickle.dumps(Case(name, "load and decode", loaded)))
+        code = 0
     except BaseException:
         sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
     finally:
-        os._exit(0)
+        os._exit(code)
 
 
 def main() -> int:
