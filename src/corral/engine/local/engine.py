@@ -8,7 +8,7 @@ from itertools import count
 
 import trio
 
-from corral.engine.contract import Capacity, Prepared, Released, Sink
+from corral.engine.contract import Capacity, Prepared, Sink, Waste
 from corral.engine.local.backend import Backend
 from corral.engine.local.drafts.model import DraftModel
 from corral.engine.local.options import EngineOptions
@@ -63,8 +63,13 @@ class LocalEngine:
         shape = backend.cache.shape
         if options.slots > shape.sequences:
             raise ValueError(f"{options.slots} slots on a backend of {shape.sequences} sequences")
+        request_ctx_tokens = min(shape.ctx_tokens, shape.sequence_ctx_tokens)
+        longest_bytes = max(map(len, backend.model.vocabulary.pieces))
         self.capacity = Capacity(
-            options.slots, shape.ctx_tokens, min(shape.ctx_tokens, shape.sequence_ctx_tokens)
+            options.slots,
+            shape.ctx_tokens,
+            request_ctx_tokens,
+            prompt_bytes=request_ctx_tokens * longest_bytes,
         )
         self._options = options
         self._draft_model = None if draft_backend is None else DraftModel(draft_backend, backend)
@@ -178,7 +183,7 @@ class LocalEngine:
     def _fail(self, error: EngineFailed) -> None:
         self.failure = error
         for key in list(self._sinks):
-            self._deliver(Delivery(events=[(key, [Failed(error)])], released=[(key, Released())]))
+            self._deliver(Delivery(events=[(key, [Failed(error)])], released=[(key, Waste())]))
 
     def _deliver(self, delivery: Delivery) -> None:
         if delivery.failure is not None or delivery.has_recovered:

@@ -10,6 +10,6 @@ class EngineOptions:
     slots: int
     step_budget_ms: float = 30.0
     prefix_reuse: bool = True
-    prefix_cache_bytes: int = 0
+    host_cache_bytes: int = 0
     prompt_lookup: bool = True
     stream_interval_ms: float = 0.0

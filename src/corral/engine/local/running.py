@@ -3,7 +3,7 @@
 from time import perf_counter
 
 from corral.decoding import TextDecoder
-from corral.engine.contract import Released
+from corral.engine.contract import Waste
 from corral.engine.local.backend import Sampler
 from corral.engine.local.lane import Lane
 from corral.engine.local.task import Task
@@ -52,12 +52,12 @@ class Running:
             ),
         )
 
-    def released(self, cancelled_s: float | None) -> Released:
+    def released(self, cancelled_s: float | None) -> Waste:
         """What was in vain, if it was cancelled at `cancelled_s`."""
         if cancelled_s is None:
-            return Released()
+            return Waste()
         computed = self.lane.computed - self.lane.cached_tokens
-        return Released(
+        return Waste(
             decoded_after_cancel=int(self.last_token_s > cancelled_s),
             prefill_dropped=self.aborted_tokens,
             prefill_kept=max(0, computed) if self.completion_tokens == 0 else 0,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from corral.engine.contract import Released
+from corral.engine.contract import Waste
 from corral.errors import EngineFailed
 from corral.events import BlockDelta, Event, Sampled
 from corral.request import Sampling
@@ -50,7 +50,7 @@ class Delivery:
     """
 
     events: list[tuple[int, list[Event]]] = field(default_factory=list)
-    released: list[tuple[int, Released]] = field(default_factory=list)
+    released: list[tuple[int, Waste]] = field(default_factory=list)
     failure: EngineFailed | None = None
     has_recovered: bool = False
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from time import perf_counter
 
-from corral.engine.contract import Released
+from corral.engine.contract import Waste
 from corral.engine.local.backend import Backend, BackendLost, SavedSequence, StepAborted
 from corral.engine.local.cache.cache import CacheBooks, KeepOptions
 from corral.engine.local.cache.operations import Copy, Cut, Drop, Forget, Load, Operation, Save
@@ -157,7 +157,7 @@ class Worker:
             sampler = self._backend.sampler(task.sampling, task.prompt)
         except Exception as error:
             delivery.events.append((task.key, [_failed(error)]))
-            delivery.released.append((task.key, Released()))
+            delivery.released.append((task.key, Waste()))
             return
         self._running[task.key] = Running(task, self._scheduler.add(task.key, task.prompt), sampler)
 
@@ -318,7 +318,7 @@ class Worker:
         keep = KeepOptions(
             reuses_prefixes=options.prefix_reuse,
             kept_tokens=min(shape.ctx_tokens, shape.sequence_ctx_tokens) // KEPT_SHARE,
-            saved_tokens=options.prefix_cache_bytes // shape.token_bytes,
+            saved_tokens=options.host_cache_bytes // shape.token_bytes,
         )
         self._cache = CacheBooks(shape, keep, self._costs)
         self._scheduler = Scheduler(self._cache, self._backend.batch_tokens, self._backend.batch_rows)

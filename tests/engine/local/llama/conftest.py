@@ -13,9 +13,9 @@ def model_path() -> Path:
     return resolve(None).path
 
 
-@pytest.fixture(scope="session", params=["on", "off"], ids=["unified", "split"])
+@pytest.fixture(scope="session", params=["shared", "per-slot"])
 def loaded(request: pytest.FixtureRequest, model_path: Path) -> Iterator[LlamaBackend]:
-    options = LlamaOptions(slots=8, ctx_tokens=2048, threads=2, kv_unified=request.param)
+    options = LlamaOptions(slots=8, ctx_tokens=2048, threads=2, kv_cache=request.param)
     backend = LlamaBackend(model_path, options)
     yield backend
     backend.close()

@@ -319,8 +319,8 @@ def test_a_mapped_model_is_not_taken_for_free_memory(
 
 
 def test_a_context_longer_than_the_models_own_is_not_given_to_each_slot(model_path: Path) -> None:
-    for unified, tokens in (("off", 2 * 8192), ("on", 10_000)):
-        backend = LlamaBackend(model_path, LlamaOptions(slots=2, ctx_tokens=10_000, kv_unified=unified))
+    for kv_cache, tokens in (("per-slot", 2 * 8192), ("shared", 10_000)):
+        backend = LlamaBackend(model_path, LlamaOptions(slots=2, ctx_tokens=10_000, kv_cache=kv_cache))
         assert backend.cache.shape.sequence_ctx_tokens == 8192
         assert backend.cache.shape.ctx_tokens == tokens
         backend.close()

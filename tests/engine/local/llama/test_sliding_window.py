@@ -29,9 +29,9 @@ def gemma_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(params=["on", "off"], ids=["unified", "split"])
+@pytest.fixture(params=["shared", "per-slot"])
 def gemma(request: pytest.FixtureRequest, gemma_path: Path) -> Iterator[LlamaBackend]:
-    options = LlamaOptions(slots=2, ctx_tokens=8192, threads=2, kv_unified=request.param)
+    options = LlamaOptions(slots=2, ctx_tokens=8192, threads=2, kv_cache=request.param)
     backend = LlamaBackend(gemma_path, options)
     yield backend
     backend.close()
@@ -82,7 +82,7 @@ def test_a_saved_prefix_is_loaded_whole(gemma: LlamaBackend) -> None:
     expected = run(fresh, 1, longer)
 
     costs = FixedCosts()
-    worker = worker_on(gemma, costs, prefix_cache_bytes=2**30)
+    worker = worker_on(gemma, costs, host_cache_bytes=2**30)
     run(worker, 1, prompt, max_tokens=1)
     run(worker, 2, other, max_tokens=4)  # longer than what may be kept beside it: the first one leaves
     run(worker, 3, other, max_tokens=4)

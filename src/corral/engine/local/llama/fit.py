@@ -43,8 +43,8 @@ def is_split(model: llama_cpp.llama_model_p, ctx_tokens: int, options: LlamaOpti
     less than the context that was asked for. Not on a GPU, whose memory is scarce, and not for models that
     keep a state instead of cells.
     """
-    if options.kv_unified != "auto":
-        return options.kv_unified == "off"
+    if options.kv_cache != "auto":
+        return options.kv_cache == "per-slot"
     available = available_bytes()
     if available is None or options.gpu_layers != 0 or options.slots == 1:
         return False
@@ -64,7 +64,7 @@ def check_fits(model: llama_cpp.llama_model_p, ctx_tokens: int, options: LlamaOp
         return
     needed = kv_cache_bytes(model, ctx_tokens, options.kv_type_k, options.kv_type_v)
     if needed > available:
-        shared = "--kv-unified on, " if options.kv_unified == "off" else ""
+        shared = "--kv-cache shared, " if options.kv_cache == "per-slot" else ""
         raise StartupError(
             f"a context of {ctx_tokens:,} tokens needs {needed / 2**30:.1f} GiB for its KV cache and "
             f"{available / 2**30:.1f} GiB are available: lower --ctx, or use {shared}a smaller KV cache type"

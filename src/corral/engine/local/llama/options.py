@@ -44,4 +44,4 @@ class LlamaOptions:
     flash_attn: str = "auto"
     kv_type_k: str = "f16"
     kv_type_v: str = "f16"
-    kv_unified: str = "auto"
+    kv_cache: str = "auto"
