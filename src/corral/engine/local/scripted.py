@@ -199,6 +199,7 @@ class ScriptedBackend:
         ctx_tokens: int = 4096,
         sequence_ctx_tokens: int | None = None,
         batch_tokens: int = 512,
+        batch_rows: int = 512,
         sequences: int = 32,
         can_cut: bool = True,
         shares_cells: bool = True,
@@ -209,7 +210,8 @@ class ScriptedBackend:
     ) -> None:
         self.script = script
         self.model = ScriptedModel()
-        self.batch_tokens = self.batch_rows = batch_tokens
+        self.batch_tokens = batch_tokens
+        self.batch_rows = batch_rows
         self.steps: list[tuple[Chunk, ...]] = []
         self.rows: list[list[int]] = []
         """Of each row of the last step, all tokens up to the one that it follows."""
@@ -237,6 +239,7 @@ class ScriptedBackend:
         if self._keep_steps:
             self.steps.append(tuple(chunks))
         assert 0 < sum(len(chunk.tokens) for chunk in chunks) <= self.batch_tokens
+        assert sum(chunk.rows for chunk in chunks) <= self.batch_rows
         self.rows = []
         for chunk in chunks:
             tokens = self.cache.append(chunk)
