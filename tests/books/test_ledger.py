@@ -1,6 +1,8 @@
 """The ledger on a clock of our own: every second is in one state, every request is settled once."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 
@@ -128,7 +130,10 @@ def test_a_request_is_settled_once_response_and_engine_are_done_with_it_in_eithe
         record = accept(ledger, id, n=2)
         record.admitted(2)
         assert record.lanes == (0, 1)
-        parts = [lambda r=record: r.released(Waste(1, 2, 3)), lambda r=record: r.released(Waste())]
+        parts: list[Callable[[], None]] = [
+            partial(record.released, Waste(1, 2, 3)),
+            partial(record.released, Waste()),
+        ]
         parts.insert(len(parts) if release_first else 0, record.over)
         for part in parts:
             assert id in ledger.live
@@ -224,7 +229,7 @@ def test_content_is_kept_only_where_it_is_shown(clock: Clock) -> None:
         assert (shown.messages is not None) is keeps
         assert shown.draft == (views.LastDraft(("x", "\ufffd"), 1) if keeps else None)
         hidden = views.request(record, with_content=False)
-        assert hidden.output is hidden.messages is hidden.draft is None
+        assert (hidden.output, hidden.messages, hidden.draft) == (None, None, None)
 
 
 def test_a_watcher_hears_of_states_at_once_and_of_text(clock: Clock) -> None:

@@ -14,7 +14,7 @@ from corral.templates.environment import ChatTemplate
 
 HERE = Path(__file__).parent
 LINES = (HERE / "cases.jsonl").read_bytes().splitlines()
-EXPECTED: dict[str, Any] = {(case := msgspec.json.decode(line))["id"]: case["expect"] for line in LINES}
+EXPECTED: dict[str, Any] = {(own := msgspec.json.decode(line))["id"]: own["expect"] for line in LINES}
 CASES = [msgspec.json.decode(line, type=Case) for line in LINES]
 
 
@@ -27,7 +27,8 @@ def learned_from(path: Path) -> tuple[ChatTemplate, Learned]:
 
 @pytest.fixture(params=CASES, ids=lambda case: case.id)
 def case(request: pytest.FixtureRequest) -> Case:
-    return request.param
+    own: Case = request.param
+    return own
 
 
 @pytest.fixture

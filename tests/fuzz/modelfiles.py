@@ -25,6 +25,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tests.fuzz.mutations import mutant
@@ -120,7 +121,7 @@ def _become(program: Callable[[Path], int], path: Path, stderr: int) -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         code = program(path)
     except BaseException:
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        sys.excepthook(*sys.exc_info())
     finally:
         os._exit(code)
 
@@ -211,9 +212,14 @@ def _worker(files: Files, path: Path, limit_s: float) -> tuple[int, int]:
                     results.write(pickle.dumps(Case(name, "load and decode", loaded)))
         code = 0
     except BaseException:
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        sys.excepthook(*sys.exc_info())
     finally:
         os._exit(code)
+
+
+def mutated(seed: int) -> bytes:
+    """The file of a seed."""
+    return mutant(seed)[1]
 
 
 def main() -> int:
@@ -228,9 +234,7 @@ def main() -> int:
     seeds = range(arguments.seed, arguments.seed + arguments.count)
     kinds: dict[str, Counter[str]] = {"corral model": Counter(), "load and decode": Counter()}
     slowest_s = dict.fromkeys(kinds, 0.0)
-    for case in run_all(
-        [(str(seed), lambda seed=seed: mutant(seed)[1]) for seed in seeds], jobs=arguments.jobs
-    ):
+    for case in run_all([(str(seed), partial(mutated, seed)) for seed in seeds], jobs=arguments.jobs):
         kinds[case.program][case.outcome.kind] += 1
         slowest_s[case.program] = max(slowest_s[case.program], case.outcome.seconds)
         if not case.outcome.is_right:

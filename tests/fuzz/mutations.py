@@ -79,7 +79,7 @@ def _value(random_: random.Random, kind: int) -> bytes:
         edges = [0.0, -0.0, -1.0, 1e30, 1e-30, math.nan, math.inf, -math.inf, random_.uniform(-10, 10)]
         return struct.pack("<" + form, random_.choice(edges))
     whole = random_.choice(EDGES) if random_.random() < 0.7 else random_.randrange(2 ** (8 * size))
-    return (whole % 2 ** (8 * size)).to_bytes(size, "little")
+    return int(whole % 2 ** (8 * size)).to_bytes(size, "little")
 
 
 def truncation(random_: random.Random, gguf: Gguf) -> None:

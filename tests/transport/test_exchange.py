@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
@@ -76,7 +76,7 @@ async def test_small_pieces_of_a_body_become_one_message() -> None:
     async def taken(size: int) -> None:
         read.append(size)
 
-    exchange = Exchange({"type": "http"}, partial(nothing), taken, end_within_s=1)
+    exchange = Exchange(cast(Any, {"type": "http"}), partial(nothing), taken, end_within_s=1)
     for piece in (b"a", b"", b"b"):
         await exchange.put({"type": "http.request", "body": piece, "more_body": True})
     assert await exchange.receive() == {"type": "http.request", "body": b"ab", "more_body": True}
@@ -89,7 +89,7 @@ async def test_small_pieces_of_a_body_become_one_message() -> None:
 
 
 async def test_an_empty_piece_is_no_news() -> None:
-    exchange = Exchange({"type": "http"}, partial(nothing), nothing, end_within_s=1)
+    exchange = Exchange(cast(Any, {"type": "http"}), partial(nothing), nothing, end_within_s=1)
     await exchange.put({"type": "http.request", "body": b"", "more_body": True})
     with trio.move_on_after(0) as waiting:
         await exchange.receive()

@@ -29,7 +29,8 @@ def test_pieces_are_what_came_and_every_idle_frame_is_counted_once(
     frames: list[bytes], sizes: list[int]
 ) -> None:
     wire = PREFACE + b"".join(frames)
-    reads, at = [], 0
+    reads: list[bytes] = []
+    at = 0
     while at < len(wire):
         size = sizes[len(reads) % len(sizes)]
         reads.append(wire[at : at + size])

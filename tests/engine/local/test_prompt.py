@@ -118,7 +118,7 @@ def test_tool_arguments_reach_the_template_as_objects() -> None:
 
 def test_a_bos_token_is_put_in_front_once() -> None:
     class WithBos(ByteVocabulary):
-        bos = START
+        bos = START  # type: ignore[assignment]
 
     for template in ("<|im_start|>{{ messages[0].content }}", "{{ messages[0].content }}"):
         assert written(Prompter(ChatFormat(template, "", ""), WithBos()).tokens(user("x"))) == "«im_start»x"

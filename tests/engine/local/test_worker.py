@@ -344,7 +344,9 @@ def test_drafting_changes_the_number_of_steps_and_nothing_else(text: str) -> Non
     benches = [
         Bench(backend, prompt_lookup=drafts) for backend, drafts in zip(backends, (False, True), strict=True)
     ]
-    plain, drafted = ((bench.submit(1, max_tokens=200), bench.finish(1)[0])[1] for bench in benches)
+    for bench in benches:
+        bench.submit(1, max_tokens=200)
+    plain, drafted = (bench.finish(1)[0] for bench in benches)
     assert drafted.text == plain.text == text
     assert drafted.finished.usage.completion_tokens == plain.finished.usage.completion_tokens
     sampled = [event for event in benches[1].events[1] if isinstance(event, Sampled)]

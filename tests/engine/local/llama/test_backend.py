@@ -225,11 +225,11 @@ def test_a_batch_is_laid_out_by_ids_and_its_rows_are_found_by_chunks() -> None:
         batch.fill([Chunk(7, 0, [1, 2], 2), Chunk(8, 5, [3], 1), Chunk(9, 0, [4, 5, 6], 1)], [4, 2, 3]) == 4
     )
     assert batch.struct.n_tokens == 6
-    assert [batch.struct.token[at] for at in range(6)] == [3, 4, 5, 6, 1, 2]
-    assert [batch.struct.seq_id[at][0] for at in range(6)] == [2, 3, 3, 3, 4, 4], (
+    assert [int(batch.struct.token[at]) for at in range(6)] == [3, 4, 5, 6, 1, 2]
+    assert [int(batch.struct.seq_id[at][0]) for at in range(6)] == [2, 3, 3, 3, 4, 4], (
         "llama.cpp wants them ascending"
     )
-    assert [batch.struct.pos[at] for at in range(6)] == [5, 0, 1, 2, 0, 1]
+    assert [int(batch.struct.pos[at]) for at in range(6)] == [5, 0, 1, 2, 0, 1]
     assert [batch.index_of_row(row) for row in range(4)] == [4, 5, 0, 3]
     assert [batch.output_of_row(row) for row in range(4)] == [2, 3, 0, 1]
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,7 +52,7 @@ def test_every_parameter_is_tried_here() -> None:
 
 @pytest.mark.parametrize("name", CHANGED)
 def test_a_quick_way_serves_only_what_it_is_known_to_read(name: str) -> None:
-    changed = {name: CHANGED[name]}
+    changed: dict[str, Any] = {name: CHANGED[name]}
     assert TopKSampler.serves(replace(Sampling(), **changed), 50_000) == (name in TopKSampler.reads)
     is_greedy_still = name != "temperature"
     served = GreedySampler.serves(replace(GREEDY, **changed))
