@@ -6,9 +6,11 @@ virtual clock; what sockets do is tested in tests/transport.
 
 import json
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
+from urllib.parse import unquote
 
 import trio
 
@@ -16,7 +18,7 @@ from corral.application import Application
 from corral.dialects.routes import ROUTES, Route
 from corral.engine.local.backend import Chunk
 from corral.engine.local.scripted import ScriptedBackend
-from corral.serving.generation import Service
+from corral.serving.service import Service
 from corral.settings import Settings
 
 
@@ -85,12 +87,18 @@ class Exchange:
     async def json(self) -> Any:
         return json.loads(await self.body())
 
-    async def run(self, app: Any, scope: dict[str, Any], body: Sequence[bytes]) -> None:
-        parts = list(body)
+    async def run(self, app: Any, scope: dict[str, Any], body: Iterable[bytes], *, ends: bool = True) -> None:
+        pieces = iter(body)
+        has_ended = not ends
 
         async def receive() -> dict[str, Any]:
-            if parts:
-                return {"type": "http.request", "body": parts.pop(0), "more_body": bool(parts)}
+            nonlocal has_ended
+            await trio.lowlevel.checkpoint()
+            if (piece := next(pieces, None)) is not None:
+                return {"type": "http.request", "body": piece, "more_body": True}
+            if not has_ended:
+                has_ended = True
+                return {"type": "http.request", "body": b"", "more_body": False}
             await self._left.wait()
             return {"type": "http.disconnect"}
 
@@ -132,28 +140,40 @@ class Client:
         path: str,
         body: Any = None,
         *,
-        headers: dict[str, str] | None = None,
-        raw: Sequence[bytes] | None = None,
+        headers: Mapping[str, str | tuple[str, ...]] | None = None,
+        raw: Iterable[bytes] | None = None,
+        ends: bool = True,
         buffered_chunks: int = 1000,
+        address: str = "127.0.0.1",
     ) -> Exchange:
-        """Start a request; `raw` are the body's pieces as they arrive, `body` is sent as JSON."""
+        """Start a request; `raw` are the body's pieces as they arrive, `body` is sent as JSON.
+
+        Without `ends` more of it seems to come.
+
+        `path` is the target of the request's first line. A header may be given several times, as a tuple.
+        """
         exchange = Exchange(buffered_chunks)
-        pieces = raw if raw is not None else [b"" if body is None else json.dumps(body).encode()]
-        given = {"host": "localhost:8000", **(headers or {})}
+        text = b"" if body is None else json.dumps(body).encode()
+        given = {"host": "localhost:8000", **{name.lower(): value for name, value in (headers or {}).items()}}
         if raw is None:
-            given.setdefault("content-length", str(len(pieces[0])))
+            given.setdefault("content-length", str(len(text)))
+        target, _, query = path.partition("?")
         scope = {
             "type": "http",
             "asgi": {"spec_version": "2.3", "version": "3.0"},
             "http_version": "1.1",
             "method": method,
             "scheme": "http",
-            "path": path,
-            "raw_path": path.encode(),
-            "query_string": b"",
+            "path": unquote(target),
+            "raw_path": target.encode(),
+            "query_string": query.encode(),
             "root_path": "",
-            "headers": [(k.lower().encode(), v.encode()) for k, v in given.items()],
-            "client": ("127.0.0.1", 50_000),
+            "headers": [
+                (name.encode(), value.encode("latin-1"))
+                for name, values in given.items()
+                for value in ((values,) if isinstance(values, str) else values)
+            ],
+            "client": (address, 50_000),
             "server": ("127.0.0.1", 8000),
             "state": {},
             "extensions": {
@@ -164,7 +184,8 @@ class Client:
                 }
             },
         }
-        self._nursery.start_soon(exchange.run, self.app, scope, pieces)
+        pieces = [text] if raw is None else raw
+        self._nursery.start_soon(partial(exchange.run, self.app, scope, pieces, ends=ends))
         return exchange
 
     def chat(self, text: str = "hello", *, buffered_chunks: int = 1000, **fields: Any) -> Exchange:

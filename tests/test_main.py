@@ -1,11 +1,13 @@
 """The `corral` command as a user meets it: its output, its exit codes, its one-line failures."""
 
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from tests.fuzz.gguf import small_model, text
 
 from corral import __version__
 from corral.__main__ import main
@@ -91,6 +93,44 @@ def test_a_bad_model_file_is_one_line_and_exit_code_1(
     assert "Traceback" not in finished.stderr
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a FIFO is not Windows'")
+@pytest.mark.model
+@pytest.mark.parametrize("command", ["model", "serve"])
+def test_a_fifo_is_not_waited_for(tmp_path: Path, command: str) -> None:
+    os.mkfifo(tmp_path / "m.gguf")
+    finished = run(command, "--model", "m.gguf")
+    assert finished.returncode == 1
+    assert finished.stderr.splitlines()[-1] == "corral: m.gguf is not a regular file"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows knows no users by number")
+@pytest.mark.model
+def test_a_user_without_a_home_has_the_shipped_model(tmp_path: Path) -> None:
+    code = (
+        "import os, pwd, sys\n"
+        "def nobody(id): raise KeyError(id)\n"
+        "pwd.getpwuid = nobody\n"  # as for a user id that no list of users has
+        "from corral.__main__ import main\nsys.exit(main(['model']))"
+    )
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("HOME", "XDG_CACHE_HOME")
+    }
+    finished = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert "quantization  Q4_1" in finished.stdout
+    assert "no home directory; set HOME or XDG_CACHE_HOME" in finished.stderr
+    assert "Traceback" not in finished.stderr
+
+
+@pytest.mark.model
+def test_a_home_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    finished = run("model", "--model", "~nobody-at-all/m.gguf")
+    assert finished.returncode == 1
+    assert finished.stderr == "corral: cannot find the home directory that ~nobody-at-all/m.gguf is in\n"
+
+
 @pytest.mark.model
 def test_a_model_that_is_not_downloaded_cannot_be_had_offline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -125,3 +165,53 @@ def test_model_template_is_the_template_alone(capsys: pytest.CaptureFixture[str]
     shown = capsys.readouterr().out
     assert shown.startswith("{% for message in messages %}")
     assert shown.endswith("{% endif %}\n")
+
+
+HOSTILE = "\x1b[2J{{ bos_token }}\x9b31m\r{# … #}\u202e\n\x1b]0;title\x07"
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> Path:
+    """A model whose template and file name would drive a terminal."""
+    gguf = small_model()
+    gguf.scalar("tokenizer.chat_template").raw = text(HOSTILE.encode())
+    path = tmp_path / "m\x1b[31m.gguf"
+    path.write_bytes(gguf.written())
+    return path
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+@pytest.mark.parametrize("options", [[], ["--template"]])
+def test_what_a_model_file_holds_never_reaches_the_terminal_as_control_characters(
+    hostile: Path, encoding: str, options: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    finished = subprocess.run(
+        [sys.executable, "-m", "corral", "model", "--model", hostile, *options],
+        capture_output=True,
+        check=False,
+    )
+    assert (finished.returncode, finished.stderr) == (0, b"")
+    shown = finished.stdout.decode(encoding)
+    assert r"\x1b[2J{{ bos_token }}\x9b31m\r" in shown
+    assert r"\x1b]0;title\x07" in shown
+    assert all(character == "\n" or character.isprintable() for character in shown)
+    assert ("…" in shown) == (encoding == "utf-8")
+    if not options:
+        assert r"m\x1b[31m.gguf" in shown
+
+
+@pytest.mark.model
+def test_a_template_that_does_not_compile_is_shown_and_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gguf = small_model()
+    gguf.scalar("tokenizer.chat_template").raw = text(b"{{ messages | nosuch }}")
+    (tmp_path / "m.gguf").write_bytes(gguf.written())
+    assert main(["model", "--model", "m.gguf"]) == 1
+    captured = capsys.readouterr()
+    assert "  {{ messages | nosuch }}\n" in captured.out
+    assert captured.err == ("corral: the chat template does not compile: line 1: No filter named 'nosuch'.\n")
+    assert main(["model", "--model", "m.gguf", "--template"]) == 0
+    assert capsys.readouterr().out == "{{ messages | nosuch }}\n"

@@ -1,16 +1,15 @@
 """Settings: what wins over what, what is refused and how, and that docs/settings.md tells the truth."""
 
+import argparse
 import logging
 import os
 import re
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from corral.settings import Settings, SettingsError, flag_name, load
-from corral.transport.limits import Limits
+from corral.settings import Settings, SettingsError, add_flags, flag_name, load
 
 DOCS = Path(__file__).parent.parent / "docs" / "settings.md"
 
@@ -26,11 +25,12 @@ def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_flags_win_over_the_environment_over_the_file_over_the_defaults(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    (tmp_path / "corral.toml").write_text("slots = 2\nqueue = 2\nthreads = 2\n")
+    (tmp_path / "corral.toml").write_text("slots = 2\nqueue_requests = 2\nthreads = 2\n")
     monkeypatch.setenv("CORRAL_SLOTS", "3")
-    monkeypatch.setenv("CORRAL_QUEUE", "3")
+    monkeypatch.setenv("CORRAL_QUEUE_REQUESTS", "3")
     settings = load({"slots": "4"})
-    assert (settings.slots, settings.queue, settings.threads, settings.keepalive_s) == (4, 3, 2, 5.0)
+    assert (settings.slots, settings.queue_requests, settings.threads) == (4, 3, 2)
+    assert settings.stream_keepalive_s == 3.0
 
 
 def test_the_file_is_the_one_named_by_argument_then_by_corral_config(
@@ -48,8 +48,8 @@ def test_the_class_itself_reads_nothing_but_its_arguments(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "corral.toml").write_text("slots = 2\n")
-    monkeypatch.setenv("CORRAL_QUEUE", "3")
-    assert Settings() == Settings(slots=8, queue=64)
+    monkeypatch.setenv("CORRAL_QUEUE_REQUESTS", "3")
+    assert Settings() == Settings(slots=8, queue_requests=64)
 
 
 def test_settings_are_frozen() -> None:
@@ -79,7 +79,7 @@ def test_bind_takes_a_host_and_a_port(bind: str) -> None:
     [
         ({"slots": "0"}, "--slots: should be greater than or equal to 1; got '0'"),
         ({"ctx_tokens": "many"}, "--ctx: should be a valid integer"),
-        ({"keepalive_s": "inf"}, "--keepalive-s: should be a finite number"),
+        ({"stream_keepalive_s": "inf"}, "--stream-keepalive-s: should be a finite number"),
         ({"model": ""}, "--model: "),
         ({"bind": "8000"}, "--bind: give HOST:PORT"),
         ({"bind": ":8000"}, "--bind: give HOST:PORT"),
@@ -144,18 +144,43 @@ def test_a_variable_without_the_prefix_is_nobodys(
 
 
 def test_every_setting_has_a_unit_or_a_reason_and_a_description() -> None:
-    unitless = {"model", "draft_model", "slots", "threads", "gpu_layers", "flash_attn", "queue"}
-    unitless |= {"kv_type_k", "kv_type_v", "kv_unified", "prefix_reuse", "prompt_lookup", "status_key"}
+    unitless = {"model", "draft_model", "slots", "threads", "gpu_layers", "flash_attn"}
+    unitless |= {"kv_type_k", "kv_type_v", "kv_cache", "prefix_reuse", "prompt_lookup", "status_key"}
     unitless |= {"status_content", "bind", "certfile", "keyfile", "connections"}
-    unitless |= {"connections_per_address", "backlog", "api_keys", "allowed_hosts", "log_level"}
+    unitless |= {"connections_per_address", "api_keys", "allowed_hosts", "log_level"}
     for name, field in Settings.model_fields.items():
         assert field.description, name
-        assert name in unitless or name.endswith(("_s", "_ms", "_tokens", "_bytes", "_events")), name
+        assert name in unitless or name.endswith(("_s", "_ms", "_tokens", "_bytes", "_requests")), name
 
 
-def test_every_limit_of_a_connection_is_a_setting_with_the_same_default() -> None:
-    for limit in fields(Limits):
-        assert Settings.model_fields[limit.name].default == limit.default, limit.name
+def test_old_names_are_taken_with_a_warning_wherever_they_come_from(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "corral.toml").write_text('kv_unified = "on"\nkeep_alive_s = 60\nbacklog = 7\n')
+    monkeypatch.setenv("CORRAL_QUEUE", "3")
+    monkeypatch.setenv("CORRAL_KEEPALIVE_S", "9")
+    settings = load({"prefix_cache_bytes": "5", "stream_keepalive_s": "4", "subscriber_events": "9"})
+    assert settings.kv_cache == "shared"
+    assert settings.idle_connection_s == 60
+    assert settings.queue_requests == 3
+    assert settings.host_cache_bytes == 5
+    assert settings.stream_keepalive_s == 4, "a new name wins over its old one"
+    told = caplog.text
+    for word in ("CORRAL_QUEUE is called CORRAL_QUEUE_REQUESTS", "kv_unified is called kv_cache"):
+        assert word in told
+    assert "--prefix-cache-bytes is called --host-cache-bytes" in told
+    assert "--subscriber-events has no effect any more" in told
+    assert "backlog has no effect any more" in told
+    assert "no such setting" not in told
+
+
+def test_old_flags_are_taken_on_the_command_line() -> None:
+    parser = argparse.ArgumentParser()
+    read = add_flags(parser)
+    given = read(parser.parse_args(["--kv-unified", "off", "--slots", "2", "--backlog", "5"]))
+    assert load(given).kv_cache == "per-slot"
+    assert load(given).slots == 2
+    assert "--kv-unified" not in parser.format_help()
 
 
 @pytest.mark.parametrize("text", ["false", "0", "no"])

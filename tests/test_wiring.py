@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from corral import wiring
-from corral.engine.local.llama.backend import LlamaOptions
 from corral.engine.local.llama.modelfile import ModelFile
+from corral.engine.local.llama.options import LlamaOptions
 from corral.settings import Settings
 
 
@@ -28,7 +28,7 @@ def test_every_option_of_llama_cpp_is_the_setting_of_its_name(monkeypatch: pytes
         "flash_attn": "on",
         "kv_type_k": "q8_0",
         "kv_type_v": "q4_0",
-        "kv_unified": "off",
+        "kv_cache": "per-slot",
     }
     assert set(values) == {own.name for own in fields(LlamaOptions)}
     wiring.open_llama(Settings(**values), None)

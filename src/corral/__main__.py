@@ -18,8 +18,8 @@ _SERVE = "Serve a model over HTTP until interrupted."
 _FORMAT = "Show how a chat template writes calls and thoughts, or parse recorded answers by it."
 _MODEL = "Show what the model is and where it comes from, without loading its weights."
 _SOURCES = (
-    "Every flag is also an environment variable (--keepalive-s is CORRAL_KEEPALIVE_S) and a key in "
-    "corral.toml (keepalive_s). Flags win over variables, variables over the file."
+    "Every flag is also an environment variable (--stall-s is CORRAL_STALL_S) and a key in "
+    "corral.toml (stall_s). Flags win over variables, variables over the file."
 )
 _CONFIG = "TOML file with settings [CORRAL_CONFIG, else corral.toml if there is one]"
 _TEMPLATE_LINES = 5
@@ -74,12 +74,12 @@ def _fill_serve(parser: _Parser) -> None:
     from corral import settings
 
     parser.add_argument("--config", type=Path, metavar="FILE", help=_CONFIG)
-    source = settings.add_flags(parser)
+    read = settings.add_flags(parser)
     parser.usage = "corral serve [--model MODEL] [--bind HOST:PORT] [FLAGS]"
 
     def serve(arguments: argparse.Namespace) -> int:
         try:
-            loaded = settings.load(source(parsed_args=arguments)(), config=arguments.config)
+            loaded = settings.load(read(arguments), config=arguments.config)
         except settings.SettingsError as error:
             return _fail(str(error), 2)
         from corral import server

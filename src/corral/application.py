@@ -11,7 +11,7 @@ from corral import transport
 from corral.dialects.routes import ROUTES, Route
 from corral.engine.local.backend import Backend
 from corral.errors import StartupError
-from corral.serving.generation import Service
+from corral.serving.service import Service
 from corral.settings import Settings
 from corral.wiring import OpenModel, Running, open_draft, open_engine, open_llama, start
 

@@ -1,8 +1,10 @@
 """Everything that can go wrong for a client, as one taxonomy.
 
-A dialect maps each class to its HTTP status and error body by one table; nothing else in corral
-knows about status codes. Whatever is not a CorralError is a bug and is logged as one.
+`dialects.answers` maps each class to its HTTP status, and a dialect to its error body, each by one table;
+nothing else in corral knows about status codes. Whatever is not a CorralError is a bug and is logged as one.
 """
+
+import re
 
 
 class CorralError(Exception):
@@ -11,6 +13,13 @@ class CorralError(Exception):
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.message = message
+
+
+def code_of(error: CorralError) -> str:
+    """An error in one word, for counters and the log: `QueueFull` is `queue_full`, a bug `internal_error`."""
+    if type(error) is CorralError:
+        return "internal_error"
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(error).__name__).lower()
 
 
 class InvalidRequest(CorralError):
@@ -33,6 +42,10 @@ class ContextExceeded(InvalidRequest):
         super().__init__(message, param=param)
         self.prompt_tokens = prompt_tokens
         self.limit_tokens = limit_tokens
+
+
+class PreviousResponseNotFound(InvalidRequest):
+    """The request goes on from a response that is not stored (any more)."""
 
 
 class Unauthorized(CorralError):
@@ -65,6 +78,45 @@ class PayloadTooLarge(CorralError):
 
 class RequestTimeout(CorralError):
     """The request's body did not arrive in time."""
+
+
+class UnsupportedMediaType(CorralError):
+    """The request body is of a type or in an encoding that is not taken.
+
+    `accept` are headers that say which is.
+    """
+
+    def __init__(self, message: str, *, accept: dict[str, str]) -> None:
+        super().__init__(message)
+        self.accept = accept
+
+
+class ExpectationFailed(CorralError):
+    """The request expects (`Expect`) something else than to be told to go on."""
+
+
+class TargetTooLong(CorralError):
+    """The request line is longer than the server reads."""
+
+
+class HeadersTooLarge(CorralError):
+    """The request's headers are more than the server reads."""
+
+
+class UnknownCoding(CorralError):
+    """The request body comes in a transfer coding that the server does not have."""
+
+
+class VersionNotSupported(CorralError):
+    """The request is in another version of HTTP than this connection speaks."""
+
+
+class Overloaded(CorralError):
+    """There is no room for the request at the moment; try again after `retry_after_s` seconds."""
+
+    def __init__(self, message: str, *, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class QueueFull(CorralError):

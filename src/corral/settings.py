@@ -12,7 +12,7 @@ import difflib
 import logging
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -34,6 +34,26 @@ CONFIG_ENV = "CORRAL_CONFIG"
 CONFIG_FILE = "corral.toml"
 
 KvType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
+RENAMED = {
+    "keepalive_s": "stream_keepalive_s",
+    "keep_alive_s": "idle_connection_s",
+    "prefix_cache_bytes": "host_cache_bytes",
+    "kv_unified": "kv_cache",
+    "queue": "queue_requests",
+    "subscriber_bytes": "reader_bytes",
+}
+"""What settings were called in the last release. These names are taken, with a warning, until the next."""
+GONE = (
+    "switch_interval_ms",
+    "subscriber_events",
+    "evict_grace_s",
+    "notsent_lowat_bytes",
+    "tls_handshake_timeout_s",
+    "backlog",
+)
+"""Settings of the last release that nobody was known to need: taken, with a warning, and without effect."""
+_OLD_VALUES = {"kv_unified": {"on": "shared", "off": "per-slot"}}
+
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]
 
 
@@ -73,10 +93,10 @@ class Settings(BaseSettings):
     kv_type_v: KvType = Field(
         "f16", description="Type of the values in the KV cache; a quantized one needs flash attention."
     )
-    kv_unified: Literal["auto", "on", "off"] = Field(
+    kv_cache: Literal["auto", "shared", "per-slot"] = Field(
         "auto",
-        description="on: all slots share a KV cache. off: each has its own, which is faster with many "
-        "streams or long texts and takes as many times the memory. auto: each its own on a CPU, if that "
+        description="shared: one KV cache for all slots. per-slot: each has its own, which is faster with "
+        "many streams or long texts and takes as many times the memory. auto: per-slot on a CPU, if that "
         "takes at most a quarter of the available memory.",
     )
     step_budget_ms: float = Field(
@@ -91,7 +111,7 @@ class Settings(BaseSettings):
     prefix_reuse: bool = Field(
         True, description="Keep what ended sequences computed, for later prompts that begin the same."
     )
-    prefix_cache_bytes: int = Field(
+    host_cache_bytes: int = Field(
         2**30,
         ge=0,
         description="Host memory for such prefixes when they leave the KV cache. 0: they are forgotten then.",
@@ -105,22 +125,15 @@ class Settings(BaseSettings):
         min_length=1,
         description="A smaller model with the same vocabulary, named like the model, to draft tokens.",
     )
-    switch_interval_ms: float = Field(
-        0.5,
-        gt=0,
-        allow_inf_nan=False,
-        description="Longest a finished engine step waits for Python's global lock while the event loop "
-        "is busy.",
-    )
 
     # Admission
-    queue: int = Field(
+    queue_requests: int = Field(
         64, ge=0, description="Requests that may wait for a slot; past that, 429 with Retry-After."
     )
 
     # Streams
-    keepalive_s: float = Field(
-        5.0,
+    stream_keepalive_s: float = Field(
+        3.0,
         gt=0,
         allow_inf_nan=False,
         description="Longest silence on a stream before a keepalive frame is written.",
@@ -131,15 +144,11 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="Longest a token's text waits to be written together with the next ones'. 0: not at all.",
     )
-    subscriber_events: int = Field(
-        256,
-        ge=8,
-        description="Deliveries, of one or a few engine steps, a client may lag behind before it is evicted.",
-    )
-    subscriber_bytes: int = Field(
+    reader_bytes: int = Field(
         2**20,
-        ge=4096,
-        description="Memory that what a client has not taken yet may use before it is evicted.",
+        ge=65_536,
+        description="Memory that what a client has not taken yet may use before it is evicted; a delivery, "
+        "of one or a few engine steps, counts 4 KiB at least.",
     )
 
     request_deadline_s: float = Field(
@@ -174,7 +183,18 @@ class Settings(BaseSettings):
         None, description="PEM file with the TLS certificate chain; with it, corral serves https."
     )
     keyfile: FilePath | None = Field(None, description="PEM file with the certificate's private key.")
-    body_limit_bytes: int = Field(16 * 2**20, ge=1024, description="Largest request body.")
+    body_limit_bytes: int = Field(
+        16 * 2**20,
+        ge=1024,
+        description="Largest request body. One in which no prompt can fit the model's context is refused "
+        "earlier.",
+    )
+    body_memory_bytes: int = Field(
+        0,
+        ge=0,
+        description="What all request bodies that are arriving or being parsed may hold together; past that, "
+        "503. A body may be as large as what it leaves free. 0: four times body_limit_bytes.",
+    )
     body_timeout_s: float = Field(
         30.0, gt=0, allow_inf_nan=False, description="Longest a request body may take to arrive."
     )
@@ -184,34 +204,18 @@ class Settings(BaseSettings):
     header_bytes: int = Field(
         32768, ge=1024, description="Largest request head, or header list over HTTP/2; past that, 431."
     )
-    tls_handshake_timeout_s: float = Field(
-        10.0, gt=0, allow_inf_nan=False, description="Longest a TLS handshake may take."
-    )
-    keep_alive_s: float = Field(
+    idle_connection_s: float = Field(
         75.0,
         gt=0,
         allow_inf_nan=False,
-        description="Longest a connection may stand idle between requests; more than a proxy in front "
-        "keeps its own. (The frames on a quiet stream are keepalive_s.)",
+        description="Longest a connection may stand idle between requests; more than a proxy in front keeps "
+        "its own.",
     )
     send_timeout_s: float = Field(
         10.0,
         gt=0,
         allow_inf_nan=False,
         description="Longest a client may read nothing of what is written to it before it is dropped.",
-    )
-    evict_grace_s: float = Field(
-        0.25,
-        gt=0,
-        allow_inf_nan=False,
-        description="Over HTTP/2: how long the connection of an evicted stream may take to show that it "
-        "moves, before it is dropped with all its streams.",
-    )
-    notsent_lowat_bytes: int = Field(
-        4096,
-        ge=1,
-        description="How much of a response may wait unsent in the kernel, or in memory for a stream of "
-        "HTTP/2.",
     )
     connections: int = Field(
         4096, ge=0, description="Connections at a time; past that, 503 (over TLS, closed). 0: no limit."
@@ -222,7 +226,6 @@ class Settings(BaseSettings):
         description="Connections at a time from one IPv4 address or one IPv6 /64; a reverse proxy is one. "
         "0: no limit.",
     )
-    backlog: int = Field(1024, ge=1, description="Connections that the kernel may hold ready to be accepted.")
     api_keys: CommaSeparated = Field(
         (),
         repr=False,
@@ -231,7 +234,8 @@ class Settings(BaseSettings):
     allowed_hosts: CommaSeparated = Field(
         (),
         description="Comma-separated names that requests may come in under (the Host header), "
-        "besides the bind address and loopback names. *: any.",
+        "besides the bind address and loopback names; with a port, pages of that port too count as ours. "
+        "*: any.",
     )
     drain_s: float = Field(
         10.0,
@@ -266,6 +270,8 @@ class Settings(BaseSettings):
     def _check_together(self) -> Self:
         if (self.certfile is None) != (self.keyfile is None):
             raise ValueError("certfile and keyfile go together: TLS needs both")
+        if 0 < self.body_memory_bytes < 2 * self.body_limit_bytes:
+            raise ValueError("body_memory_bytes must be at least twice body_limit_bytes")
         if self.flash_attn == "off" and self.kv_type_v not in ("f32", "f16", "bf16"):
             raise ValueError(f"kv_type_v={self.kv_type_v} needs flash attention, and flash_attn is off")
         return self
@@ -288,12 +294,15 @@ def load(flags: Mapping[str, Any] | None = None, *, config: Path | None = None) 
     The file is `config`, else what CORRAL_CONFIG names, else corral.toml in the current directory if
     there is one. Raises SettingsError.
     """
-    env = EnvSettingsSource(Settings)()
+    env = _renewed(
+        {**EnvSettingsSource(Settings)(), **_old_variables()}, lambda name: ENV_PREFIX + name.upper()
+    )
     _warn_of_unknown_variables()
     named = config or (Path(os.environ[CONFIG_ENV]) if os.environ.get(CONFIG_ENV) else None)
     file = named or Path(CONFIG_FILE)
-    toml = _read_toml(file) if named or file.exists() else {}
-    values = {**toml, **env, **(flags or {})}
+    toml = _renewed(_read_toml(file) if named or file.exists() else {}, str)
+    flags = _renewed(flags or {}, flag_name)
+    values = {**toml, **env, **flags}
     try:
         return Settings(**values)
     except ValidationError as error:
@@ -301,7 +310,7 @@ def load(flags: Mapping[str, Any] | None = None, *, config: Path | None = None) 
         name = str(first["loc"][0]) if first["loc"] else ""
         if name not in values:  # about several settings together
             raise SettingsError(_plain(first["msg"])) from None
-        if name in (flags or {}):
+        if name in flags:
             source = flag_name(name)
         elif name in env:
             source = ENV_PREFIX + name.upper()
@@ -313,9 +322,45 @@ def load(flags: Mapping[str, Any] | None = None, *, config: Path | None = None) 
         raise SettingsError(f"{source}: {_plain(first['msg'])}{shown}") from None
 
 
-def add_flags(parser: argparse.ArgumentParser) -> CliSettingsSource[Settings]:
-    """Give `parser` one flag per setting. The result, called on the parsed namespace, reads them."""
-    return CliSettingsSource(Settings, root_parser=parser, add_argument_method=_add_flag)
+def add_flags(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
+    """Give `parser` one flag per setting, and unseen the old ones. The result reads what it has parsed."""
+    source: CliSettingsSource[Settings] = CliSettingsSource(
+        Settings, root_parser=parser, add_argument_method=_add_flag
+    )
+    for name in (*RENAMED, *GONE):
+        parser.add_argument(
+            flag_name(name), dest=name, default=argparse.SUPPRESS, help=argparse.SUPPRESS, metavar="OLD"
+        )
+
+    def read(arguments: argparse.Namespace) -> dict[str, Any]:
+        old = {name: value for name in (*RENAMED, *GONE) if (value := vars(arguments).get(name)) is not None}
+        return {**source(parsed_args=arguments)(), **old}
+
+    return read
+
+
+def _renewed(values: Mapping[str, Any], spelled: Callable[[str], str]) -> dict[str, Any]:
+    """The values by today's names, with a word about those that are old; a new name wins over its old one."""
+    renewed = {name: value for name, value in values.items() if name not in RENAMED and name not in GONE}
+    for old, value in values.items():
+        if old in RENAMED:
+            new = RENAMED[old]
+            logger.warning(
+                "%s is called %s now; the old name goes with the next release", spelled(old), spelled(new)
+            )
+            renewed.setdefault(new, _OLD_VALUES.get(old, {}).get(value, value))
+        elif old in GONE:
+            logger.warning("%s has no effect any more", spelled(old))
+    return renewed
+
+
+def _old_variables() -> dict[str, str]:
+    """Environment variables of the last release."""
+    return {
+        name: value
+        for name in (*RENAMED, *GONE)
+        if (value := os.environ.get(ENV_PREFIX + name.upper())) is not None
+    }
 
 
 def flag_name(field: str) -> str:
@@ -366,7 +411,8 @@ def _read_toml(file: Path) -> dict[str, Any]:
 
 def _warn_of_unknown_variables() -> None:
     # A warning, not an error: a cluster may inject CORRAL_SERVICE_HOST for a service of that name.
-    known = {ENV_PREFIX + name.upper() for name in Settings.model_fields} | {CONFIG_ENV}
+    names = (*Settings.model_fields, *RENAMED, *GONE)
+    known = {ENV_PREFIX + name.upper() for name in names} | {CONFIG_ENV}
     for variable in sorted(os.environ):
         if variable.startswith(ENV_PREFIX) and variable not in known:
             name = variable.removeprefix(ENV_PREFIX).lower()

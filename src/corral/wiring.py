@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
@@ -18,13 +18,21 @@ from corral.engine.contract import Engine
 from corral.engine.local.backend import Backend
 from corral.engine.local.engine import LocalEngine
 from corral.http.app import create_app
-from corral.http.guard import host_name
-from corral.http.options import HttpOptions
+from corral.http.options import HttpOptions, ModelCard
 from corral.http.pages import read_files
-from corral.serving.generation import Service
+from corral.serving.service import Service, ServiceOptions
 from corral.settings import Settings
 from corral.transport.limits import Limits
-from corral.watching.operations import Operations
+from corral.watching.watch import Watching, attach
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Options = TypeVar("Options", bound="DataclassInstance")
+
+SWITCH_INTERVAL_S = 5e-4
+"""Longest a finished engine step waits for Python's global lock while the event loop is busy. Between 0.05
+and 5 ms no value was shown to be better (docs/benchmarks.md)."""
 
 OpenModel = Callable[[], tuple[Backend, str]]
 """Blocks; returns a backend and the model's public name. Raises StartupError."""
@@ -36,7 +44,7 @@ class Running:
 
     model: str
     service: Service
-    operations: Operations
+    watching: Watching
     app: Any
     """The Quart app, as an ASGI app."""
     nursery: trio.Nursery
@@ -56,7 +64,7 @@ class Running:
     async def _drain_at_shutdown(self, terminated: trio.Event) -> None:
         await terminated.wait()
         await self.service.drain(self.drain_s)
-        self.operations.close()
+        self.watching.close()
 
 
 def open_engine(
@@ -76,7 +84,7 @@ def open_engine(
         slots=settings.slots,
         step_budget_ms=settings.step_budget_ms,
         reuses_prefixes=settings.prefix_reuse,
-        saved_bytes=settings.prefix_cache_bytes,
+        saved_bytes=settings.host_cache_bytes,
         drafts=settings.prompt_lookup,
         draft_backend=draft,
         stream_interval_s=settings.stream_interval_ms / 1e3,
@@ -88,33 +96,28 @@ async def start(
     settings: Settings, engine: Engine, model: str, nursery: trio.Nursery, routes: Sequence[Route]
 ) -> Running:
     """Start an engine, and all that stands on it, in `nursery`."""
-    service = Service(
-        engine,
-        queue_limit=settings.queue,
-        subscriber_events=settings.subscriber_events,
-        subscriber_bytes=settings.subscriber_bytes,
-        max_output_tokens=settings.max_output_tokens,
-        request_deadline_s=settings.request_deadline_s,
-        ledger=Ledger(slots=settings.slots, keeps_content=settings.status_content),
-    )
-    operations = Operations(service, engine, model=model, stall_s=settings.stall_s)
+    ledger = Ledger(slots=engine.capacity.slots, keeps_content=settings.status_content)
+    service = Service(engine, pick(ServiceOptions, settings), ledger)
+    watching = attach(service, model=model, stall_s=settings.stall_s)
     files = await trio.to_thread.run_sync(read_files, static_folder())
-    app = create_app(service, operations, files, _http_options(settings, model), routes)
+    app = create_app(
+        service, watching, files, ModelCard(model, int(time.time())), pick(HttpOptions, settings), routes
+    )
     await nursery.start(engine.run)
-    for task in operations.tasks:
+    for task in (watching.feed.broker.run, watching.stall.run, service.enforce_deadlines):
         nursery.start_soon(task)
     _spare_the_collector()
-    return Running(model, service, operations, app, nursery, settings.drain_s)
+    return Running(model, service, watching, app, nursery, settings.drain_s)
 
 
 def open_llama(settings: Settings, model: str | None) -> tuple[Backend, str]:
     """Find and load a model, the default one for None; it and its public name. Raises StartupError."""
-    from corral.engine.local.llama.backend import LlamaBackend, LlamaOptions
+    from corral.engine.local.llama.backend import LlamaBackend
     from corral.engine.local.llama.modelfile import resolve
+    from corral.engine.local.llama.options import LlamaOptions
 
     model_file = resolve(model)
-    options = LlamaOptions(**{own.name: getattr(settings, own.name) for own in fields(LlamaOptions)})
-    return LlamaBackend(model_file.path, options), model_file.name
+    return LlamaBackend(model_file.path, pick(LlamaOptions, settings)), model_file.name
 
 
 def open_draft(settings: Settings) -> Backend:
@@ -124,7 +127,16 @@ def open_draft(settings: Settings) -> Backend:
 
 def limits(settings: Settings) -> Limits:
     """What a connection may cost, as the settings have it."""
-    return Limits(**{limit.name: getattr(settings, limit.name) for limit in fields(Limits)})
+    return pick(Limits, settings)
+
+
+def pick(options: type[Options], settings: Settings) -> Options:
+    """The options of one layer: a dataclass whose fields are settings, by the same names.
+
+    A field that no setting has is a constant of that layer, which a test may want otherwise.
+    """
+    names = {own.name for own in fields(options)} & Settings.model_fields.keys()
+    return options(**{name: getattr(settings, name) for name in names})
 
 
 def configure_process(settings: Settings) -> None:
@@ -132,21 +144,7 @@ def configure_process(settings: Settings) -> None:
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
     )
-    sys.setswitchinterval(settings.switch_interval_ms / 1e3)
-
-
-def _http_options(settings: Settings, model: str) -> HttpOptions:
-    return HttpOptions(
-        model=model,
-        created_s=int(time.time()),
-        keepalive_s=settings.keepalive_s,
-        body_limit_bytes=settings.body_limit_bytes,
-        body_timeout_s=settings.body_timeout_s,
-        api_keys=settings.api_keys,
-        host_names=(*settings.allowed_hosts, host_name(settings.bind)),
-        status_key=settings.status_key,
-        shows_content=settings.status_content,
-    )
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
 
 
 def _spare_the_collector() -> None:

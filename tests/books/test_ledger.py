@@ -4,9 +4,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from corral.books.ledger import Ledger
-from corral.books.record import About, Record, outcome_of
-from corral.engine.local.task import Released
+from corral.books.ledger import Ledger, Refusal
+from corral.books.outcome import outcome_of
+from corral.books.record import About, Record
+from corral.engine.contract import Waste
 from corral.errors import CorralError, DeadlineExceeded, EngineFailed, ShutDown, StoppedByOperator
 from corral.events import (
     BlockDelta,
@@ -41,19 +42,13 @@ class Watching:
     log: list[tuple[str, ...]] = field(default_factory=list)
 
     def changed(self, record: Record, *, at_once: bool) -> None:
-        self.log.append(("changed", record.about.id, record.engine_state if at_once else "counters"))
+        self.log.append(("changed", record.about.id, record.life.engine_state if at_once else "counters"))
 
     def said(self, record: Record, choice: int, text: str) -> None:
         self.log.append(("said", record.about.id, str(choice), text))
 
     def drafted(self, record: Record, choice: int, step: Sampled) -> None:
         self.log.append(("drafted", record.about.id, str(choice), f"{step.accepted} of {len(step.draft)}"))
-
-    def settled(self, record: Record) -> None:
-        self.log.append(("settled", record.about.id))
-
-    def forgotten(self, record: Record) -> None:
-        self.log.append(("forgotten", record.about.id))
 
 
 @pytest.fixture
@@ -105,11 +100,11 @@ def test_the_times_in_the_states_add_up_to_the_whole(clock: Clock, ledger: Ledge
     record.writing(False)
     record.delivered()
     clock.now_s += 0.125
-    record.released(Released())
+    record.released(Waste())
     record.over()
-    assert record.spent_s == {"queued": 2, "prefill": 4, "decode": 4, "write": 0.25 + 0.5 + 8 + 0.125}
-    assert record.total_s == sum(record.spent_s.values()) == clock.now_s - record.accepted_s
-    assert record.ttft_s == 6.25
+    assert record.life.spent_s() == {"queued": 2, "prefill": 4, "decode": 4, "write": 0.25 + 0.5 + 8 + 0.125}
+    assert record.life.total_s == sum(record.life.spent_s().values()) == clock.now_s - record.life.began_s
+    assert record.life.ttft_s == 6.25
     assert record.prefill_tokens_per_s == 8 / 4, "two of the ten were cached"
     assert record.decode_tokens_per_s == 2 / 4.5, "a slow client changes nothing"
     row = views.row(record, 0.0)
@@ -121,7 +116,7 @@ def test_a_running_requests_times_add_up_too(clock: Clock, ledger: Ledger) -> No
     record = accept(ledger)
     record.admitted(1)
     clock.now_s += 3
-    assert record.spent_now_s()["prefill"] == record.total_s == 3
+    assert record.life.spent_s()["prefill"] == record.life.total_s == 3
     counted = views.counters(record)
     assert (counted.prefill_ms, counted.total_ms, counted.state) == (3000, 3000, "prefill")
 
@@ -133,7 +128,7 @@ def test_a_request_is_settled_once_response_and_engine_are_done_with_it_in_eithe
         record = accept(ledger, id, n=2)
         record.admitted(2)
         assert record.lanes == (0, 1)
-        parts = [lambda r=record: r.released(Released(1, 2, 3)), lambda r=record: r.released(Released())]
+        parts = [lambda r=record: r.released(Waste(1, 2, 3)), lambda r=record: r.released(Waste())]
         parts.insert(len(parts) if release_first else 0, record.over)
         for part in parts:
             assert id in ledger.live
@@ -165,7 +160,7 @@ def test_an_answer_that_did_not_get_through_is_a_disconnect(
     record = accept(ledger)
     record.admitted(1)
     record.observe(0, [Started(10, 0), BlockDelta(0, "x"), finished("length")])
-    record.released(Released())
+    record.released(Waste())
     if is_delivered:
         record.delivered()
     record.over()
@@ -201,12 +196,13 @@ def test_choices_are_counted_together_and_the_prompt_once(ledger: Ledger) -> Non
     record.admitted(2)
     record.observe(0, [Started(10, 4), Sampled(1), BlockDelta(0, "x")])
     record.observe(1, [Started(10, 9), Sampled(1), BlockDelta(0, "y")])
-    assert (record.cached_tokens, record.prefilled_tokens, record.completion_tokens) == (4, 6, 2)
+    counts = record.counts
+    assert (counts.cached_tokens, counts.prefilled_tokens, counts.completion_tokens) == (4, 6, 2)
     record.observe(1, [Sampled(6, draft=(b"a", b"b"), accepted=1), finished("length", 7, cached=9)])
-    assert (record.completion_tokens, record.drafted_tokens, record.accepted_tokens) == (8, 2, 1)
-    assert record.engine_state == "decode"
+    assert (counts.completion_tokens, counts.drafted_tokens, counts.accepted_tokens) == (8, 2, 1)
+    assert record.life.engine_state == "decode"
     record.observe(0, [Sampled(4), finished("stop", 5, cached=4)])
-    assert (record.completion_tokens, record.engine_state) == (12, "write")
+    assert (record.counts.completion_tokens, record.life.engine_state) == (12, "write")
 
 
 def test_a_prompt_that_was_cached_has_no_prefill_speed(clock: Clock, ledger: Ledger) -> None:
@@ -231,14 +227,14 @@ def test_content_is_kept_only_where_it_is_shown(clock: Clock) -> None:
         assert hidden.output is hidden.messages is hidden.draft is None
 
 
-def test_a_watcher_hears_of_states_at_once_of_text_and_of_the_end(clock: Clock) -> None:
+def test_a_watcher_hears_of_states_at_once_and_of_text(clock: Clock) -> None:
     ledger = Ledger(slots=1, keeps_content=True, now_s=clock)
     watching = ledger.watcher = Watching()
     record = accept(ledger)
     record.admitted(1)
     record.observe(0, [Started(10, 0), Sampled(1), BlockDelta(0, "x")])
     record.observe(0, [Sampled(2, (b"y",), 1), finished()])
-    record.released(Released())
+    record.released(Waste())
     record.over()
     assert watching.log == [
         ("changed", "a", "queued"),
@@ -250,18 +246,18 @@ def test_a_watcher_hears_of_states_at_once_of_text_and_of_the_end(clock: Clock) 
         ("changed", "a", "write"),
         ("changed", "a", "counters"),
         ("changed", "a", "write"),
-        ("settled", "a"),
     ]
 
 
-def test_what_is_refused_leaves_no_trace_but_a_count(ledger: Ledger, settled: list[Record]) -> None:
-    watching = ledger.watcher = Watching()
-    ledger.forget(accept(ledger))
-    ledger.refused(ShutDown("no"))
+def test_what_is_refused_is_counted_by_status_and_code_and_told(ledger: Ledger) -> None:
+    told: list[Refusal] = []
+    ledger.on_refused.append(told.append)
+    refusal = Refusal("req_1", "127.0.0.1", "POST", "/v1/x", 400, "invalid_request", "n")
+    for each in (refusal, refusal, Refusal("req_2", "", "GET", "/", 404, "not_found", None)):
+        ledger.refuse(each)
     assert ledger.live == {}
-    assert settled == []
-    assert watching.log[-1] == ("forgotten", "a")
-    assert ledger.totals.refused == {"ShutDown": 1}
+    assert ledger.totals.refused == {(400, "invalid_request"): 2, (404, "not_found"): 1}
+    assert told[0] is refusal
 
 
 def test_closing_settles_what_the_engine_can_say_no_more_about(ledger: Ledger, settled: list[Record]) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import trio
 
-from corral.engine.contract import Capacity, Prepared, Released, Sink
+from corral.engine.contract import Capacity, Prepared, Sink, Waste
 from corral.errors import ContextExceeded, EngineFailed
 from corral.events import (
     BlockClosed,
@@ -129,7 +129,7 @@ class TaleEngine:
                     _call(sink.events, events)
         finally:
             self._open -= 1
-            _call(sink.released, Released())
+            _call(sink.released, Waste())
 
 
 def _call(callback: Callable[..., None], *args: object) -> None:

@@ -8,7 +8,7 @@ import trio
 import trio.testing
 from tests.engine.tales import TaleEngine, asking
 
-from corral.engine.contract import Engine, Handle, Released
+from corral.engine.contract import Engine, Handle, Waste
 from corral.engine.local.engine import LocalEngine
 from corral.engine.local.scripted import ScriptedBackend
 from corral.errors import ContextExceeded, EngineFailed
@@ -22,7 +22,7 @@ class Listener:
 
     def __init__(self) -> None:
         self.events_so_far: list[Event] = []
-        self.releases: list[Released] = []
+        self.releases: list[Waste] = []
         self.has_begun = trio.Event()
         self.is_released = trio.Event()
 
@@ -32,7 +32,7 @@ class Listener:
         if any(isinstance(event, Started) for event in events):
             self.has_begun.set()
 
-    def released(self, released: Released) -> None:
+    def released(self, released: Waste) -> None:
         self.releases.append(released)
         self.is_released.set()
 

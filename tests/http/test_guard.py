@@ -8,6 +8,7 @@ from typing import Any, get_args
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.harness import Client, Gate, serving
+from tests.http.watch import opening
 
 from corral.books.record import Outcome
 from corral.engine.local.scripted import ScriptedBackend, replying
@@ -130,6 +131,15 @@ async def test_without_a_key_only_this_machine_may_stop_requests(
         {"Origin": "null"},
         {"Origin": "http://localhost:3000"},
         {"Origin": "http://localhost:8000.evil.example"},
+        {"Origin": "http://127.0.0.1:3000"},
+        {"Origin": "https://localhost:8000"},
+        {"Origin": "http://localhost"},
+        {"Origin": "http://localhost:8000/"},
+        {"Origin": "http://user@localhost:8000"},
+        {"Origin": "localhost:8000"},
+        {"Origin": ""},
+        {"Origin": ("http://localhost:8000", "http://localhost:8000")},
+        {"Origin": "https://llm.example:3000"},
         {"host": "evil.example:8000"},
         {"host": "evil.example:8000", "Origin": "http://evil.example:8000"},
         {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"},
@@ -137,8 +147,8 @@ async def test_without_a_key_only_this_machine_may_stop_requests(
     ],
 )
 @pytest.mark.parametrize(("method", "path"), ROUTES)
-async def test_another_sites_page_gets_nothing(method: str, path: str, headers: dict[str, str]) -> None:
-    async with serving(secretive(), status_content=True) as client:
+async def test_another_sites_page_gets_nothing(method: str, path: str, headers: dict[str, Any]) -> None:
+    async with serving(secretive(), status_content=True, allowed_hosts=("llm.example",)) as client:
         exchange = client.send(method, path, {"messages": []}, headers=headers)
         await exchange.started()
         assert exchange.status == 403
@@ -152,15 +162,97 @@ async def test_another_sites_page_gets_nothing(method: str, path: str, headers: 
     [
         {"Origin": "http://localhost:8000"},
         {"Origin": "https://llm.example"},
+        {"Origin": "https://llm.example:443"},
+        {"Origin": "https://llm.example:8443", "Host": "llm.example:8443"},
+        {"Origin": "https://other.example:8443"},
+        {"Origin": "http://127.0.0.1:8000", "Host": "127.0.0.1:8000"},
+        {"Origin": "http://[::1]:8000", "Host": "[::1]:8000"},
         {"Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors"},
         {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"},
     ],
 )
 async def test_our_own_pages_and_links_to_them_are_served(headers: dict[str, str]) -> None:
-    async with serving(secretive(), allowed_hosts=("llm.example",)) as client:
+    listed = ("llm.example", "other.example:8443")
+    async with serving(secretive(), allowed_hosts=listed) as client:
         page = client.send("GET", "/status", headers=headers)
         await page.body()
         assert page.status == 200
+
+
+@pytest.mark.parametrize(
+    ("target", "host", "status"),
+    [
+        ("http://localhost:8000/health", "localhost:8000", 200),
+        ("HTTPS://127.0.0.1/health?x=1", "localhost:8000", 200),
+        ("http://evil.example/health", "localhost:8000", 403),
+        ("http://localhost:8000@evil.example/health", "localhost:8000", 400),
+        ("http:///health", "localhost:8000", 400),
+        ("ftp://localhost/health", "localhost:8000", 400),
+        ("localhost:8000", "localhost:8000", 400),
+        ("health", "localhost:8000", 400),
+        ("", "localhost:8000", 400),
+        ("/health", "[::1]evil.example", 400),
+        ("/health", "[127.0.0.1]evil", 400),
+        ("/health", "127.0.0.1:99999", 400),
+        ("/health", "127.0.0.1, evil.example", 400),
+        ("/health", "a" * 64, 403),
+        ("/health", "\xe4\xf6", 403),
+        ("/health", "[::1]:8000", 200),
+        ("/health", "", 200),
+    ],
+)
+async def test_a_target_and_its_host_are_ours_or_refused(target: str, host: str, status: int) -> None:
+    async with serving(secretive()) as client:
+        exchange = client.send("GET", target, headers={"Host": host})
+        body = await exchange.json()
+        assert exchange.status == status
+        assert ("error" in body) == (status != 200)
+
+
+SPELLINGS = [
+    {"Authorization": "Bearer one"},
+    {"Authorization": "BEARER one"},
+    {"Authorization": "bEarer   one "},
+    {"X-Api-Key": "one"},
+    {"X-Api-Key": "one", "Authorization": "Basic junk"},
+    {"X-Api-Key": "one", "Authorization": "Other junk"},
+]
+
+
+async def ask(client: Client, headers: dict[str, str], address: str = "127.0.0.1") -> str:
+    """Begin a stream, and return its id."""
+    body = {"messages": [{"role": "user", "content": "x"}], "stream": True}
+    exchange = client.send("POST", "/v1/chat/completions", body, headers=headers, address=address)
+    first = await exchange.chunk()
+    return str(json.loads(first.removeprefix(b"data: "))["id"])
+
+
+async def places(client: Client, ids: list[str], headers: dict[str, str]) -> list[int | None]:
+    """Where in line requests stand, 0 being next; None for those that run."""
+    status = await client.send("GET", "/status/json", headers=headers).json()
+    queue = {place["id"]: place["position"] for place in status["queue"]}
+    return [queue.get(id) for id in ids]
+
+
+async def test_a_key_is_one_client_however_it_is_spelled() -> None:
+    gate = Gate()
+    keys = ("one", "two")
+    async with serving(ScriptedBackend(on_step=gate), slots=1, api_keys=keys) as client, opening(gate):
+        ids = [await ask(client, headers) for headers in SPELLINGS]
+        ids.append(await ask(client, {"Authorization": "Bearer two"}))
+        line = await places(client, ids, {"Authorization": "Bearer one"})
+        assert line == [None, 1, 2, 3, 4, 5, 0], "the other key's first request is next"
+
+
+async def test_without_keys_an_address_is_one_client_whatever_it_sends() -> None:
+    gate = Gate()
+    async with serving(ScriptedBackend(on_step=gate), slots=1) as client, opening(gate):
+        ids = []
+        for number, address in enumerate(["10.0.0.1", "2001:db8::1", "2001:db8::2", "10.0.0.2", "10.0.0.1"]):
+            headers = {"Authorization": f"Bearer junk{number}", "X-Forwarded-For": f"10.1.1.{number}"}
+            ids.append(await ask(client, headers, address))
+        line = await places(client, ids, {})
+        assert line == [None, 0, 2, 1, 3], "an IPv6 network is one client"
 
 
 async def test_pages_are_strict_cached_with_care_and_typed() -> None:

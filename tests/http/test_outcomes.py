@@ -11,7 +11,7 @@ import trio.testing
 from tests.harness import Client, Gate, serving
 from tests.http.watch import opening, settled, watching
 
-from corral.books.record import Outcome
+from corral.books.outcome import Outcome
 from corral.engine.local.scripted import ScriptedBackend, replying
 
 
@@ -39,7 +39,7 @@ async def by_disconnected(client: Client, gate: Gate, clock: trio.testing.MockCl
 
 
 async def by_evicted(client: Client, gate: Gate, clock: trio.testing.MockClock) -> None:
-    stalled = client.chat("RAMBLE", stream=True)  # more than the harness' 1,000 chunks can hold
+    stalled = client.chat("RAMBLE", stream=True, buffered_chunks=4)  # what stands for the kernel's buffer
     gate.open()
     await stalled.is_over.wait()
     assert stalled.aborted
@@ -82,7 +82,15 @@ async def by_failed(client: Client, gate: Gate, clock: trio.testing.MockClock) -
 
 
 WAYS: dict[str, Callable[[Client, Gate, trio.testing.MockClock], Awaitable[None]]] = {
-    name.removeprefix("by_"): way for name, way in list(globals().items()) if name.startswith("by_")
+    "stop": by_stop,
+    "stop_sequence": by_stop_sequence,
+    "length": by_length,
+    "disconnected": by_disconnected,
+    "evicted": by_evicted,
+    "stopped_by_operator": by_stopped_by_operator,
+    "deadline": by_deadline,
+    "shutdown": by_shutdown,
+    "failed": by_failed,
 }
 
 
@@ -105,7 +113,7 @@ async def test_every_way_out_settles_the_ledger_once(
     gate = Gate()
     backend = ScriptedBackend(replying(reply), on_step=gate)
     with caplog.at_level(logging.INFO, "corral.requests"):
-        async with serving(backend, request_deadline_s=60, subscriber_events=8) as client, opening(gate):
+        async with serving(backend, request_deadline_s=60, reader_bytes=65_536) as client, opening(gate):
             async with watching(client) as watch:
                 records = settled(client)
                 await WAYS[outcome](client, gate, mock_clock)
@@ -119,7 +127,7 @@ async def test_every_way_out_settles_the_ledger_once(
                 assert watch.state["totals"]["by_outcome"] == {outcome: 1}
             assert [record.outcome for record in records] == [outcome]
             [record] = records
-            assert record.total_s == pytest.approx(sum(record.spent_s.values()), rel=1e-9)
+            assert record.life.total_s == pytest.approx(sum(record.life.spent_s().values()), rel=1e-9)
             row = watch.state["history"][0]
             parts = [row[f"{name}_ms"] for name in ("queue", "prefill", "decode", "blocked_write")]
             assert sum(parts) == pytest.approx(row["total_ms"], rel=0.01, abs=0.05)
@@ -153,5 +161,5 @@ async def test_a_client_that_leaves_the_queue_is_settled_too() -> None:
         await queued.chunk()
         queued.leave()
         await queued.is_over.wait()
-        assert [(r.outcome, r.spent_s["prefill"]) for r in records] == [("disconnected", 0)]
+        assert [(r.outcome, r.life.spent_s()["prefill"]) for r in records] == [("disconnected", 0)]
         running.leave()

@@ -61,7 +61,7 @@ async def test_every_error_before_the_handler_is_told_in_its_words(
 
 async def test_a_full_queue_and_a_server_that_goes_are_told_in_its_words() -> None:
     gate = Gate()
-    async with serving(ScriptedBackend(on_step=gate), routes=BOTH, slots=1, queue=1) as client:
+    async with serving(ScriptedBackend(on_step=gate), routes=BOTH, slots=1, queue_requests=1) as client:
         streams = [client.chat(stream=True), client.chat(stream=True)]
         for stream in streams:
             await stream.chunk()

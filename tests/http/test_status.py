@@ -166,7 +166,7 @@ async def test_a_viewer_that_stops_reading_is_evicted_and_no_stream_notices() ->
         # It never reads: the harness' buffer of 1,000 chunks stands for the kernel's.
         stuck = client.send("GET", "/status/events")
         await stuck.started()
-        broker = client.app.running.operations.status.broker
+        broker = client.app.running.watching.feed.broker
         with trio.CancelScope() as flood:
             async with trio.open_nursery() as nursery:
 
@@ -187,7 +187,7 @@ async def test_a_viewer_that_stops_reading_is_evicted_and_no_stream_notices() ->
 
 
 async def test_silence_is_filled_and_head_ends_at_once(mock_clock: trio.testing.MockClock) -> None:
-    async with serving(ScriptedBackend(), keepalive_s=5) as client:
+    async with serving(ScriptedBackend(), stream_keepalive_s=5) as client:
         head = client.send("HEAD", "/status/events")
         await head.is_over.wait()
         assert (head.status, head.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")

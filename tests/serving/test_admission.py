@@ -1,26 +1,50 @@
-"""The queue by itself: order, fairness, bounds, and that every permit comes back."""
+"""The queue by itself: order, fairness, bounds, what it remembers, and that every permit comes back."""
+
+import sys
+from collections import Counter
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from corral.errors import QueueFull
+from corral.serving import admission as module
 from corral.serving.admission import Admission, Ticket
 
 
 class Queue:
-    """An Admission, and who was started in which order."""
+    """An Admission, who was started in which order, and who still runs."""
 
     def __init__(self, slots: int, queue_limit: int = 100) -> None:
         self.admission = Admission(slots, queue_limit)
         self.started: list[str] = []
+        self.running: list[Ticket] = []
         self.positions: dict[str, list[int]] = {}
 
-    def join(self, name: str, client: str = "", slots: int = 1) -> Ticket:
+    def join(self, name: str, client: str = "", slots: int = 1, priority: int = 0) -> Ticket:
         moves = self.positions.setdefault(name, [])
-        ticket = Ticket(slots, client or name, start=lambda: self.started.append(name), moved=moves.append)
-        self.admission.join(ticket, retry_after_s=7)
+
+        def start() -> None:
+            self.started.append(name)
+            self.running.append(ticket)
+
+        ticket = Ticket(slots, client or name, start, moves.append, priority)
+        self.admission.check(slots, retry_after_s=7)
+        self.admission.join(ticket)
         return ticket
+
+    def finish_oldest(self) -> None:
+        """End the request that has run longest."""
+        ticket = self.running.pop(0)
+        for _ in range(ticket.slots):
+            self.admission.release(ticket)
+
+    def finish_all(self) -> None:
+        while self.running:
+            self.finish_oldest()
 
 
 def test_who_fits_starts_and_the_rest_wait_in_order_and_know_their_place() -> None:
@@ -29,7 +53,7 @@ def test_who_fits_starts_and_the_rest_wait_in_order_and_know_their_place() -> No
         queue.join(name)
     assert queue.started == ["a"]
     assert queue.positions == {"a": [], "b": [0], "c": [1]}
-    queue.admission.release()
+    queue.finish_oldest()
     assert queue.started == ["a", "b"]
     assert queue.positions["c"] == [1, 0]
 
@@ -42,7 +66,7 @@ def test_leaving_moves_the_others_up_and_costs_nobody_a_slot() -> None:
     queue.admission.leave(leaving)
     queue.admission.leave(leaving)
     assert queue.positions["c"] == [1, 0]
-    queue.admission.release()
+    queue.finish_oldest()
     assert queue.started == ["a", "c"]
 
 
@@ -68,8 +92,7 @@ def test_one_client_with_many_requests_delays_another_by_one_turn() -> None:
     for number in range(4):
         queue.join(f"many {number}", client="many")
     queue.join("one", client="one")
-    for _ in range(4):
-        queue.admission.release()
+    queue.finish_all()
     assert queue.started == ["many 0", "one", "many 1", "many 2", "many 3"]
 
 
@@ -79,29 +102,227 @@ def test_a_request_for_many_slots_is_not_starved_by_small_ones() -> None:
     queue.join("wide", slots=2)
     queue.join("small")
     assert queue.started == ["a"], "a slot is free, but it is kept for the one in front"
-    queue.admission.release()
+    queue.finish_oldest()
     assert queue.started == ["a", "wide"]
 
 
-@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 3), st.booleans()), max_size=30))
-def test_everybody_is_served_once_and_all_permits_return(requests: list[tuple[str, int, bool]]) -> None:
-    admission = Admission(3, 100)
-    running: list[Ticket] = []
-    tickets: list[Ticket] = []
-    for client, slots, leaves in requests:
-        ticket = Ticket(slots, client, start=lambda: None, moved=lambda _: None)
-        ticket.start = lambda ticket=ticket: running.append(ticket)  # type: ignore[misc]
-        tickets.append(ticket)
-        admission.join(ticket, retry_after_s=1)
-        if leaves and ticket not in running:
-            admission.leave(ticket)
-            tickets.remove(ticket)
-        assert sum(t.slots for t in running) + admission.free_slots == 3
-    served: list[Ticket] = []
-    while running:
-        ticket = running.pop(0)
-        served.append(ticket)
-        for _ in range(ticket.slots):
-            admission.release()
-    assert sorted(map(id, served)) == sorted(map(id, tickets))
-    assert admission.is_idle
+def test_a_client_that_comes_back_while_others_wait_is_charged_for_what_it_had() -> None:
+    queue = Queue(slots=4)
+    queue.join("wide 0", client="wide", slots=4)
+    for number in range(4):
+        queue.join(f"small {number}", client="small", slots=2)
+    queue.finish_oldest()  # wide has nothing here now, small runs twice and waits twice
+    queue.join("wide 1", client="wide", slots=4)
+    queue.finish_all()
+    assert queue.started == ["wide 0", "small 0", "small 1", "small 2", "wide 1", "small 3"]
+
+
+def test_a_place_given_up_counts_for_nothing() -> None:
+    queue = Queue(slots=1)
+    queue.join("running")
+    for ticket in [queue.join(f"gone {number}", client="fickle") for number in range(9)]:
+        queue.admission.leave(ticket)
+    queue.join("first", client="fickle")
+    queue.join("second")
+    queue.finish_all()
+    assert queue.started == ["running", "first", "second"]
+
+
+def test_who_waits_behind_one_that_leaves_takes_its_turn() -> None:
+    queue = Queue(slots=1)
+    queue.join("running")
+    leaving = queue.join("a 0", client="a")
+    queue.join("a 1", client="a")
+    queue.join("b 0", client="b")
+    queue.join("b 1", client="b")
+    queue.admission.leave(leaving)
+    assert queue.positions == {"running": [], "a 0": [0], "a 1": [1, 2, 0], "b 0": [1], "b 1": [3, 2]}
+    queue.finish_all()
+    assert queue.started == ["running", "a 1", "b 0", "b 1"]
+
+
+def test_priority_orders_the_requests_of_one_client_and_nobody_elses() -> None:
+    queue = Queue(slots=1)
+    queue.join("running")
+    queue.join("late", client="a", priority=5)
+    queue.join("other 0", client="other")
+    queue.join("other 1", client="other")
+    queue.join("usual", client="a")
+    queue.join("urgent", client="a", priority=-5)
+    assert [ticket.priority for ticket in queue.admission.waiting] == [0, -5, 0, 0, 5]
+    queue.finish_all()
+    assert queue.started == ["running", "other 0", "urgent", "other 1", "usual", "late"]
+
+
+def test_callbacks_may_give_up_their_own_ticket() -> None:
+    """As a full mailbox does: it is told something, overflows, and its request leaves at once."""
+    queue = Queue(slots=1)
+    queue.join("running")
+
+    def leaves_when_told(name: str) -> Ticket:
+        def moved(_: int) -> None:
+            queue.admission.leave(ticket)
+
+        ticket = Ticket(1, name, start=lambda: None, moved=moved)
+        return ticket
+
+    for name in "ab":
+        queue.admission.join(leaves_when_told(name))
+    assert queue.admission.waiting == ()
+
+    def fails_at_once() -> None:
+        queue.admission.release(brief)
+
+    brief = Ticket(1, "brief", start=fails_at_once, moved=lambda _: None)
+    queue.admission.join(brief)
+    queue.join("last")
+    queue.finish_all()
+    assert queue.started == ["running", "last"]
+    assert queue.admission.is_idle
+
+
+# What is remembered, and what it costs
+
+
+def test_clients_that_never_queued_leave_nothing_behind() -> None:
+    queue = Queue(slots=4)
+    for number in range(3000):
+        queue.join(f"client {number}")
+        queue.finish_oldest()
+    assert queue.admission.remembered_clients == 0
+
+
+@pytest.mark.parametrize("queued", [1, 5])
+def test_clients_without_number_beside_a_queue_that_never_empties(queued: int) -> None:
+    queue = Queue(slots=2, queue_limit=5)
+    for number in range(queued + 2):
+        queue.join(f"early {number}")
+    for number in range(3000):
+        queue.finish_oldest()
+        queue.join(f"client {number}")
+        assert queue.admission.remembered_clients <= 2 * (2 + 5)
+    queue.finish_all()
+    assert queue.admission.remembered_clients == 0
+
+
+def operations(action: Callable[[], object]) -> int:
+    """How many of Python's instructions `action` executes inside the queue."""
+    executed = 0
+
+    def trace(frame: FrameType, event: str, _argument: object) -> Any:
+        nonlocal executed
+        if frame.f_code.co_filename != module.__file__:
+            return None
+        frame.f_trace_opcodes = True
+        executed += event == "opcode"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        action()
+    finally:
+        sys.settrace(before)
+    return executed
+
+
+@pytest.mark.parametrize("waiting", [0, 1])
+def test_a_request_costs_the_same_however_many_clients_there_have_been(waiting: int) -> None:
+    queue = Queue(slots=2)
+    queue.join("runs on", slots=2 if waiting else 1)
+    for number in range(waiting):
+        queue.join(f"waits {number}", slots=2)
+
+    def come_and_go(name: str) -> None:
+        ticket = queue.join(name)
+        queue.admission.leave(ticket)
+        if not waiting:
+            queue.running.remove(ticket)
+            queue.admission.release(ticket)
+
+    costs = Counter[int]()
+    for number in range(40_000):
+        if number % 10_000 < 100:
+            costs[operations(lambda name=f"client {number}": come_and_go(name))] += 1  # type: ignore[misc]
+        else:
+            come_and_go(f"client {number}")
+    assert len(costs) == 1, costs
+
+
+def test_who_does_not_move_costs_nothing() -> None:
+    def cost_of_the_last(waiting: int) -> int:
+        queue = Queue(slots=1)
+        for number in range(waiting):
+            queue.join(f"client {number}")
+        return operations(lambda: queue.admission.leave(queue.join("last")))
+
+    assert cost_of_the_last(80) < 2 * cost_of_the_last(10)
+
+
+# Whatever happens
+
+
+Requests = st.lists(
+    st.tuples(st.sampled_from("abc"), st.integers(1, 3), st.integers(-1, 1), st.booleans()), max_size=30
+)
+
+
+@given(Requests)
+def test_everybody_is_served_once_and_all_permits_return(
+    requests: list[tuple[str, int, int, bool]],
+) -> None:
+    queue = Queue(slots=3)
+    expected = []
+    for number, (client, slots, priority, leaves) in enumerate(requests):
+        ticket = queue.join(str(number), client, slots, priority)
+        if leaves and ticket not in queue.running:
+            queue.admission.leave(ticket)
+        else:
+            expected.append(str(number))
+        assert sum(ticket.slots for ticket in queue.running) + queue.admission.free_slots == 3
+    while queue.running:
+        places = [ticket.position for ticket in queue.admission.waiting]
+        assert places == list(range(len(places)))
+        queue.finish_oldest()
+    assert sorted(queue.started) == sorted(expected)
+    assert queue.admission.is_idle
+    assert queue.admission.remembered_clients == 0
+
+
+Arrivals = st.lists(st.sampled_from(["flood", "other", "third", "finish", "leave"]), max_size=60)
+
+
+@given(st.integers(1, 4), Arrivals, Arrivals)
+def test_fifty_requests_of_one_client_delay_anothers_first_by_one_turn(
+    slots: int, before: list[str], after: list[str]
+) -> None:
+    queue = Queue(slots, queue_limit=1000)
+    joined = 0
+
+    def happens(what: str) -> None:
+        nonlocal joined
+        if what == "finish":
+            if queue.running:
+                queue.finish_oldest()
+        elif what == "leave":
+            if queue.admission.waiting:
+                queue.admission.leave(queue.admission.waiting[len(queue.admission.waiting) // 2])
+        else:
+            joined += 1
+            queue.join(f"{what} {joined}", client=what)
+
+    for what in before:
+        happens(what)
+    for _ in range(50):
+        happens("flood")
+    started_before = len(queue.started)
+    first = queue.join("first", client="newcomer")
+    for what in after:
+        if what != "leave":
+            happens(what)
+    while "first" not in queue.started:
+        queue.finish_oldest()
+    overtaken = queue.started[started_before : queue.started.index("first")]
+    by_client = Counter(name.split()[0] for name in overtaken)
+    assert not first.is_waiting
+    assert all(turns <= 1 for turns in by_client.values()), overtaken

@@ -1,56 +1,29 @@
-"""One request, from acceptance to its one end: what happened to it, and where its time went.
+"""One request, from acceptance to its one end: what happened to it, and what is known of it.
 
-The time of a request is spent in one state after the other, never in two:
+Its states and times are in `life`, its figures in `counts`. Three tell a record what happens, each what
+it alone knows:
 
-    queued -> prefill -> decode -> write -> over
+    the engine, by way of serving    observe, released
+    serving                          admitted, ended_by
+    http, by way of serving          writing, delivered, over
 
-`queued` until it has a slot, `prefill` until its first token, `decode` until the engine has ended it, `write`
-until its client has taken the answer. A client that lets a write wait puts it into `write` early, for as long
-as that write takes. So the times in the states add up to the total exactly, and the one that is large says
-why a request was slow.
-
-The first cause of its end is its outcome: a client that leaves because an operator stopped its request does
-not make it `disconnected`.
+It is *over* when its response is, and *settled* when the engine has let go of every sequence too: only
+then is it known what was computed for nobody. The first cause of its end is its outcome: a client that
+leaves because an operator stopped its request does not make it `disconnected`.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Literal, Protocol
 
-from corral import errors
-from corral.engine.contract import Released
+from corral.books.counts import Counts
+from corral.books.lanes import Lanes
+from corral.books.life import Happening, Life
+from corral.books.outcome import Outcome, outcome_of
+from corral.engine.contract import Waste
 from corral.events import BlockDelta, Event, Failed, Finished, Prefill, Queued, Sampled, Started
 from corral.request import GenerationRequest
-
-if TYPE_CHECKING:
-    from corral.books.ledger import Ledger
-
-State = Literal["queued", "prefill", "decode", "write"]
-Outcome = Literal[
-    "stop",
-    "stop_sequence",
-    "length",
-    "tool_calls",
-    "disconnected",
-    "evicted",
-    "stopped_by_operator",
-    "deadline",
-    "shutdown",
-    "failed",
-]
-
-_OUTCOMES: Final[tuple[tuple[type[BaseException], Outcome], ...]] = (
-    (errors.StoppedByOperator, "stopped_by_operator"),
-    (errors.DeadlineExceeded, "deadline"),
-    (errors.ShutDown, "shutdown"),
-    (errors.Draining, "shutdown"),
-    (errors.ClientTooSlow, "evicted"),
-)
-
-
-def outcome_of(error: BaseException) -> Outcome:
-    """What an error that ended a request is called in the ledger."""
-    return next((outcome for kind, outcome in _OUTCOMES if isinstance(error, kind)), "failed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,102 +37,85 @@ class About:
     address: str
 
 
-@dataclass(slots=True)
-class Waste:
-    """Tokens computed for a client that had gone. Kept prefill serves the next request with its prefix."""
+class Watcher(Protocol):
+    """Who is told as it happens. None of these may block or raise."""
 
-    decoded_after_cancel: int = 0
-    prefill_dropped: int = 0
-    prefill_kept: int = 0
+    def changed(self, record: "Record", *, at_once: bool) -> None:
+        """Its counters moved or, `at_once`, its state did."""
+        ...
 
-    def add(self, other: "Waste | Released") -> None:
-        self.decoded_after_cancel += other.decoded_after_cancel
-        self.prefill_dropped += other.prefill_dropped
-        self.prefill_kept += other.prefill_kept
+    def said(self, record: "Record", choice: int, text: str) -> None:
+        """More of its text, where content is kept."""
+        ...
+
+    def drafted(self, record: "Record", choice: int, step: Sampled) -> None:
+        """A step had a draft, where content is kept."""
+        ...
+
+
+class Books(Protocol):
+    """What a record needs of whoever keeps it."""
+
+    now_s: Callable[[], float]
+    keeps_content: bool
+    watcher: Watcher | None
+    lanes: Lanes
+
+    def settle(self, record: "Record") -> None:
+        """It is over, and the engine has let go of all of it."""
+        ...
 
 
 class Record:
-    """One request. `spent_s` holds the seconds in each state, up to the last change of state."""
+    """One request. Everything here is synchronous and runs on the event loop."""
 
     __slots__ = (
-        "_accepted",
-        "_done",
-        "_draft",
-        "_drafted",
-        "_engine_state",
+        "_books",
         "_finished",
         "_held",
-        "_is_writing",
-        "_ledger",
+        "_is_delivered",
         "_released",
-        "_since_s",
         "_texts",
-        "_tokens",
         "about",
-        "accepted_s",
-        "cached_tokens",
-        "ended_s",
-        "first_token_s",
-        "is_delivered",
-        "is_over",
+        "counts",
+        "draft",
         "lanes",
+        "life",
         "max_tokens",
         "outcome",
         "position",
-        "prefill_began_s",
         "prompt_tokens",
         "request",
-        "spent_s",
         "started_at",
-        "state",
         "wasted",
     )
 
     def __init__(
-        self, ledger: "Ledger", about: About, request: GenerationRequest, prompt_tokens: int, max_tokens: int
+        self, books: Books, about: About, request: GenerationRequest, prompt_tokens: int, max_tokens: int
     ) -> None:
-        now_s = ledger.now_s()
         self.about = about
         self.request = request
         self.prompt_tokens = prompt_tokens
         self.max_tokens = max_tokens
         self.started_at = time.time()
-        self.accepted_s = self._since_s = now_s
-        self.state: State = "queued"
-        self.spent_s: dict[State, float] = {"queued": 0.0, "prefill": 0.0, "decode": 0.0, "write": 0.0}
+        self.life = Life(books.now_s)
+        self.counts = Counts(request.n)
         self.position: int | None = None
         """Its place in line; 0 is next, None is in the engine or past it."""
         self.lanes: tuple[int, ...] = ()
         """The slots it has, numbered for people: the lowest free ones when it began."""
-        self.cached_tokens: int | None = None
-        self.prefill_began_s = self.first_token_s = self.ended_s = None  # type: float | None
         self.outcome: Outcome | None = None
         self.wasted = Waste()
-        self.is_delivered = False
-        self.is_over = False
-        self._ledger = ledger
-        self._engine_state: State = "queued"
-        self._is_writing = False
+        self.draft: Sampled | None = None
+        """The last step that had a draft; None where content is not kept."""
+        self._books = books
         self._held = 0
         self._released = 0
-        self._done = [0] * request.n
-        self._tokens = [0] * request.n
-        self._drafted = self._accepted = 0
-        self._draft: Sampled | None = None
+        self._is_delivered = False
         self._finished: dict[int, Finished] = {}
-        self._texts: list[list[str]] | None = [[] for _ in range(request.n)] if ledger.keeps_content else None
+        self._texts: list[list[str]] | None = [[] for _ in range(request.n)] if books.keeps_content else None
 
     # What is known
-
-    @property
-    def prefilled_tokens(self) -> int:
-        """Tokens of the prompt computed so far, mean over the choices; what was cached is not in it."""
-        return max(0, sum(self._done) // len(self._done) - (self.cached_tokens or 0))
-
-    @property
-    def completion_tokens(self) -> int:
-        """Sampled so far, all choices together."""
-        return sum(self._tokens)
 
     @property
     def output(self) -> list[str] | None:
@@ -167,89 +123,70 @@ class Record:
         return None if self._texts is None else ["".join(texts) for texts in self._texts]
 
     @property
-    def drafted_tokens(self) -> int | None:
-        """Tokens that speculative decoding proposed, all choices together; None before the first token."""
-        return None if self.first_token_s is None else self._drafted
+    def has_begun(self) -> bool:
+        """Whether a token was sampled."""
+        return self.life.first_token_s is not None
 
     @property
-    def accepted_tokens(self) -> int | None:
-        return None if self.first_token_s is None else self._accepted
+    def has_ended(self) -> bool:
+        """Whether the engine is done with it, or was told to be."""
+        return self.life.ended_s is not None
 
     @property
-    def draft(self) -> Sampled | None:
-        """The last step that had a draft; None where content is not kept."""
-        return self._draft
+    def is_settled(self) -> bool:
+        return self.life.is_over and self._released >= self._held
 
     @property
     def engine_phase(self) -> Literal["prefill", "decode"] | None:
         """What the engine does for it; one that was cancelled is there until the engine has let go of it."""
         if self._released >= self._held:
             return None
-        return "prefill" if self.first_token_s is None else "decode"
-
-    @property
-    def is_settled(self) -> bool:
-        return self.is_over and self._released >= self._held
-
-    @property
-    def ttft_s(self) -> float | None:
-        return None if self.first_token_s is None else self.first_token_s - self.accepted_s
+        return "decode" if self.has_begun else "prefill"
 
     @property
     def prefill_tokens_per_s(self) -> float | None:
         """Of the tokens really prefilled; 0 where the whole prompt was cached but for the last token."""
-        if self.first_token_s is None or self.prefill_began_s is None:
+        if (prefill_s := self.life.prefill_s) is None:
             return None
-        if self.prefilled_tokens <= 1:
-            return 0.0
-        return self.prefilled_tokens / max(1e-9, self.first_token_s - self.prefill_began_s)
+        tokens = self.counts.prefilled_tokens
+        return tokens / max(1e-9, prefill_s) if tokens > 1 else 0.0
 
     @property
     def decode_tokens_per_s(self) -> float | None:
         """After the first token, which is prefill's, until the engine ended or now."""
-        if self.first_token_s is None:
-            return None
-        elapsed_s = (self._ledger.now_s() if self.ended_s is None else self.ended_s) - self.first_token_s
-        tokens = self.completion_tokens - sum(tokens > 0 for tokens in self._tokens)
-        return tokens / elapsed_s if tokens > 0 and elapsed_s > 0 else None
-
-    def spent_now_s(self) -> dict[State, float]:
-        """The seconds in each state up to now."""
-        spent_s = dict(self.spent_s)
-        if not self.is_over:
-            spent_s[self.state] += self._ledger.now_s() - self._since_s
-        return spent_s
-
-    @property
-    def total_s(self) -> float:
-        return sum(self.spent_now_s().values())
+        decode_s, tokens = self.life.decode_s, self.counts.decoded_tokens
+        return tokens / decode_s if decode_s and tokens > 0 else None
 
     # What happens
 
     def admitted(self, sequences: int) -> None:
         """It has its slots."""
         self.position = None
-        self.prefill_began_s = self._ledger.now_s()
         self._held = sequences
-        self.lanes = self._ledger.take_lanes(sequences)
-        self._enter("prefill")
+        self.lanes = self._books.lanes.take(sequences)
+        self._happened(Happening.ADMITTED)
 
     def observe(self, choice: int, events: list[Event]) -> None:
         """What the engine said in one step, before its client hears of it."""
-        watcher = self._ledger.watcher
+        watcher = self._books.watcher
         for event in events:
             match event:
                 case Sampled():
-                    self._sampled(choice, event)
+                    self.counts.sampled(choice, event)
+                    if event.draft and self._books.keeps_content:
+                        self.draft = event
+                        if watcher is not None:
+                            watcher.drafted(self, choice, event)
                 case BlockDelta():
                     if self._texts is not None:
                         self._texts[choice].append(event.text)
                         if watcher is not None:
                             watcher.said(self, choice, event.text)
                 case Prefill():
-                    self._done[choice] = event.done
+                    self.counts.prefilled(choice, event)
                 case Started():
-                    self._began(choice, event)
+                    self.counts.started(choice, event)
+                    self._happened(Happening.FIRST_TOKEN)
                 case Queued():
                     self.position = event.position
                 case Finished():
@@ -263,13 +200,12 @@ class Record:
 
     def writing(self, is_writing: bool) -> None:
         """A write to the client is under way, or has been taken."""
-        if is_writing is not self._is_writing:
-            self._is_writing = is_writing
-            self._enter(self._engine_state)
+        if is_writing is not self.life.is_writing:
+            self._happened(Happening.WRITE_BEGAN if is_writing else Happening.WRITE_TAKEN)
 
     def delivered(self) -> None:
         """The client has all of the answer, its end included."""
-        self.is_delivered = True
+        self._is_delivered = True
 
     def ended_by(self, outcome: Outcome) -> None:
         """Something other than the model ended it. The first cause stays."""
@@ -279,63 +215,33 @@ class Record:
 
     def over(self) -> None:
         """The response is over, however."""
-        if self.is_over:
+        if self.life.is_over:
             return
         if self.outcome is None:
-            whole = self.is_delivered and len(self._finished) == self.request.n
+            whole = self._is_delivered and len(self._finished) == self.request.n
             self.outcome = self._finished[0].reason if whole else "disconnected"
         self._engine_ended()
-        self.is_over = True
-        self._ledger.settle_if_done(self)
+        self._happened(Happening.OVER)
+        self._settle_if_done()
 
-    def released(self, released: Released) -> None:
+    def released(self, waste: Waste) -> None:
         """The engine let go of one of its sequences."""
-        self._ledger.give_lanes(self.lanes[self._released : self._released + 1])
+        self._books.lanes.give(self.lanes[self._released : self._released + 1])
         self._released += 1
-        self.wasted.add(released)
-        if (watcher := self._ledger.watcher) is not None:
+        self.wasted += waste
+        if (watcher := self._books.watcher) is not None:
             watcher.changed(self, at_once=True)
-        self._ledger.settle_if_done(self)
-
-    def _began(self, choice: int, event: Started) -> None:
-        self._done[choice] = event.prompt_tokens
-        # The prompt is counted once, as cached as it was for the sequence that found least of it.
-        cached = event.cached_tokens
-        self.cached_tokens = cached if self.cached_tokens is None else min(self.cached_tokens, cached)
-        if self.first_token_s is None:
-            self.first_token_s = self._ledger.now_s()
-            self._enter("decode")
-
-    def _sampled(self, choice: int, event: Sampled) -> None:
-        self._tokens[choice] += event.tokens
-        if not event.draft:
-            return
-        self._drafted += len(event.draft)
-        self._accepted += event.accepted
-        if self._ledger.keeps_content:
-            self._draft = event
-            if (watcher := self._ledger.watcher) is not None:
-                watcher.drafted(self, choice, event)
+        self._settle_if_done()
 
     def _engine_ended(self) -> None:
-        if self.ended_s is None:
-            self.ended_s = self._ledger.now_s()
         self.position = None
-        self._enter("write")
+        self._happened(Happening.ENGINE_ENDED)
 
-    def _enter(self, engine_state: State) -> None:
-        if self.is_over:
-            return
-        now_s = self._ledger.now_s()
-        self.spent_s[self.state] += now_s - self._since_s
-        self._since_s = now_s
-        moved = engine_state != self._engine_state
-        self._engine_state = engine_state
-        self.state = "write" if self._is_writing else engine_state
-        if moved and (watcher := self._ledger.watcher) is not None:
+    def _happened(self, what: Happening) -> None:
+        moved = self.life.happened(what)
+        if moved and (watcher := self._books.watcher) is not None:
             watcher.changed(self, at_once=True)
 
-    @property
-    def engine_state(self) -> State:
-        """As `state`, but for a write that waits while the engine goes on."""
-        return self._engine_state
+    def _settle_if_done(self) -> None:
+        if self.is_settled:
+            self._books.settle(self)

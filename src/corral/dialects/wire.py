@@ -1,7 +1,8 @@
 """What every dialect needs of the wire: JSON bodies checked into Structs, and SSE frames."""
 
+import codecs
 import re
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -14,6 +15,14 @@ _HIGH_SURROGATE = re.compile(rb"\\u[dD][89abAB]")
 
 _encode = msgspec.json.Encoder().encode
 
+NOTHING: Final = msgspec.Raw(b"")
+"""The default of a field that is kept as it came: msgspec takes no `Raw | None`."""
+
+
+def present(raw: msgspec.Raw) -> bytes | None:
+    """A raw field's JSON text; None where it was absent or null."""
+    return bytes(raw) if raw and bytes(raw) != b"null" else None
+
 
 def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     """Decode and validate a request body.
@@ -22,6 +31,7 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     this returns holds only finite numbers and text that can be encoded as UTF-8.
     """
     try:
+        body = body.removeprefix(codecs.BOM_UTF8)  # no JSON, but Windows writes it (RFC 8259, 8.1)
         body.decode()  # msgspec does not look into the fields it skips
         return decoder.decode(body)
     except msgspec.ValidationError as error:

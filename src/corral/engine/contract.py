@@ -35,17 +35,19 @@ class Capacity:
     """How much an engine takes at a time.
 
     `slots` sequences may run at the same time. All of them together hold at most `ctx_tokens`, and one
-    request `request_ctx_tokens`, prompt and output together.
+    request `request_ctx_tokens`, prompt and output together. No prompt of more than `prompt_bytes` of text
+    fits; None where the engine cannot tell.
     """
 
     slots: int
     ctx_tokens: int
     request_ctx_tokens: int
+    prompt_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Released:
-    """A sequence's slot is free again, and what of its work was in vain, in tokens.
+class Waste:
+    """What of a sequence's work was in vain, in tokens.
 
     `decoded_after_cancel` were sampled when nobody wanted them any more. Of a prefill that was cut short,
     `prefill_kept` stay as a prefix for the next one and `prefill_dropped` were in the aborted step.
@@ -54,6 +56,13 @@ class Released:
     decoded_after_cancel: int = 0
     prefill_dropped: int = 0
     prefill_kept: int = 0
+
+    def __add__(self, other: "Waste") -> "Waste":
+        return Waste(
+            self.decoded_after_cancel + other.decoded_after_cancel,
+            self.prefill_dropped + other.prefill_dropped,
+            self.prefill_kept + other.prefill_kept,
+        )
 
 
 class Prepared(Protocol):
@@ -76,7 +85,7 @@ class Sink(Protocol):
         """What happened in one step, or in a few quick ones, in order."""
         ...
 
-    def released(self, released: Released) -> None:
+    def released(self, waste: Waste) -> None:
         """The slot is free; nothing follows."""
         ...
 

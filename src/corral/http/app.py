@@ -5,26 +5,39 @@ import secrets
 from collections.abc import Mapping, Sequence
 
 from quart import Response, g, request
+from quart.wrappers.base import BaseRequestWebsocket
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
+from werkzeug.routing import MapAdapter
 
+from corral.books.ledger import Ledger, Refusal
 from corral.dialects.routes import ROUTES, Route, errors_at
-from corral.errors import CorralError, MethodNotAllowed, NotFound
-from corral.http.connection import ScopedHTTPConnection
-from corral.http.generate import add_generate
-from corral.http.guard import HostCheck, KeyCheck, OriginCheck
+from corral.errors import (
+    CorralError,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    PayloadTooLarge,
+    code_of,
+)
+from corral.http.body import Bodies
+from corral.http.connection import UNREAD_BYTES, CorralRequest, ScopedHTTPConnection, target_of_request
+from corral.http.generate import add_generate, is_accepted
+from corral.http.guard import HostCheck, KeyCheck, OriginCheck, check_expectation, client_of
 from corral.http.info import add_health, add_models, add_props
 from corral.http.marks import Access, Marks, marks_of
 from corral.http.operator import OperatorCheck
-from corral.http.options import HttpOptions
+from corral.http.options import HttpOptions, ModelCard
 from corral.http.pages import StaticFile, add_pages
 from corral.http.replies import error_reply
 from corral.http.status import add_status
-from corral.serving.generation import Service
-from corral.watching.operations import Operations
+from corral.serving.service import Service
+from corral.watching.watch import Watching
 
 logger = logging.getLogger("corral.http")
 
+BODIES = 4
+"""The largest bodies that may be in memory together, where no setting says how many bytes that is."""
 SAFE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -34,47 +47,70 @@ SAFE_HEADERS = {
 
 
 class CorralApp(QuartTrio):
+    """Quart without what it answers by itself in a shape of its own: redirects, HTML, 500 for odd hosts."""
+
     asgi_http_class = ScopedHTTPConnection
+    request_class = CorralRequest
+
+    def create_url_adapter(self, request: BaseRequestWebsocket | None) -> MapAdapter | None:
+        """Match paths alone. Quart matches `Host` too, and fails on names that no DNS would take."""
+        if request is None:
+            return None
+        return self.url_map.bind("localhost", path_info=request.path, default_method=request.method)
+
+    async def make_default_options_response(self) -> Response:
+        """What a path takes, without the empty HTML page that Quart sends along."""
+        methods = set() if request.url_rule is None else request.url_rule.methods
+        return Response(b"", status=204, headers={"Allow": ", ".join(sorted(methods or ()))})
 
 
 def create_app(
     service: Service,
-    operations: Operations,
+    watching: Watching,
     files: Mapping[str, StaticFile],
+    card: ModelCard,
     options: HttpOptions,
     routes: Sequence[Route] = ROUTES,
 ) -> CorralApp:
     """The app over a running service; `files` are those of static/."""
     app = CorralApp("corral", static_folder=None)
+    app.url_map.merge_slashes = False  # else every doubled slash is answered with a redirect
     operators = OperatorCheck(
-        status_key=options.status_key, api_keys=options.api_keys, shows_content=options.shows_content
+        status_key=options.status_key, api_keys=options.api_keys, shows_content=options.status_content
     )
     _add_guard(app, options, operators)
-    _add_errors(app, routes)
+    _add_errors(app, routes, service.ledger)
+    bodies = Bodies(
+        limit_bytes=options.body_limit_bytes,
+        memory_bytes=options.body_memory_bytes or BODIES * options.body_limit_bytes,
+        timeout_s=options.body_timeout_s,
+        prompt_bytes=service.capacity.prompt_bytes,
+    )
     for route in routes:
-        add_generate(app, route, service, options)
+        add_generate(app, route, service, bodies, card, options)
     add_pages(app, files)
-    add_status(app, service, operations, operators, keepalive_s=options.keepalive_s)
-    add_models(app, service, options)
-    add_props(app, service, options)
-    add_health(app, service, operations)
+    add_status(app, service, watching, operators, keepalive_s=options.stream_keepalive_s)
+    add_models(app, service, card)
+    add_props(app, service, card, options)
+    add_health(app, service, watching)
     return app
 
 
 def _add_guard(app: CorralApp, options: HttpOptions, operators: OperatorCheck) -> None:
     """Check who asks before any view runs, and put on every answer what browsers are to know."""
-    hosts = HostCheck(options.host_names)
-    origins = OriginCheck(options.host_names)
+    hosts = HostCheck((*options.allowed_hosts, options.bind))
+    origins = OriginCheck(options.allowed_hosts)
     keys = KeyCheck(options.api_keys)
 
     @app.before_request
     async def guard() -> None:
         g.request_id = f"req_{secrets.token_hex(12)}"
         level = _marks(app).access
-        hosts.check(request)
+        check_expectation(request)
+        hosts.check(request.headers.get("Host", ""), target_of_request().authority)
         origins.check(request, is_page=level is Access.PUBLIC and request.method == "GET")
         if level is Access.CLIENT:
-            keys.check(request)
+            g.client = client_of(request, keys.check(request))
         elif level is Access.OPERATOR:
             operators.check(request)
 
@@ -85,13 +121,28 @@ def _add_guard(app: CorralApp, options: HttpOptions, operators: OperatorCheck) -
         return response
 
 
-def _add_errors(app: CorralApp, routes: Sequence[Route]) -> None:
-    """Answer every exception in the shape of the API that was asked, whoever raised it."""
+def _add_errors(app: CorralApp, routes: Sequence[Route], ledger: Ledger) -> None:
+    """Answer every exception in the shape of the API that was asked, whoever raised it, and count
+    refusals."""
 
     @app.errorhandler(Exception)
     async def fail(error: Exception) -> Response:
         errors = _marks(app).errors or errors_at(request.path, routes)
-        return error_reply(errors, _as_corral_error(error), g.request_id)
+        told = _as_corral_error(error)
+        response = error_reply(errors, told, g.request_id)
+        if not is_accepted():
+            ledger.refuse(
+                Refusal(
+                    id=g.request_id,
+                    address=request.remote_addr or "",
+                    method=request.method,
+                    path=request.path,
+                    status=response.status_code,
+                    code=code_of(told),
+                    param=told.param if isinstance(told, InvalidRequest) else None,
+                )
+            )
+        return response
 
 
 def _marks(app: CorralApp) -> Marks:
@@ -107,7 +158,9 @@ def _as_corral_error(error: Exception) -> CorralError:
         case HTTPException(code=405):
             allowed = tuple(sorted(getattr(error, "valid_methods", None) or ()))
             return MethodNotAllowed(f"{request.path} does not take {request.method}", allowed=allowed)
-        case HTTPException(code=code) if code is not None and code < 500:
+        case HTTPException(code=413):
+            return PayloadTooLarge("there is nothing to be done with a body here", limit_bytes=UNREAD_BYTES)
+        case HTTPException(code=404):
             return NotFound(f"there is nothing at {request.path}")
         case _:
             logger.error("%s %s failed [%s]", request.method, request.path, g.request_id, exc_info=error)

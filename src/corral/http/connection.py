@@ -1,4 +1,4 @@
-"""A request's scope, one level above Quart's handler.
+"""A request's scope, one level above Quart's handler, the request as Quart sees it, and its connection.
 
 Quart runs the handler first and sends the response afterwards, so what a handler acquires for a streamed
 response would leak if the client left in between. Here an exit stack encloses both: whatever is entered on
@@ -6,25 +6,109 @@ it is left when the request is over, however it ends. Exits are synchronous: a d
 request, and a cancelled request could not await.
 """
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
-from quart import request
+from quart import Request, request
+from quart.wrappers.request import Body
 from quart_trio.asgi import TrioASGIHTTPConnection
+from quart_trio.wrappers import TrioRequest
+from quart_trio.wrappers.request import TrioBody
+from werkzeug.exceptions import RequestEntityTooLarge
+
+from corral.errors import InvalidRequest
+from corral.http.target import Target, read_target
+from corral.transport import EXTENSION
 
 T = TypeVar("T")
 
+UNREAD_BYTES = 64 * 1024
+"""How much of a body is kept that no view reads."""
+
 _EXITS = "corral.exits"
+_TARGET = "corral.target"
 
 
 class ScopedHTTPConnection(TrioASGIHTTPConnection):
     async def __call__(self, receive: Any, send: Any) -> None:
+        scope = cast(dict[str, Any], self.scope)
+        try:
+            target: Target | InvalidRequest = read_target(scope["raw_path"])
+        except InvalidRequest as error:
+            target = error
+        scope[_TARGET] = target
+        # Quart parses what does not begin with a slash as a URL, and fails where it is none.
+        scope["path"] = target.path if isinstance(target, Target) else "/"
         with ExitStack() as exits:
-            cast(dict[str, Any], self.scope)[_EXITS] = exits
+            scope[_EXITS] = exits
             await super().__call__(receive, send)
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectedPeer:
+    """The client at the other end of a connection of `corral.transport`; a `serving.Peer`."""
+
+    _abort: Callable[[], None]
+    _has_stalled: Callable[[], bool]
+
+    def abort(self) -> None:
+        """Drop the connection, or over HTTP/2 the stream: its request is cancelled at once."""
+        self._abort()
+
+    @property
+    def has_stalled(self) -> bool:
+        return self._has_stalled()
+
+
+def peer_of(request: Request) -> ConnectedPeer:
+    """Who a request came from."""
+    extension = cast(dict[str, Any], request.scope)["extensions"][EXTENSION]
+    return ConnectedPeer(extension["abort"], extension["stalled"])
+
+
+class UnhurriedBody(TrioBody):
+    """A body that arrives unasked, and is dropped unless somebody reads it.
+
+    Quart takes from the transport whatever comes, also while a response streams that reads nothing.
+    `http.body` counts what is read; this bounds what is not.
+    """
+
+    def __init__(self, expected_content_length: int | None, max_content_length: int | None) -> None:
+        super().__init__(None, None)
+        self._is_wanted = False
+
+    @property
+    def held_bytes(self) -> int:
+        """What has arrived and was not read."""
+        return len(self._data)
+
+    def __aiter__(self) -> Body:
+        self._is_wanted = True
+        return super().__aiter__()
+
+    def append(self, data: bytes) -> None:
+        if self._is_wanted or len(self._data) + len(data) <= UNREAD_BYTES:
+            super().append(data)
+        else:
+            self._data.clear()
+            self._must_raise = RequestEntityTooLarge()
+
+
+class CorralRequest(TrioRequest):
+    body_class = UnhurriedBody
 
 
 def enter_for_request(manager: AbstractContextManager[T]) -> T:
     """Enter a context manager that is left when the current request, response included, is over."""
     exits: ExitStack = cast(dict[str, Any], request.scope)[_EXITS]
     return exits.enter_context(manager)
+
+
+def target_of_request() -> Target:
+    """What the current request's first line asks for. Raises InvalidRequest."""
+    target: Target | InvalidRequest = cast(dict[str, Any], request.scope)[_TARGET]
+    if isinstance(target, InvalidRequest):
+        raise target
+    return target

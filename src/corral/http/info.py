@@ -5,38 +5,38 @@ from quart import Quart, Response
 from corral import __version__
 from corral.errors import NotFound
 from corral.http.marks import Access, access, marks_of
-from corral.http.options import HttpOptions
+from corral.http.options import HttpOptions, ModelCard
 from corral.http.replies import json_reply
-from corral.serving.generation import Service
-from corral.watching.operations import Operations
+from corral.serving.service import Service
+from corral.watching.watch import Watching
 
 
-def add_models(app: Quart, service: Service, options: HttpOptions) -> None:
+def add_models(app: Quart, service: Service, card: ModelCard) -> None:
     """OpenAI's list of models, of the one there is."""
 
     @app.get("/v1/models")
     async def models() -> Response:
         """The model, in OpenAI's list."""
-        return json_reply({"object": "list", "data": [_model(service, options)]})
+        return json_reply({"object": "list", "data": [_model(service, card)]})
 
     @app.get("/v1/models/<path:name>")
     async def model(name: str) -> Response:
         """One model of that list."""
-        if name != options.model:
-            raise NotFound(f"there is no model {name!r} here, only {options.model!r}")
-        return json_reply(_model(service, options))
+        if name != card.name:
+            raise NotFound(f"there is no model {name!r} here, only {card.name!r}")
+        return json_reply(_model(service, card))
 
 
-def add_props(app: Quart, service: Service, options: HttpOptions) -> None:
+def add_props(app: Quart, service: Service, card: ModelCard, options: HttpOptions) -> None:
     """What the server is; call it at any time: the routes are looked up when somebody asks."""
 
     @app.get("/props")
     async def props() -> Response:
         """What this server is, and every route it has."""
-        return json_reply(_props(app, service, options))
+        return json_reply(_props(app, service, card, options))
 
 
-def add_health(app: Quart, service: Service, operations: Operations) -> None:
+def add_health(app: Quart, service: Service, watching: Watching) -> None:
     """What a load balancer asks."""
 
     @app.get("/health")
@@ -47,23 +47,23 @@ def add_health(app: Quart, service: Service, operations: Operations) -> None:
             return json_reply({"status": "failed", "message": service.failure.message}, status=503)
         if service.is_draining:
             return json_reply({"status": "draining"}, status=503)
-        if operations.stall.is_stalled:
-            age_s = round(operations.stall.step_age_s or 0.0, 1)
+        if watching.stall.is_stalled:
+            age_s = round(watching.stall.step_age_s or 0.0, 1)
             return json_reply({"status": "stalled", "step_age_s": age_s}, status=503)
         return json_reply({"status": "ok"})
 
 
-def _model(service: Service, options: HttpOptions) -> dict[str, object]:
+def _model(service: Service, card: ModelCard) -> dict[str, object]:
     return {
-        "id": options.model,
+        "id": card.name,
         "object": "model",
-        "created": options.created_s,
+        "created": card.created_s,
         "owned_by": "corral",
         "max_model_len": service.capacity.request_ctx_tokens,
     }
 
 
-def _props(app: Quart, service: Service, options: HttpOptions) -> dict[str, object]:
+def _props(app: Quart, service: Service, card: ModelCard, options: HttpOptions) -> dict[str, object]:
     routes = []
     for rule in sorted(app.url_map.iter_rules(), key=lambda rule: rule.rule):
         view = app.view_functions[rule.endpoint]
@@ -78,11 +78,11 @@ def _props(app: Quart, service: Service, options: HttpOptions) -> dict[str, obje
     return {
         "server": "corral",
         "version": __version__,
-        "model": options.model,
+        "model": card.name,
         "slots": service.capacity.slots,
         "ctx_tokens": service.capacity.ctx_tokens,
         "request_ctx_tokens": service.capacity.request_ctx_tokens,
-        "keepalive_s": options.keepalive_s,
+        "keepalive_s": options.stream_keepalive_s,
         "body_limit_bytes": options.body_limit_bytes,
         "needs_api_key": bool(options.api_keys),
         "routes": routes,

@@ -5,14 +5,22 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class HttpOptions:
-    """Settings by their names, and the model's public name."""
+    """The settings of the HTTP layer, by their names there."""
 
-    model: str
-    created_s: int
-    keepalive_s: float
+    stream_keepalive_s: float
     body_limit_bytes: int
+    body_memory_bytes: int
     body_timeout_s: float
     api_keys: tuple[str, ...]
-    host_names: tuple[str, ...]
+    bind: str
+    allowed_hosts: tuple[str, ...]
     status_key: str = ""
-    shows_content: bool = False
+    status_content: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """The model as clients see it: its public name, and when it was loaded."""
+
+    name: str
+    created_s: int

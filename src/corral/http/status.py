@@ -7,51 +7,49 @@ from quart import Quart, Response, request
 
 from corral.errors import InvalidRequest, NotFound, Unauthorized
 from corral.http.body import read_body
-from corral.http.connection import enter_for_request
+from corral.http.connection import enter_for_request, peer_of
 from corral.http.marks import Access, access
 from corral.http.operator import COOKIE, OperatorCheck
 from corral.http.replies import json_reply
-from corral.http.stream import EVENT_STREAM, HEADERS, EventStreamBody
-from corral.serving.generation import Service
-from corral.watching.broker import Viewer
-from corral.watching.operations import Operations
+from corral.http.stream import EVENT_STREAM, HEADERS, event_stream
+from corral.serving.service import Service
+from corral.watching.broker import KEEPALIVE, Viewer
+from corral.watching.watch import Watching
 
 NO_STORE = {"Cache-Control": "no-store"}
 KEY_BODY_BYTES = 4096
 COOKIE_AGE_S = 30 * 86_400
 
 
-class StatusBody(EventStreamBody):
-    """What a viewer's channel brings, until the server shuts down."""
+class ViewerSource:
+    """What a viewer's mailbox brings, until the server shuts down."""
 
-    def __init__(self, viewer: Viewer, *, keepalive_s: float) -> None:
-        super().__init__(
-            keepalive_s=keepalive_s, abort=request.scope["extensions"]["corral.transport"]["abort"]
-        )
+    __slots__ = ("_viewer",)
+
+    def __init__(self, viewer: Viewer) -> None:
         self._viewer = viewer
-        viewer.on_evicted = self._evict
 
-    async def _next(self) -> bytes:
+    async def chunk(self) -> bytes:
         try:
             return await self._viewer.receive()
         except trio.EndOfChannel:
             raise StopAsyncIteration from None
 
-    def _tick(self) -> None:
-        self._viewer.tick_nowait()
+    def keepalive(self) -> bytes:
+        return KEEPALIVE
 
 
 def add_status(
-    app: Quart, service: Service, operations: Operations, operators: OperatorCheck, *, keepalive_s: float
+    app: Quart, service: Service, watching: Watching, operators: OperatorCheck, *, keepalive_s: float
 ) -> None:
     """The routes, guarded by `operators`."""
-    status = operations.status
+    feed = watching.feed
 
     @app.get("/status/json")
     @access(Access.OPERATOR)
     async def status_json() -> Response:
         """Everything /status shows, once."""
-        snapshot = status.snapshot(with_content=operators.sees_content(request))
+        snapshot = feed.snapshot(with_content=operators.sees_content(request))
         response = json_reply(snapshot)
         response.headers.update(NO_STORE)
         return response
@@ -63,16 +61,13 @@ def add_status(
         if request.method == "HEAD":
             return Response(b"", content_type=EVENT_STREAM, headers=HEADERS)
         viewer = enter_for_request(
-            status.broker.subscribe(
+            feed.broker.subscribe(
                 sees_content=operators.sees_content(request),
                 last_event_id=request.headers.get("Last-Event-ID"),
+                on_evicted=peer_of(request).abort,
             )
         )
-        response = Response(
-            StatusBody(viewer, keepalive_s=keepalive_s), content_type=EVENT_STREAM, headers=HEADERS
-        )
-        response.timeout = None  # else Quart's RESPONSE_TIMEOUT cuts every stream after a minute
-        return response
+        return event_stream(ViewerSource(viewer), keepalive_s=keepalive_s)
 
     @app.post("/status/key")
     @access(Access.PUBLIC)
@@ -111,5 +106,5 @@ def add_status(
     @access(Access.OPERATOR)
     async def metrics() -> Response:
         """Counters, gauges and distributions for Prometheus."""
-        data, content_type = operations.metrics.expose(request.headers.get("Accept", ""))
+        data, content_type = watching.metrics.expose(request.headers.get("Accept", ""))
         return Response(data, content_type=content_type, headers=NO_STORE)

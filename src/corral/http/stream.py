@@ -2,19 +2,20 @@
 
 Quart's loop is the writer: it asks for the next chunk when the last one has gone out. A chunk is all that
 has happened since, encoded at once, so a reader a little behind gets fewer, larger writes. The keepalive
-task pushes a tick through the same channel when nothing was written for a while, so frames never race.
+task ends the writer's wait when nothing was written for a while, and the writer then writes a keepalive
+itself: frames never race, and nothing but news travels in a reader's channel.
 """
 
 import logging
-from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self, cast
 
 import trio
+from quart import Response
 from quart.wrappers.response import ResponseBody
 
-from corral.books.record import Record
 from corral.dialects import StreamEncoder
 from corral.errors import CorralError
 from corral.events import Event, Failed, Finished
@@ -29,130 +30,121 @@ HEADERS = {
 }
 
 
-class EventStreamBody(ResponseBody, ABC):
-    """Server-sent events until `_next` raises StopAsyncIteration.
+class Source(Protocol):
+    """Where a stream's chunks come from; each is whole frames."""
 
-    Cancelling it at any checkpoint loses at most the chunk in hand. `abort` drops the client's connection;
-    it is called when the client has fallen too far behind.
+    async def chunk(self) -> bytes:
+        """Wait for the next; the one before has been taken by the client's connection. A checkpoint.
+
+        Cancelling it loses nothing: the next call goes on. Raises StopAsyncIteration at the end.
+        """
+        ...
+
+    def keepalive(self) -> bytes:
+        """What to write after a silence."""
+        ...
+
+
+def event_stream(source: Source, *, keepalive_s: float) -> Response:
+    """A response of server-sent events, as long as the source has any."""
+    response = Response(content_type=EVENT_STREAM, headers=HEADERS)
+    # Of a body, Quart wants just this: to enter it, to read chunks from what that gives, and to leave it.
+    response.response = cast(ResponseBody, kept_alive(source, keepalive_s=keepalive_s))
+    response.timeout = None  # else Quart's RESPONSE_TIMEOUT cuts every stream after a minute
+    return response
+
+
+@asynccontextmanager
+async def kept_alive(source: Source, *, keepalive_s: float) -> AsyncIterator[AsyncIterator[bytes]]:
+    """The source's chunks, and a keepalive whenever there was none for `keepalive_s`.
+
+    Cancelling it at any checkpoint loses at most the chunk in hand.
     """
+    chunks = _Chunks(source)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(chunks.keep_alive, keepalive_s)
+        yield chunks
+        nursery.cancel_scope.cancel()
 
-    def __init__(self, *, keepalive_s: float, abort: Callable[[], None]) -> None:
-        self._keepalive_s = keepalive_s
-        self._abort = abort
-        self._wrote_s = 0.0
-        self._is_evicted = False
-        self._nursery: trio.Nursery | None = None
-        self._nursery_manager = trio.open_nursery()
 
-    @abstractmethod
-    async def _next(self) -> bytes:
-        """The next chunk: whole frames. The one before has been taken by the client's connection."""
+class _Chunks:
+    """Reads a source; `keep_alive` ends its wait, and it says so with a keepalive."""
 
-    @abstractmethod
-    def _tick(self) -> None:
-        """Nothing was written for a while: make `_next` return a keepalive. May not block."""
+    __slots__ = ("_source", "_wait", "_wrote_s")
 
-    async def __aenter__(self) -> Self:
-        self._nursery = nursery = await self._nursery_manager.__aenter__()
-        if self._is_evicted:
-            nursery.cancel_scope.cancel()
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._wait = trio.CancelScope()
+        """Around the wait for the next chunk, while there is one."""
         self._wrote_s = trio.current_time()
-        nursery.start_soon(self._keep_alive)
-        return self
-
-    async def __aexit__(  # type: ignore[override]  # Quart declares None, but the nursery must be heard
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool:
-        if self._nursery is not None:
-            self._nursery.cancel_scope.cancel()
-        # What this waits for has just been cancelled.
-        return bool(await self._nursery_manager.__aexit__(exc_type, exc_value, traceback))  # noqa: ASYNC102
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> bytes:
         self._wrote_s = trio.current_time()
-        return await self._next()
+        with trio.CancelScope() as self._wait:
+            return await self._source.chunk()
+        return self._source.keepalive()
 
-    async def _keep_alive(self) -> None:
+    async def keep_alive(self, keepalive_s: float) -> None:
+        """End every wait that lasts as long as this."""
         while True:
-            due_s = self._wrote_s + self._keepalive_s
+            due_s = self._wrote_s + keepalive_s
             if trio.current_time() < due_s:
                 await trio.sleep_until(due_s)
             else:
-                self._tick()
-                await trio.sleep(self._keepalive_s)
-
-    def _evict(self) -> None:
-        # Quart enters the body once the headers are out, which a client can delay: it may be too late then.
-        self._is_evicted = True
-        if self._nursery is not None:
-            self._nursery.cancel_scope.cancel()
-        self._abort()
+                self._wait.cancel()  # harmless while a chunk is being written: that scope has been left
+                await trio.sleep(keepalive_s)
 
 
-class GenerationBody(EventStreamBody):
-    """Encodes a generation until all its choices have ended, and tells its record how the writing goes."""
+class GenerationSource:
+    """Encodes a generation until all its choices have ended, and tells it how the writing goes."""
 
-    def __init__(
-        self,
-        generation: Generation,
-        encoder: StreamEncoder,
-        *,
-        keepalive_s: float,
-        abort: Callable[[], None],
-    ) -> None:
-        super().__init__(keepalive_s=keepalive_s, abort=abort)
+    __slots__ = ("_encoder", "_generation", "_has_started", "_running_choices")
+
+    def __init__(self, generation: Generation, encoder: StreamEncoder) -> None:
         self._generation = generation
-        self._record = generation.record
         self._encoder = encoder
-        self._running_choices = generation.prepared.request.n
+        self._running_choices = generation.choices
         self._has_started = False
-        generation.on_evicted = self._evict
 
-    async def _next(self) -> bytes:
-        self._record.writing(False)
+    async def chunk(self) -> bytes:
+        self._generation.writing(False)
         chunk = await self._following() if self._has_started else self._encoder.start()
         self._has_started = True
-        self._record.writing(True)
+        self._generation.writing(True)
         return chunk
 
-    def _tick(self) -> None:
-        self._generation.subscription.push_nowait(None)
+    def keepalive(self) -> bytes:
+        self._generation.writing(True)
+        return self._encoder.keepalive()
 
     async def _following(self) -> bytes:
         while self._running_choices:
-            chunk = self._chunk(await self._generation.subscription.receive_waiting())
-            if chunk:
+            if chunk := self._encoded(await self._generation.receive()):
                 return chunk
-        self._record.delivered()
+        self._generation.delivered()
         raise StopAsyncIteration
 
-    def _chunk(self, batches: list[Batch | None]) -> bytes:
+    def _encoded(self, batches: list[Batch]) -> bytes:
         """Everything that waits, as one write; a failure comes after what was said before it."""
         frames: list[bytes] = []
         failure: CorralError | None = None
         try:
-            for batch in batches:
-                if batch is not None:
-                    self._encode(*batch, frames)
+            for choice, events in batches:
+                self._encode(choice, events, frames)
         except CorralError as error:
             failure = error
         except Exception:
             logger.exception("a stream could not be encoded")
             failure = CorralError("internal error")
-            self._record.ended_by("failed")
+            self._generation.failed()
         if failure is not None:
             self._running_choices = 0
             frames.append(self._encoder.fail(failure))
         elif not self._running_choices:
             frames.append(self._encoder.end())
-        elif None in batches and not any(frames):
-            frames.append(self._encoder.keepalive())
         return b"".join(frames)
 
     def _encode(self, choice: int, events: list[Event], frames: list[bytes]) -> None:
@@ -164,11 +156,11 @@ class GenerationBody(EventStreamBody):
 
 
 class AnswerBody(ResponseBody):
-    """A whole answer in one chunk, which tells its record when the client's connection has taken it."""
+    """A whole answer in one chunk, which tells its generation when the client's connection has taken it."""
 
-    def __init__(self, answer: bytes, record: Record) -> None:
+    def __init__(self, answer: bytes, generation: Generation) -> None:
         self._answer: bytes | None = answer
-        self._record = record
+        self._generation = generation
 
     async def __aenter__(self) -> Self:
         return self
@@ -186,7 +178,7 @@ class AnswerBody(ResponseBody):
 
     async def __anext__(self) -> bytes:
         if self._answer is None:
-            self._record.delivered()
+            self._generation.delivered()
             raise StopAsyncIteration
         answer, self._answer = self._answer, None
         return answer

@@ -32,7 +32,7 @@ class Census:
 
         `host` is None where there is no address (a Unix socket); only the total counts then.
         """
-        address = _network(host)
+        address = network_of(host)
         limits = self._limits
         full = 0 < limits.connections <= self._total
         if address is not None:
@@ -62,7 +62,7 @@ class Census:
             self._refusals -= 1
 
 
-def _network(host: str | None) -> str | None:
+def network_of(host: str | None) -> str | None:
     """What counts as one address: an IPv4 address, or the /64 that one IPv6 host usually owns."""
     if host is None:
         return None

@@ -30,7 +30,7 @@ class Limits:
     tls_handshake_timeout_s: float = 10.0
     """From accepting a connection to the end of its TLS handshake."""
 
-    keep_alive_s: float = 75.0
+    idle_connection_s: float = 75.0
     """How long a connection may stand idle between requests. Longer than the 60 s after which common proxies
     let go of theirs, so that they never write a request to a connection we are closing."""
 

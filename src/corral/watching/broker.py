@@ -13,7 +13,7 @@ Rules
   takes it. A viewer that leaves that lying too is evicted: it is not reading.
 - A ring holds the last events for viewers that come back with a `Last-Event-ID`. Where it does not reach
   back that far, or the id is of another run of the server, they get a snapshot.
-- With no viewers nothing is published, numbered or kept: `is_watched` is what the publisher checks first.
+- With no viewers nothing is published, numbered or kept.
 
 Content (prompts, output) goes only to viewers that may see it: a batch has two forms, with and without.
 """
@@ -27,6 +27,8 @@ from math import inf
 
 import trio
 
+from corral.serving.mailbox import Mailbox
+
 RING_EVENTS = 2048
 RING_BYTES = 2**20
 VIEWER_BATCHES = 64
@@ -37,12 +39,13 @@ WRITE_S = 1e-4
 """What a write to one viewer costs the event loop, about."""
 LEAST_ROUND_S, LONG_ROUND_S = 0.01, 0.5
 CALM_SHARE, MOST_SHARE = 0.04, 0.2
-"""How much of a core viewers may take: the first, unless they were served less often than every LONG_ROUND_S
-then; and the second, however often they are served."""
+"""Viewers may take CALM_SHARE of a core; up to MOST_SHARE if they would otherwise be served less often
+than every LONG_ROUND_S."""
 SNAPSHOT_AGE_S = 0.1
 """With nothing published, how old a shared snapshot's running times may be."""
 KEEPALIVE = b": keepalive\n\n"
-RETRY_MS = 2000
+RETRY = b"retry: 2000\n\n"
+"""How soon a browser comes back, in ms; told first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,32 +65,48 @@ class _Batch:
 class Viewer:
     """One reader's end. `receive` is called by one task; everything else is the broker's."""
 
-    def __init__(self, broker: "Broker", *, sees_content: bool, max_batches: int) -> None:
+    __slots__ = (
+        "_awaits_snapshot",
+        "_broker",
+        "_mailbox",
+        "_max_batches",
+        "_missed",
+        "_on_evicted",
+        "is_evicted",
+        "seen_seq",
+        "sees_content",
+    )
+
+    def __init__(
+        self, broker: "Broker", *, sees_content: bool, max_batches: int, on_evicted: Callable[[], None]
+    ) -> None:
         self.sees_content = sees_content
-        self.on_evicted: Callable[[], None] = lambda: None
-        """Called once, if it is evicted. May not block or raise."""
         self.is_evicted = False
         self.seen_seq = broker.seq
         """What was published up to here is in what it got first, or in its last snapshot."""
         self._broker = broker
+        self._on_evicted = on_evicted
         self._max_batches = max_batches
-        self._send, self._receive = trio.open_memory_channel[bytes | None](max_batches)
+        self._mailbox: Mailbox[bytes] = Mailbox(max_batches)
         self._missed = 0
         self._awaits_snapshot = False
 
+    @property
+    def waiting(self) -> int:
+        """Batches that it has not taken yet."""
+        return self._mailbox.waiting
+
     async def receive(self) -> bytes:
-        """Everything that waits, as one write; a checkpoint. Raises EndOfChannel after the broker's end."""
-        parts = [await self._receive.receive()]
-        while True:
-            try:
-                parts.append(self._receive.receive_nowait())
-            except (trio.WouldBlock, trio.EndOfChannel):
-                break
-        if None in parts:  # in which case it is alone
+        """Everything that waits, as one write; a checkpoint. Cancelling it loses nothing.
+
+        Raises EndOfChannel after the broker's end.
+        """
+        parts = await self._mailbox.receive_all()
+        if self._awaits_snapshot:  # which has all that is in the parts
             self._awaits_snapshot = False
             self.seen_seq = self._broker.seq
             return self._broker.snapshot(self.sees_content)
-        return b"".join(part for part in parts if part is not None)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def push_nowait(self, data: bytes) -> None:
         """Never blocks and never raises."""
@@ -96,33 +115,18 @@ class Viewer:
             if self._missed > self._max_batches and not self.is_evicted:
                 self.is_evicted = True
                 self._broker.evicted += 1
-                self.on_evicted()
-            return
-        try:
-            self._send.send_nowait(data)
-        except trio.WouldBlock:
-            self._coalesce()
-
-    def tick_nowait(self) -> None:
-        """Keep the connection alive, unless something waits to be written anyway."""
-        if self._receive.statistics().current_buffer_used == 0:
-            self.push_nowait(KEEPALIVE)
+                self._on_evicted()
+        elif not self._mailbox.push_nowait(data):
+            # All of it will be in the snapshot. Of what waits only this stays, or the reader would not come.
+            # Nothing can be received in between: the reader runs once this synchronous call is over.
+            self._mailbox.clear()
+            self._mailbox.push_nowait(data)
+            self._awaits_snapshot = True
+            self._missed = 0
 
     def close(self) -> None:
         """What waits is still received, then the channel ends."""
-        self._send.close()
-
-    def _coalesce(self) -> None:
-        # Everything that waits is older than the snapshot will be. Nothing can be received in between: the
-        # reader runs only once this synchronous call is over.
-        while True:
-            try:
-                self._receive.receive_nowait()
-            except trio.WouldBlock:
-                break
-        self._awaits_snapshot = True
-        self._missed = 0
-        self._send.send_nowait(None)
+        self._mailbox.close()
 
 
 class Broker:
@@ -130,6 +134,7 @@ class Broker:
 
     `snapshot(sees_content)` encodes the whole state, as of now. `collect()` is called before a batch goes
     out, to publish what is only worth saying once per batch; it returns when it wants to be called again.
+    `on_watched` is told when the first viewer comes and when the last one leaves.
     """
 
     def __init__(
@@ -137,12 +142,12 @@ class Broker:
         snapshot: Callable[[bool], bytes],
         collect: Callable[[], float] = lambda: inf,
         *,
+        on_watched: Callable[[bool], None] = lambda is_watched: None,
         viewer_batches: int = VIEWER_BATCHES,
         ring_events: int = RING_EVENTS,
     ) -> None:
         self.evicted = 0
-        self.on_watched: Callable[[bool], None] = lambda is_watched: None
-        """Told when the first viewer comes and when the last one leaves."""
+        self._on_watched = on_watched
         self._encode_snapshot = snapshot
         self._collect = collect
         self._viewer_batches = viewer_batches
@@ -156,10 +161,6 @@ class Broker:
         self._snapshots: dict[bool, tuple[int, float, bytes]] = {}
         self._wake = trio.Event()
         self._is_closed = False
-
-    @property
-    def is_watched(self) -> bool:
-        return bool(self._viewers)
 
     @property
     def viewers(self) -> int:
@@ -186,23 +187,30 @@ class Broker:
         self._wake.set()
 
     @contextmanager
-    def subscribe(self, *, sees_content: bool, last_event_id: str | None = None) -> Iterator[Viewer]:
-        """Watch until the block is left.
+    def subscribe(
+        self,
+        *,
+        sees_content: bool,
+        last_event_id: str | None = None,
+        on_evicted: Callable[[], None] = lambda: None,
+    ) -> Iterator[Viewer]:
+        """Watch until the block is left. `on_evicted` is called once if it lags too far; may not block or
+        raise.
 
         What the viewer receives first brings it to the present: a snapshot, or what it missed.
         """
         if not self._viewers:
             self.seq += 1  # nothing was published meanwhile: no id from before may seem up to date
-        viewer = Viewer(self, sees_content=sees_content, max_batches=self._viewer_batches)
-        first = self._missed_since(last_event_id, sees_content)
-        viewer.push_nowait(
-            b"retry: %d\n\n" % RETRY_MS + (self.snapshot(sees_content) if first is None else first)
+        viewer = Viewer(
+            self, sees_content=sees_content, max_batches=self._viewer_batches, on_evicted=on_evicted
         )
+        missed = self._missed_since(last_event_id, sees_content)
+        viewer.push_nowait(self.snapshot(sees_content) if missed is None else missed)
         if self._is_closed:
             viewer.close()
         self._viewers[viewer] = None
         if len(self._viewers) == 1:
-            self.on_watched(True)
+            self._on_watched(True)
         try:
             yield viewer
         finally:
@@ -210,15 +218,19 @@ class Broker:
             viewer.close()
             if not self._viewers:
                 self._forget()
-                self.on_watched(False)
+                self._on_watched(False)
 
     def snapshot(self, sees_content: bool) -> bytes:
-        """The state as one event that replaces all before it; viewers that need one at once share it."""
+        """The state as one event that replaces all before it.
+
+        Viewers that need one at once get the same bytes object: it may be large, and whoever writes to a
+        viewer holds on to what it wrote last.
+        """
         now_s = trio.current_time()
         seq, made_s, frame = self._snapshots.get(sees_content, (-1, -inf, b""))
         if seq != self.seq or made_s < now_s - SNAPSHOT_AGE_S:
             data = self._encode_snapshot(sees_content)
-            frame = b"id: %b\nevent: snapshot\ndata: %b\n\n" % (self._id(), data)
+            frame = b"%bid: %b\nevent: snapshot\ndata: %b\n\n" % (RETRY, self._id(), data)
             self._snapshots[sees_content] = self.seq, now_s, frame
         return frame
 
@@ -279,7 +291,7 @@ class Broker:
         oldest = self._ring[0].seq if self._ring else self.seq + 1
         if last + 1 < oldest or last > self.seq:
             return None
-        return _join([entry for entry in self._ring if entry.seq > last], sees_content)
+        return RETRY + _join([entry for entry in self._ring if entry.seq > last], sees_content)
 
     def _id(self) -> bytes:
         return f"{self._run_id}-{self.seq}".encode()

@@ -12,26 +12,23 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from corral import __version__
-from corral.books.record import Record, State
-from corral.engine.contract import Engine
-from corral.serving.generation import Service
+from corral.books.life import STATES
+from corral.books.record import Record
+from corral.serving.service import Service
 from corral.watching.broker import Broker
 from corral.watching.stall import StallDetector
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 TOKENS_PER_SECOND = (1, 2, 5, 10, 20, 35, 50, 75, 100, 200, 500, 1000, 2000, 5000)
-STATES: tuple[State, ...] = ("queued", "prefill", "decode", "write")
 
 
 class Metrics:
     """One server's metrics."""
 
-    def __init__(
-        self, service: Service, engine: Engine, stall: StallDetector, broker: Broker, *, model: str
-    ) -> None:
+    def __init__(self, service: Service, stall: StallDetector, broker: Broker, *, model: str) -> None:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
-        self._registry.register(_LedgerCollector(service, engine, stall, broker, model))
+        self._registry.register(_LedgerCollector(service, stall, broker, model))
         self._spent = Histogram(
             "corral_request_state_seconds",
             "Time that requests spent waiting for a slot (queued), until their first token (prefill), until "
@@ -55,7 +52,6 @@ class Metrics:
         self._decode_rate = self._rate(
             "corral_decode_tokens_per_second", "Decode speed by request, after the first token."
         )
-        service.ledger.on_settled.append(self._observe)
 
     def expose(self, accept: str) -> tuple[bytes, str]:
         """All metrics in the format that an Accept header asks for, and its content type."""
@@ -68,12 +64,14 @@ class Metrics:
     def _rate(self, name: str, documentation: str) -> Histogram:
         return Histogram(name, documentation, buckets=TOKENS_PER_SECOND, registry=self._registry)
 
-    def _observe(self, record: Record) -> None:
-        for state, spent_s in record.spent_s.items():
+    def settled(self, record: Record) -> None:
+        """For the ledger's `on_settled`."""
+        life = record.life
+        for state, spent_s in life.spent_s().items():
             self._spent.labels(state).observe(spent_s)
-        self._duration.observe(record.total_s)
-        if record.ttft_s is not None:
-            self._ttft.observe(record.ttft_s)
+        self._duration.observe(life.total_s)
+        if life.ttft_s is not None:
+            self._ttft.observe(life.ttft_s)
         if record.prefill_tokens_per_s:
             self._prefill_rate.observe(record.prefill_tokens_per_s)
         if record.decode_tokens_per_s:
@@ -81,11 +79,8 @@ class Metrics:
 
 
 class _LedgerCollector(Collector):
-    def __init__(
-        self, service: Service, engine: Engine, stall: StallDetector, broker: Broker, model: str
-    ) -> None:
+    def __init__(self, service: Service, stall: StallDetector, broker: Broker, model: str) -> None:
         self._service = service
-        self._engine = engine
         self._stall = stall
         self._broker = broker
         self._model = model
@@ -102,12 +97,12 @@ class _LedgerCollector(Collector):
     def _now(self) -> Iterator[Metric]:
         states = dict.fromkeys(STATES, 0)
         for record in self._service.ledger.live.values():
-            states[record.engine_state] += 1
+            states[record.life.engine_state] += 1
         live = GaugeMetricFamily("corral_requests_live", "Requests by state, now.", labels=["state"])
         for state, count in states.items():
             live.add_metric([state], count)
         yield live
-        slots = self._engine.capacity.slots
+        slots = self._service.capacity.slots
         yield GaugeMetricFamily("corral_slots", "Sequences that can run at the same time.", slots)
         yield GaugeMetricFamily(
             "corral_slots_busy", "Slots that hold a sequence, now.", slots - self._service.free_slots
@@ -146,10 +141,12 @@ class _LedgerCollector(Collector):
             ended.add_metric([api, outcome], count)
         yield ended
         refused = CounterMetricFamily(
-            "corral_requests_refused", "Requests that were never accepted, by error.", labels=["error"]
+            "corral_requests_refused",
+            "Requests that were never accepted, by HTTP status and error.",
+            labels=["status", "code"],
         )
-        for error, count in totals.refused.items():
-            refused.add_metric([error], count)
+        for (status, code), count in totals.refused.items():
+            refused.add_metric([str(status), code], count)
         yield refused
 
     def _tokens(self) -> Iterator[Metric]:

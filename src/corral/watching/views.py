@@ -4,11 +4,14 @@ A field that is not known, or not known yet, is not sent. Nothing here holds con
 `draft`, `Token` and `Draft`, which only go to viewers that may see it.
 """
 
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 import msgspec
 
-from corral.books.record import Outcome, Record, State, Waste
+from corral.books.life import State
+from corral.books.outcome import Outcome
+from corral.books.record import Record
+from corral.engine.contract import Waste
 from corral.events import Sampled
 
 MESSAGE_CHARS = 65_536
@@ -148,6 +151,8 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     requests: int
     by_outcome: dict[Outcome, int]
     refused: int
+    refused_by: dict[int, dict[str, int]]
+    """By HTTP status, and within it by code, such as `queue_full`."""
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
@@ -211,7 +216,6 @@ def request(record: Record, *, with_content: bool) -> Request:
     """A whole request; `with_content` adds what was asked and said, if the ledger keeps it."""
     shows = with_content and record.output is not None
     sampling, asked = record.request.sampling, record.request
-    drafted = record.drafted_tokens
     return Request(
         **_counted(record),
         api=record.about.api,
@@ -234,7 +238,7 @@ def request(record: Record, *, with_content: bool) -> Request:
             stream=record.about.streams,
             tools=bool(asked.tools),
             cache_hit=_cache_hit(record),
-            spec_decode=None if drafted is None else drafted > 0,
+            spec_decode=_has_drafts(record),
         ),
         lanes=record.lanes,
         outcome=record.outcome,
@@ -264,7 +268,7 @@ def messages(record: Record) -> tuple[Message, ...]:
 
 def row(record: Record, finished_at: float) -> Row:
     counted = counters(record)
-    drafted, accepted = record.drafted_tokens, record.accepted_tokens
+    drafted, accepted = record.counts.drafted_tokens, record.counts.accepted_tokens
     return Row(
         id=counted.id,
         api=record.about.api,
@@ -281,38 +285,65 @@ def row(record: Record, finished_at: float) -> Row:
         ttft_ms=counted.ttft_ms,
         prefill_tok_s=counted.prefill_tok_s,
         decode_tok_s=counted.decode_tok_s,
-        accept_rate=round(accepted / drafted, 3) if drafted and accepted is not None else None,
+        accept_rate=round(accepted / drafted, 3) if drafted else None,
         cache_hit=_cache_hit(record),
-        spec_decode=None if drafted is None else drafted > 0,
+        spec_decode=_has_drafts(record),
         wasted=record.wasted,
     )
 
 
-def _counted(record: Record) -> dict[str, Any]:
-    spent_s = record.spent_now_s()
+class _Counted(TypedDict):
+    """The fields of Counters, which every form of a request begins with."""
+
+    id: str
+    state: State
+    prompt_tokens: int
+    completion_tokens: int
+    prefilled_tokens: int
+    queue_ms: float
+    prefill_ms: float
+    decode_ms: float
+    blocked_write_ms: float
+    total_ms: float
+    cached_tokens: int | None
+    ttft_ms: float | None
+    prefill_tok_s: float | None
+    decode_tok_s: float | None
+    drafted: int | None
+    accepted: int | None
+
+
+def _counted(record: Record) -> _Counted:
+    life, counts = record.life, record.counts
+    spent_s = life.spent_s()
     return {
         "id": record.about.id,
         # A write that waits while the engine goes on shows in its time, not in the state.
-        "state": record.engine_state,
+        "state": life.engine_state,
         "prompt_tokens": record.prompt_tokens,
-        "completion_tokens": record.completion_tokens,
-        "prefilled_tokens": record.prefilled_tokens,
+        "completion_tokens": counts.completion_tokens,
+        "prefilled_tokens": counts.prefilled_tokens,
         "queue_ms": _ms(spent_s["queued"]),
         "prefill_ms": _ms(spent_s["prefill"]),
         "decode_ms": _ms(spent_s["decode"]),
         "blocked_write_ms": _ms(spent_s["write"]),
         "total_ms": _ms(sum(spent_s.values())),
-        "cached_tokens": record.cached_tokens,
-        "ttft_ms": None if record.ttft_s is None else _ms(record.ttft_s),
+        "cached_tokens": counts.cached_tokens,
+        "ttft_ms": None if life.ttft_s is None else _ms(life.ttft_s),
         "prefill_tok_s": _rate(record.prefill_tokens_per_s),
         "decode_tok_s": _rate(record.decode_tokens_per_s),
-        "drafted": record.drafted_tokens,
-        "accepted": record.accepted_tokens,
+        "drafted": counts.drafted_tokens if record.has_begun else None,
+        "accepted": counts.accepted_tokens if record.has_begun else None,
     }
 
 
 def _cache_hit(record: Record) -> bool | None:
-    return None if record.cached_tokens is None else record.cached_tokens > 0
+    cached = record.counts.cached_tokens
+    return None if cached is None else cached > 0
+
+
+def _has_drafts(record: Record) -> bool | None:
+    return record.counts.drafted_tokens > 0 if record.has_begun else None
 
 
 def _ms(seconds: float) -> float:

@@ -5,7 +5,7 @@ import pytest
 
 from corral.engine.local import outbox
 from corral.engine.local.outbox import Outbox
-from corral.engine.local.task import Delivery, Released
+from corral.engine.local.task import Delivery, Waste
 from corral.errors import EngineFailed
 from corral.events import BlockDelta, Event, Failed, Prefill, Sampled, Started
 
@@ -90,7 +90,7 @@ def test_nothing_waits_for_a_step_nobody_knows_the_length_of(clock: Clock, told:
         Delivery([(2, [Started(5, 0)])]),
         Delivery([(2, [Prefill(5, 10)])]),
         Delivery([(2, [Failed(EngineFailed("no"))])]),
-        Delivery(released=[(2, Released())]),
+        Delivery(released=[(2, Waste())]),
         Delivery(failure=EngineFailed("no")),
         Delivery(has_recovered=True),
     ],

@@ -130,4 +130,4 @@ def test_an_empty_prompt_is_refused() -> None:
 
 
 def test_the_scripted_backend_speaks_chatml() -> None:
-    assert ScriptedBackend.chat_format.template is None
+    assert ScriptedBackend().model.chat_format.template is None

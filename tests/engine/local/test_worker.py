@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 from tests.engine.local.drive import FixedPace
 
+from corral.engine.contract import Waste
 from corral.engine.local.backend import BackendLost, Chunk
 from corral.engine.local.drafts.lookup import draft_budget
 from corral.engine.local.drafts.model import DraftModel
 from corral.engine.local.scripted import ScriptedBackend, rambling, replying
-from corral.engine.local.task import Delivery, Released, Task
+from corral.engine.local.task import Delivery, Task
 from corral.engine.local.worker import Worker
 from corral.errors import EngineFailed
 from corral.events import BlockDelta, Completion, Event, Failed, Finished, Prefill, Sampled, Started, collect
@@ -30,7 +31,7 @@ class Bench:
         self.worker = Worker(backend, pace=pace or FixedPace(idle_tokens), deliver=self.take, **options)
         self.events: dict[int, list[Event]] = {}
         self.released: list[int] = []
-        self.work: dict[int, Released] = {}
+        self.work: dict[int, Waste] = {}
         self.told: list[Delivery] = []
         self._stops_after: set[int] = set()
 
@@ -40,7 +41,7 @@ class Bench:
 
     def submit(self, key: int, prompt: Sequence[int] | str = CONVERSATION, **options: object) -> None:
         if isinstance(prompt, str):
-            prompt = self.backend.vocabulary.tokenize(prompt, parse_control=True)
+            prompt = self.backend.model.vocabulary.tokenize(prompt, parse_control=True)
         task = Task(key, prompt, Sampling(), **{"max_tokens": 20, **options})  # type: ignore[arg-type]
         self.worker.submit_nowait(task)
 
@@ -228,7 +229,7 @@ def test_a_retry_goes_on_where_the_cancelled_prefill_stopped() -> None:
     bench.turn()
     bench.worker.cancel_nowait(1)
     bench.turn()
-    assert bench.work[1] == Released(prefill_kept=64)
+    assert bench.work[1] == Waste(prefill_kept=64)
     bench.submit(2, list(range(100)), max_tokens=3)
     [completion] = bench.finish(2)
     assert completion.finished.usage.cached_tokens == 64
@@ -432,7 +433,7 @@ def test_with_nowhere_to_save_them_remainders_share_one_context() -> None:
     for key in range(8):
         bench.submit(key, [1000 * key + token for token in range(60)], max_tokens=1)
         bench.finish(key)
-    kept = [length for own in range(backend.sequences) if (length := backend.length(own))]
+    kept = [length for own in range(backend.cache.shape.sequences) if (length := backend.cache.length(own))]
     assert kept == [60, 60, 60], "a quarter of 512, and the newest"
 
 

@@ -1,8 +1,9 @@
-"""What the engine needs from a model: a vocabulary, a KV cache of sequences, and one batched step.
+"""What the engine needs to generate: a model, a KV cache of sequences, and one batched step.
 
-Two things implement it: `engine.llama` runs llama.cpp, `engine.scripted` is deterministic and for tests.
-A backend's KV cache is a set of sequences, each a run of tokens at positions 0, 1, 2, ...; `decode`
-appends to them. Only the worker thread calls a Backend; the Vocabulary is safe from any thread.
+Two things implement it: `llama` runs llama.cpp, `scripted` is deterministic and for tests. A KV cache is a
+set of sequences, each a run of tokens at positions 0, 1, 2, ...; `Backend.decode` appends to them. To *cut*
+a sequence is to drop its end, or to copy its beginning only. One thread calls a Backend and its KvCache; the
+Vocabulary is safe from any thread.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from corral.events import TokenLogprob
 from corral.request import Sampling
 
 SavedSequence = NDArray[np.uint8]
-"""A sequence outside the cache, opaque."""
+"""A sequence outside the cache, opaque: [bytes]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +71,88 @@ class Vocabulary(Protocol):
         """Control tokens by the text a template writes them as; never to be read from a message."""
         ...
 
-    def tokenize(self, text: str, *, parse_control: bool) -> list[int]:
-        """Tokens of `text`; texts of control tokens become those tokens only if `parse_control`."""
+    @property
+    def user_texts(self) -> dict[str, int]:
+        """Tokens that the tokenizer finds in any text before it does anything else, by that text."""
+        ...
+
+    @property
+    def strips_left(self) -> frozenset[int]:
+        """Control tokens that take away the blanks before them; `strips_right` those after them."""
+        ...
+
+    @property
+    def strips_right(self) -> frozenset[int]: ...
+
+    def tokenize(self, text: str, *, parse_control: bool, continues: bool = False) -> list[int]:
+        """Tokens of `text`; texts of control tokens become those tokens only if `parse_control`.
+
+        A text that `continues` one before it does not get the blank that some vocabularies begin with.
+        Raises UnicodeEncodeError for half of a surrogate pair.
+        """
+        ...
+
+
+class Model(Protocol):
+    """What is fixed once a model is loaded."""
+
+    @property
+    def vocabulary(self) -> Vocabulary: ...
+    @property
+    def chat_format(self) -> ChatFormat: ...
+    def make_ready(self, sampling: Sampling) -> None:
+        """Do beforehand what would take long in `Backend.sampler`; from any thread."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CacheShape:
+    """How much a KV cache holds, and what can be done to it.
+
+    `ctx_tokens` fit in it, all sequences together, and `sequence_ctx_tokens` in one of its `sequences`.
+
+    `can_cut` says whether a sequence can be cut at any position. Not so where a model keeps only a state
+    (recurrent) or a window (sliding window attention). `shares_cells` says whether what sequences have in
+    common is kept once, in one pool that attention passes over for each of them.
+
+    A token of a saved sequence takes about `token_bytes`, at most.
+    """
+
+    ctx_tokens: int
+    sequence_ctx_tokens: int
+    sequences: int
+    can_cut: bool = True
+    shares_cells: bool = True
+    token_bytes: int = 1
+
+
+class KvCache(Protocol):
+    """Where a backend keeps what it has computed, by the number of the sequence: 0 to `shape.sequences` - 1.
+
+    Where it is lost in the middle of something, it raises BackendLost.
+    """
+
+    @property
+    def shape(self) -> CacheShape: ...
+
+    def length(self, sequence: int) -> int:
+        """Tokens held of a sequence; 0 of one that nothing was put into."""
+        ...
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Let the empty sequence `target` begin with the first `length` tokens of `source`."""
+        ...
+
+    def remove(self, sequence: int, start: int) -> None:
+        """Forget positions `start` and later of a sequence."""
+        ...
+
+    def save(self, sequence: int) -> SavedSequence:
+        """Copy all that is held of a sequence to the host's memory."""
+        ...
+
+    def load(self, saved: SavedSequence, target: int) -> None:
+        """Put what was saved into the empty sequence `target`; the caller has seen to free cells."""
         ...
 
 
@@ -82,24 +163,20 @@ class Sampler(Protocol):
         """Pick from row `row` of the last step's logits, and remember the pick."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Free what it holds; nothing of it works afterwards."""
+        ...
 
 
 class Backend(Protocol):
-    """A model and its KV cache. Not thread-safe, but for `abort`: one thread calls it."""
+    """A model that computes, over one KV cache. Not thread-safe, but for `abort`: one thread calls it."""
 
     @property
-    def vocabulary(self) -> Vocabulary: ...
-    @property
-    def chat_format(self) -> ChatFormat: ...
-    @property
-    def ctx_tokens(self) -> int:
-        """Tokens the KV cache holds, all sequences together."""
-        ...
+    def model(self) -> Model: ...
 
     @property
-    def sequence_ctx_tokens(self) -> int:
-        """Tokens one sequence may hold."""
+    def cache(self) -> KvCache:
+        """What holds the sequences. Another one after `reset`, of the same shape."""
         ...
 
     @property
@@ -108,21 +185,8 @@ class Backend(Protocol):
         ...
 
     @property
-    def sequences(self) -> int:
-        """Sequences the cache can tell apart."""
-        ...
-
-    @property
-    def can_cut(self) -> bool:
-        """Whether a sequence can be cut, or a part of it copied, at any position.
-
-        Not so where a model keeps only a state (recurrent) or a window (sliding window attention).
-        """
-        ...
-
-    @property
-    def shares_cells(self) -> bool:
-        """Whether what sequences have in common is kept once."""
+    def batch_rows(self) -> int:
+        """Most rows of logits one step may ask for, all chunks together."""
         ...
 
     def decode(self, chunks: Sequence[Chunk]) -> None:
@@ -130,6 +194,14 @@ class Backend(Protocol):
 
         Raises EngineFailed or StepAborted, and the cache is then as it was before; or BackendLost.
         """
+        ...
+
+    def logprobs(self, row: int, token: int, top: int) -> TokenLogprob:
+        """Log probability of `token` in row `row` before sampling, and the `top` likeliest tokens."""
+        ...
+
+    def sampler(self, sampling: Sampling, prompt: Sequence[int]) -> Sampler:
+        """A sampler for one sequence that begins with `prompt`; to be closed before `reset` and `close`."""
         ...
 
     def abort(self) -> None:
@@ -144,38 +216,6 @@ class Backend(Protocol):
         """Begin again with an empty cache after BackendLost. Raises EngineFailed if that cannot be."""
         ...
 
-    def logprobs(self, row: int, token: int, top: int) -> TokenLogprob:
-        """Log probability of `token` in row `row` before sampling, and the `top` likeliest tokens."""
+    def close(self) -> None:
+        """Free the model and its cache, also where `reset` failed; nothing of it works afterwards."""
         ...
-
-    def sampler(self, sampling: Sampling, prompt: Sequence[int]) -> Sampler: ...
-
-    def remove(self, sequence: int, start: int) -> None:
-        """Forget positions `start` and later of a sequence."""
-        ...
-
-    def copy(self, source: int, target: int, length: int) -> None:
-        """Let the empty sequence `target` begin with the first `length` tokens of `source`."""
-        ...
-
-    @property
-    def token_bytes(self) -> int:
-        """Bytes that each token of a saved sequence takes, at most about."""
-        ...
-
-    def save(self, sequence: int) -> SavedSequence:
-        """Copy all that the cache holds of a sequence to the host's memory. Raises BackendLost."""
-        ...
-
-    def load(self, saved: SavedSequence, target: int) -> None:
-        """Put what was saved into the empty sequence `target`.
-
-        Raises BackendLost: the caller has seen to it that there are cells free.
-        """
-        ...
-
-    def length(self, sequence: int) -> int:
-        """Tokens the cache holds for a sequence."""
-        ...
-
-    def close(self) -> None: ...

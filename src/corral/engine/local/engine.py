@@ -2,13 +2,13 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import count
 
 import trio
 
-from corral.engine.contract import Capacity, Prepared, Released, Sink
+from corral.engine.contract import Capacity, Prepared, Sink, Waste
 from corral.engine.local.backend import Backend
 from corral.engine.local.drafts.model import DraftModel
 from corral.engine.local.pace import Pace
@@ -65,10 +65,13 @@ class LocalEngine:
         stream_interval_s: float = 0.0,
     ) -> None:
         """Raises StartupError if the draft model does not go with the model."""
-        if slots > backend.sequences:
-            raise ValueError(f"{slots} slots on a backend of {backend.sequences} sequences")
+        shape = backend.cache.shape
+        if slots > shape.sequences:
+            raise ValueError(f"{slots} slots on a backend of {shape.sequences} sequences")
+        request_ctx_tokens = min(shape.ctx_tokens, shape.sequence_ctx_tokens)
+        longest_bytes = max(map(len, backend.model.vocabulary.pieces))
         self.capacity = Capacity(
-            slots, backend.ctx_tokens, min(backend.ctx_tokens, backend.sequence_ctx_tokens)
+            slots, shape.ctx_tokens, request_ctx_tokens, prompt_bytes=request_ctx_tokens * longest_bytes
         )
         self._reuses_prefixes = reuses_prefixes
         self._saved_bytes = saved_bytes
@@ -78,7 +81,7 @@ class LocalEngine:
         self.failure: EngineFailed | None = None
         self._backend = backend
         self._pace = Pace(step_budget_ms, backend.batch_tokens)
-        self._prompter = Prompter(backend.chat_format, backend.vocabulary)
+        self._prompter = Prompter(backend.model.chat_format, backend.model.vocabulary)
         self._prompt_threads = trio.CapacityLimiter(PROMPT_THREADS)
         self._sinks: dict[int, Sink] = {}
         self._keys = count(1)
@@ -126,16 +129,22 @@ class LocalEngine:
         Raises InvalidRequest or ContextExceeded. Cancelling leaves at once; the thread finishes its pure work
         unheard.
         """
-        known = len(self._backend.vocabulary.pieces)
-        for token, _ in request.sampling.logit_bias:
+        known = len(self._backend.model.vocabulary.pieces)
+        named = [("logit_bias", token) for token, _ in request.sampling.logit_bias]
+        named += [("stop_token_ids", token) for token in request.sampling.stop_tokens]
+        for param, token in named:
             if token >= known:
-                raise InvalidRequest(f"token {token} is not one of the model's {known}", param="logit_bias")
+                raise InvalidRequest(f"token {token} is not one of the model's {known}", param=param)
         prompt = await trio.to_thread.run_sync(
-            partial(self._prompter.tokens, request.messages, request.tools),
+            partial(self._prompt, request),
             abandon_on_cancel=True,
             limiter=self._prompt_threads,
         )
         return LocalPrepared(request, prompt, self._output_tokens(request, len(prompt)))
+
+    def _prompt(self, request: GenerationRequest) -> list[int]:
+        self._backend.model.make_ready(request.sampling)
+        return self._prompter.tokens(request.messages, request.tools)
 
     def submit(self, prepared: Prepared, choice: int, sink: Sink, *, max_tokens: int) -> LocalHandle:
         """Start a sequence. The caller holds one of the free slots, and `prepared` is of this engine.
@@ -147,11 +156,18 @@ class LocalEngine:
         if self._worker is None or self.failure is not None:
             raise self.failure or EngineFailed("the engine is not running")
         request, key = prepared.request, next(self._keys)
-        sampling = request.sampling
-        if sampling.seed is not None:
-            sampling = replace(sampling, seed=sampling.seed + choice)
+        sampling = request.sampling.of_choice(choice)
         self._sinks[key] = sink
-        task = Task(key, prepared.prompt, sampling, max_tokens, request.stop, request.top_logprobs)
+        task = Task(
+            key,
+            prepared.prompt,
+            sampling,
+            max_tokens,
+            request.stop,
+            request.top_logprobs,
+            includes_stop=request.includes_stop,
+            shows_control=request.shows_control,
+        )
         self._worker.submit_nowait(task)
         return LocalHandle(key, self)
 
@@ -195,7 +211,7 @@ class LocalEngine:
     def _fail(self, error: EngineFailed) -> None:
         self.failure = error
         for key in list(self._sinks):
-            self._deliver(Delivery(events=[(key, [Failed(error)])], released=[(key, Released())]))
+            self._deliver(Delivery(events=[(key, [Failed(error)])], released=[(key, Waste())]))
 
     def _deliver(self, delivery: Delivery) -> None:
         if delivery.failure is not None or delivery.has_recovered:

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from corral.engine.local.backend import BackendLost, ChatFormat, Chunk, SavedSequence, StepAborted
+from corral.engine.local.backend import BackendLost, CacheShape, ChatFormat, Chunk, SavedSequence, StepAborted
 from corral.events import TokenLogprob
 from corral.request import Sampling
 
@@ -58,8 +58,11 @@ class ByteVocabulary:
     pieces = (*(bytes([value]) for value in range(256)), b"", b"")
     end_tokens = frozenset({END})
     control_texts: ClassVar = CONTROL_TEXTS
+    user_texts: ClassVar[dict[str, int]] = {}
+    strips_left = frozenset[int]()
+    strips_right = frozenset[int]()
 
-    def tokenize(self, text: str, *, parse_control: bool) -> list[int]:
+    def tokenize(self, text: str, *, parse_control: bool, continues: bool = False) -> list[int]:
         if not parse_control:
             return list(text.encode())
         tokens: list[int] = []
@@ -75,13 +78,108 @@ class ByteVocabulary:
         return tokens
 
 
+class ScriptedModel:
+    """Speaks ChatML, in bytes."""
+
+    def __init__(self) -> None:
+        self.vocabulary = ByteVocabulary()
+        self.chat_format = ChatFormat(template=None, bos_text="", eos_text="<|im_end|>")
+
+    def make_ready(self, sampling: Sampling) -> None:
+        pass
+
+
+class ScriptedCache:
+    """Tokens by sequence and position, and the cells they lie in; insists that it is used as it should be.
+
+    `counts_cells` off looks at no cells, since counting them costs more than any model does.
+    """
+
+    def __init__(self, shape: CacheShape, *, counts_cells: bool = True) -> None:
+        self.shape = shape
+        self.saves = 0
+        """How many sequences were saved so far."""
+        self._counts_cells = counts_cells
+        self._tokens: dict[int, list[int]] = {}
+        self._cells: dict[int, list[int]] = {}
+        self._next_cell = count()
+
+    @property
+    def used_cells(self) -> int:
+        """Cells that some sequence holds; a shared one counts once."""
+        return len({cell for cells in self._cells.values() for cell in cells})
+
+    def length(self, sequence: int) -> int:
+        return len(self._tokens.get(sequence, ()))
+
+    def append(self, chunk: Chunk) -> list[int]:
+        """Take a chunk in; all tokens of its sequence, a list that grows with it."""
+        assert chunk.position == self.length(chunk.sequence), "a chunk leaves a gap or overlaps"
+        self._check_room(len(chunk.tokens))
+        tokens = self._tokens.setdefault(chunk.sequence, [])
+        tokens.extend(chunk.tokens)
+        self._take_cells(chunk.sequence, len(chunk.tokens))
+        return tokens
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        assert not self.length(target), "the target of a copy is not empty"
+        assert length <= self.length(source)
+        assert length == self.length(source) or self.shape.can_cut, "this memory cannot be cut"
+        self._tokens[target] = self._tokens[source][:length]
+        self._cells[target] = self._cells.get(source, [])[:length]
+
+    def remove(self, sequence: int, start: int) -> None:
+        if sequence in self._tokens:
+            assert start in (0, self.length(sequence)) or self.shape.can_cut, "this memory cannot be cut"
+            del self._tokens[sequence][start:]
+            del self._cells[sequence][start:]
+
+    def save(self, sequence: int) -> SavedSequence:
+        self.saves += 1
+        return np.array(self._tokens[sequence], np.int32).view(np.uint8)
+
+    def load(self, saved: SavedSequence, target: int) -> None:
+        assert not self.length(target), "the target of a load is not empty"
+        tokens = saved.view(np.int32).tolist()
+        if self._counts_cells and self.used_cells + len(tokens) > self.shape.ctx_tokens:
+            raise BackendLost("cells run out")
+        self._tokens[target] = tokens
+        self._take_cells(target, len(tokens))
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._tokens.clear()
+        self._cells.clear()
+
+    def _check_room(self, tokens: int) -> None:
+        if self._counts_cells:
+            assert self.used_cells + tokens <= self.shape.ctx_tokens, "cells run out"
+
+    def _take_cells(self, sequence: int, number: int) -> None:
+        cells = self._cells.setdefault(sequence, [])
+        if self._counts_cells:
+            cells.extend(next(self._next_cell) for _ in range(number))
+
+
 class ScriptedSampler:
-    def __init__(self, backend: "ScriptedBackend") -> None:
+    """What the script says, or the next token where that may not be."""
+
+    def __init__(self, backend: "ScriptedBackend", sampling: Sampling) -> None:
         self._backend = backend
+        self._sampling = sampling
+        self._sampled_tokens = 0
         backend.open_samplers += 1
 
     def sample(self, row: int) -> int:
-        return self._backend.script(self._backend.rows[row])
+        token = self._backend.script(self._backend.rows[row])
+        vocabulary, sampling = self._backend.model.vocabulary, self._sampling
+        self._sampled_tokens += 1
+        is_early = self._sampled_tokens <= sampling.min_tokens
+        while (token in vocabulary.end_tokens and (is_early or sampling.ignores_end)) or (
+            token in sampling.stop_tokens and is_early
+        ):
+            token = (token + 1) % len(vocabulary.pieces)
+        return token
 
     def close(self) -> None:
         self._backend.open_samplers -= 1
@@ -94,9 +192,6 @@ class ScriptedBackend:
     EngineFailed. `steps` keeps every batch for tests to look at, unless `keep_steps` is off.
     """
 
-    token_bytes = 4
-    chat_format = ChatFormat(template=None, bos_text="", eos_text="<|im_end|>")
-
     def __init__(
         self,
         script: Script = rambling,
@@ -107,26 +202,32 @@ class ScriptedBackend:
         sequences: int = 32,
         can_cut: bool = True,
         shares_cells: bool = True,
+        token_bytes: int = 4,
+        counts_cells: bool = True,
         on_step: Callable[[Sequence[Chunk]], None] | None = None,
         keep_steps: bool = True,
     ) -> None:
         self.script = script
-        self.vocabulary = ByteVocabulary()
-        self.ctx_tokens = ctx_tokens
-        self.sequence_ctx_tokens = sequence_ctx_tokens or ctx_tokens
-        self.batch_tokens = batch_tokens
+        self.model = ScriptedModel()
+        self.batch_tokens = self.batch_rows = batch_tokens
         self.steps: list[tuple[Chunk, ...]] = []
         self.rows: list[list[int]] = []
+        """Of each row of the last step, all tokens up to the one that it follows."""
         self.open_samplers = 0
+        self.is_aborting = False
+        self.cache = ScriptedCache(
+            CacheShape(
+                ctx_tokens=ctx_tokens,
+                sequence_ctx_tokens=sequence_ctx_tokens or ctx_tokens,
+                sequences=sequences,
+                can_cut=can_cut,
+                shares_cells=shares_cells,
+                token_bytes=token_bytes,
+            ),
+            counts_cells=counts_cells,
+        )
         self._on_step = on_step
         self._keep_steps = keep_steps
-        self.sequences = sequences
-        self.can_cut = can_cut
-        self.shares_cells = shares_cells
-        self.is_aborting = False
-        self._cache: dict[int, list[int]] = {}
-        self._cells: dict[int, list[int]] = {}
-        self._next_cell = count()
 
     def decode(self, chunks: Sequence[Chunk]) -> None:
         if self._on_step is not None:
@@ -136,17 +237,9 @@ class ScriptedBackend:
         if self._keep_steps:
             self.steps.append(tuple(chunks))
         assert 0 < sum(len(chunk.tokens) for chunk in chunks) <= self.batch_tokens
-        for chunk in chunks:
-            assert chunk.position == self.length(chunk.sequence), "a chunk leaves a gap or overlaps"
-        assert self.used_cells + sum(len(chunk.tokens) for chunk in chunks) <= self.ctx_tokens, (
-            "cells run out"
-        )
         self.rows = []
         for chunk in chunks:
-            tokens = self._cache.setdefault(chunk.sequence, [])
-            cells = self._cells.setdefault(chunk.sequence, [])
-            tokens.extend(chunk.tokens)
-            cells.extend(next(self._next_cell) for _ in chunk.tokens)
+            tokens = self.cache.append(chunk)
             if chunk.rows == 1:
                 self.rows.append(tokens)
             else:
@@ -155,20 +248,13 @@ class ScriptedBackend:
 
     def logprobs(self, row: int, token: int, top: int) -> TokenLogprob:
         """The script is certain: its token has probability 1/2, its successors half of the one before."""
+        pieces = self.model.vocabulary.pieces
         ranked = [(token + rank) % 256 for rank in range(max(top, 1))]
-        entries = [
-            TokenLogprob(self.vocabulary.pieces[t], -(rank + 1) * math.log(2))
-            for rank, t in enumerate(ranked)
-        ]
+        entries = [TokenLogprob(pieces[t], -(rank + 1) * math.log(2)) for rank, t in enumerate(ranked)]
         return TokenLogprob(entries[0].raw, entries[0].logprob, tuple(entries[:top]))
 
     def sampler(self, sampling: Sampling, prompt: Sequence[int]) -> ScriptedSampler:
-        return ScriptedSampler(self)
-
-    @property
-    def used_cells(self) -> int:
-        """Cells that some sequence holds; a shared one counts once."""
-        return len({cell for cells in self._cells.values() for cell in cells})
+        return ScriptedSampler(self, sampling)
 
     def abort(self) -> None:
         self.is_aborting = True
@@ -177,35 +263,7 @@ class ScriptedBackend:
         self.is_aborting = False
 
     def reset(self) -> None:
-        self._cache.clear()
-        self._cells.clear()
-
-    def remove(self, sequence: int, start: int) -> None:
-        if sequence in self._cache:
-            assert start in (0, self.length(sequence)) or self.can_cut, "this memory cannot be cut"
-            del self._cache[sequence][start:]
-            del self._cells[sequence][start:]
-
-    def copy(self, source: int, target: int, length: int) -> None:
-        assert not self.length(target), "the target of a copy is not empty"
-        assert length <= self.length(source)
-        assert length == self.length(source) or self.can_cut, "this memory cannot be cut"
-        self._cache[target] = self._cache[source][:length]
-        self._cells[target] = self._cells[source][:length]
-
-    def save(self, sequence: int) -> SavedSequence:
-        return np.array(self._cache[sequence], np.int32).view(np.uint8)
-
-    def load(self, saved: SavedSequence, target: int) -> None:
-        assert not self.length(target), "the target of a load is not empty"
-        tokens = saved.view(np.int32).tolist()
-        if self.used_cells + len(tokens) > self.ctx_tokens:
-            raise BackendLost("cells run out")
-        self._cache[target] = tokens
-        self._cells[target] = [next(self._next_cell) for _ in tokens]
-
-    def length(self, sequence: int) -> int:
-        return len(self._cache.get(sequence, ()))
+        self.cache.clear()
 
     def close(self) -> None:
-        self.reset()
+        self.cache.clear()

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 
 from corral.decoding import TextDecoder
-from corral.engine.contract import Released
+from corral.engine.contract import Waste
 from corral.engine.local.backend import Sampler
 from corral.engine.local.drafts.lookup import PromptLookup
 from corral.engine.local.scheduler import Sequence as Scheduled
@@ -24,6 +24,12 @@ class Task:
     max_tokens: int
     stop: tuple[str, ...] = ()
     top_logprobs: int | None = None
+    includes_stop: bool = False
+    shows_control: bool = False
+
+    def is_last(self, token: int) -> bool:
+        """Whether the request itself ends with this token."""
+        return token in self.sampling.stop_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +61,7 @@ class Delivery:
     """
 
     events: list[tuple[int, list[Event]]] = field(default_factory=list)
-    released: list[tuple[int, Released]] = field(default_factory=list)
+    released: list[tuple[int, Waste]] = field(default_factory=list)
     failure: EngineFailed | None = None
     has_recovered: bool = False
 
@@ -89,7 +95,7 @@ class Running:
         self.task = task
         self.sequence = sequence
         self.sampler = sampler
-        self.decoder = TextDecoder(task.stop)
+        self.decoder = TextDecoder(task.stop, includes_stop=task.includes_stop)
         self.lookup = PromptLookup(sequence.tokens)
         self.completion_tokens = 0
         self.drafted_tokens = 0
@@ -129,12 +135,12 @@ class Running:
             ),
         )
 
-    def released(self, cancelled_s: float | None) -> Released:
+    def released(self, cancelled_s: float | None) -> Waste:
         """What was in vain, if it was cancelled at `cancelled_s`."""
         if cancelled_s is None:
-            return Released()
+            return Waste()
         computed = self.sequence.computed - self.sequence.cached_tokens
-        return Released(
+        return Waste(
             decoded_after_cancel=int(self.last_token_s > cancelled_s),
             prefill_dropped=self.aborted_tokens,
             prefill_kept=max(0, computed) if self.completion_tokens == 0 else 0,

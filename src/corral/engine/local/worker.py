@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from time import perf_counter
 
-from corral.engine.contract import Released
+from corral.engine.contract import Waste
 from corral.engine.local.backend import Backend, BackendLost, SavedSequence, StepAborted
 from corral.engine.local.cache.operations import Copy, Drop, Forget, Load, MemoryOperation, Save
 from corral.engine.local.drafts.drafter import Drafter
@@ -61,16 +61,19 @@ class Worker:
         self._outbox = Outbox(deliver, interval_s)
         self._pace = pace
         self._reuses_prefixes = reuses_prefixes
-        self._saved_tokens = saved_bytes // backend.token_bytes
+        self._saved_tokens = saved_bytes // backend.cache.shape.token_bytes
         self._saved: dict[int, SavedSequence] = {}
         self._drafter = Drafter(looks_up=drafts, model=draft_model)
-        self._can_draft = backend.can_cut and (drafts or draft_model is not None)
+        self._can_draft = backend.cache.shape.can_cut and (drafts or draft_model is not None)
         self._scheduler = self._new_scheduler()
         self._commands: SimpleQueue[Command] = SimpleQueue()
         self._running: dict[int, Running] = {}
         self._by_sequence: dict[Scheduled, Running] = {}
-        self._pieces = backend.vocabulary.pieces
-        self._end_tokens = backend.vocabulary.end_tokens
+        self._pieces = backend.model.vocabulary.pieces
+        self._end_tokens = backend.model.vocabulary.end_tokens
+        self._control_pieces = {
+            token: name.encode() for name, token in backend.model.vocabulary.control_texts.items()
+        }
         self._step_lock = threading.Lock()
         self._step_tokens: dict[int, int] = {}  # of the running step, by key, of those not cancelled
         self._step_size = 0
@@ -137,8 +140,8 @@ class Worker:
         assert self._commands.empty(), "commands left in the queue"
         cells = self._scheduler.cells
         assert cells.pinned == 0, f"{cells.pinned} cells are pinned"
-        for sequence in range(self._backend.sequences):
-            length, booked = self._backend.length(sequence), cells.length(sequence)
+        for sequence in range(self._backend.cache.shape.sequences):
+            length, booked = self._backend.cache.length(sequence), cells.length(sequence)
             assert length == booked, f"sequence {sequence} holds {length} tokens, the books say {booked}"
         assert set(self._saved) == set(self._scheduler.saved), "the books of saved sequences are wrong"
 
@@ -168,7 +171,7 @@ class Worker:
             sampler = self._backend.sampler(task.sampling, task.prompt)
         except Exception as error:
             delivery.events.append((task.key, [_failed(error)]))
-            delivery.released.append((task.key, Released()))
+            delivery.released.append((task.key, Waste()))
             return
         sequence = self._scheduler.add(task.prompt)
         running = Running(task, sequence, sampler)
@@ -269,14 +272,14 @@ class Worker:
         for operation in operations:
             match operation:
                 case Forget(sequence):
-                    self._backend.remove(sequence, 0)
+                    self._backend.cache.remove(sequence, 0)
                 case Copy(source, target, length):
-                    self._backend.copy(source, target, length)
+                    self._backend.cache.copy(source, target, length)
                 case Save(sequence, state):
-                    self._saved[state] = self._backend.save(sequence)
+                    self._saved[state] = self._backend.cache.save(sequence)
                 case Load(state, target, length):
-                    self._backend.load(self._saved[state], target)
-                    self._backend.remove(target, length)
+                    self._backend.cache.load(self._saved[state], target)
+                    self._backend.cache.remove(target, length)
                 case Drop(state):
                     del self._saved[state]
 
@@ -295,15 +298,15 @@ class Worker:
         logger.warning("llama.cpp was rebuilt")
 
     def _new_scheduler(self) -> Scheduler:
-        backend = self._backend
-        share = min(backend.ctx_tokens, backend.sequence_ctx_tokens) // REMAINDER_SHARE
+        shape = self._backend.cache.shape
+        share = min(shape.ctx_tokens, shape.sequence_ctx_tokens) // REMAINDER_SHARE
         return Scheduler(
-            sequences=backend.sequences,
-            ctx_tokens=backend.ctx_tokens,
-            batch_tokens=backend.batch_tokens,
-            can_cut=backend.can_cut,
+            sequences=shape.sequences,
+            ctx_tokens=shape.ctx_tokens,
+            batch_tokens=self._backend.batch_tokens,
+            can_cut=shape.can_cut,
             reuses_prefixes=self._reuses_prefixes,
-            shares_cells=backend.shares_cells,
+            shares_cells=shape.shares_cells,
             remainder_tokens=min(share, REMAINDER_TOKENS) if self._saved_tokens else share,
             saved_tokens=self._saved_tokens,
         )
@@ -355,7 +358,7 @@ class Worker:
             if accepted < len(draft):
                 self._scheduler.cut(sequence, base + accepted)
                 assert sequence.id is not None
-                self._backend.remove(sequence.id, base + accepted)
+                self._backend.cache.remove(sequence.id, base + accepted)
         pieces = tuple(self._pieces[token] for token in draft)
         told.append(Sampled(running.completion_tokens - before, pieces, accepted))
         events = told + said
@@ -372,12 +375,15 @@ class Worker:
         task, decoder = running.task, running.decoder
         running.completion_tokens += 1
         running.last_token_s = perf_counter()
-        if token in self._end_tokens:
+        if token in self._end_tokens or task.is_last(token):
             return "stop"
         logprob: TokenLogprob | None = None
         if task.top_logprobs is not None:
             logprob = self._backend.logprobs(row, token, task.top_logprobs)
-        events += decoder.feed(self._pieces[token], logprob)
+        piece = self._pieces[token]
+        if task.shows_control:
+            piece = self._control_pieces.get(token, piece)
+        events += decoder.feed(piece, logprob)
         if decoder.stopped is not None:
             return "stop_sequence"
         if running.completion_tokens >= task.max_tokens:

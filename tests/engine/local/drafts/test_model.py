@@ -26,7 +26,7 @@ def generate(
         worker, [Task(key, prompt, Sampling(), max_tokens) for key, prompt in enumerate(prompts)]
     )
     if draft is not None:
-        assert draft.used_cells == 0, "the draft model's cache is not empty"
+        assert draft.cache.used_cells == 0, "the draft model's cache is not empty"
     return completions, backend
 
 
@@ -75,7 +75,7 @@ def test_another_vocabulary_is_refused() -> None:
         pieces = (*ByteVocabulary.pieces[:-1], b"x")
 
     draft = ScriptedBackend()
-    draft.vocabulary = Other()
+    draft.model.vocabulary = Other()
     with pytest.raises(StartupError, match="vocabulary"):
         DraftModel(draft, ScriptedBackend())
 

@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from corral.engine.local.llama.backend import LlamaBackend, LlamaOptions
+from corral.engine.local.llama.backend import LlamaBackend
 from corral.engine.local.llama.modelfile import resolve
+from corral.engine.local.llama.options import LlamaOptions
 
 
 @pytest.fixture(scope="session")
@@ -12,9 +13,9 @@ def model_path() -> Path:
     return resolve(None).path
 
 
-@pytest.fixture(scope="session", params=["on", "off"], ids=["unified", "split"])
+@pytest.fixture(scope="session", params=["shared", "per-slot"])
 def loaded(request: pytest.FixtureRequest, model_path: Path) -> Iterator[LlamaBackend]:
-    options = LlamaOptions(slots=8, ctx_tokens=2048, threads=2, kv_unified=request.param)
+    options = LlamaOptions(slots=8, ctx_tokens=2048, threads=2, kv_cache=request.param)
     backend = LlamaBackend(model_path, options)
     yield backend
     backend.close()
@@ -29,5 +30,5 @@ def llama(loaded: LlamaBackend) -> LlamaBackend:
 
 def forget(backend: LlamaBackend) -> None:
     """Empty the cache: a new worker keeps its books from nothing."""
-    for sequence in range(backend.sequences):
-        backend.remove(sequence, 0)
+    for sequence in range(backend.cache.shape.sequences):
+        backend.cache.remove(sequence, 0)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from tests.engine.local.drive import FixedPace, run_tasks
 
-from corral.engine.local.llama.backend import LlamaBackend, LlamaOptions
+from corral.engine.local.llama.backend import LlamaBackend
+from corral.engine.local.llama.options import LlamaOptions
 from corral.engine.local.task import Task
 from corral.engine.local.worker import Worker
 from corral.events import Completion
@@ -26,9 +27,9 @@ def gemma_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(params=["on", "off"], ids=["unified", "split"])
+@pytest.fixture(params=["shared", "per-slot"])
 def gemma(request: pytest.FixtureRequest, gemma_path: Path) -> Iterator[LlamaBackend]:
-    options = LlamaOptions(slots=2, ctx_tokens=8192, threads=2, kv_unified=request.param)
+    options = LlamaOptions(slots=2, ctx_tokens=8192, threads=2, kv_cache=request.param)
     backend = LlamaBackend(gemma_path, options)
     yield backend
     backend.close()
@@ -39,7 +40,7 @@ CHUNK_TOKENS = 128  # prompts that are whole chunks are cut alike with and witho
 
 def river(gemma: LlamaBackend) -> list[int]:
     text = "The river ran past the old mill, and every morning the miller " * 60
-    return [2, *gemma.vocabulary.tokenize(text, parse_control=False)][: 6 * CHUNK_TOKENS]
+    return [2, *gemma.model.vocabulary.tokenize(text, parse_control=False)][: 6 * CHUNK_TOKENS]
 
 
 def run(worker: Worker, key: int, prompt: list[int], max_tokens: int = 12) -> Completion:
@@ -47,12 +48,13 @@ def run(worker: Worker, key: int, prompt: list[int], max_tokens: int = 12) -> Co
 
 
 def test_reuse_is_right_where_it_is_possible_and_left_where_it_is_not(gemma: LlamaBackend) -> None:
-    assert not gemma.can_cut
+    assert not gemma.cache.shape.can_cut
     prompt = river(gemma)
     assert len(prompt) > 600, "longer than the window of 512"
-    branch = [*prompt[: len(prompt) // 2], *gemma.vocabulary.tokenize(" sang of winter", parse_control=False)]
+    vocabulary = gemma.model.vocabulary
+    branch = [*prompt[: len(prompt) // 2], *vocabulary.tokenize(" sang of winter", parse_control=False)]
     fresh = Worker(gemma, pace=FixedPace(CHUNK_TOKENS), deliver=lambda _: None, reuses_prefixes=False)
-    longer = [*prompt, *gemma.vocabulary.tokenize(" sang of summer", parse_control=False)]
+    longer = [*prompt, *vocabulary.tokenize(" sang of summer", parse_control=False)]
     expected = [run(fresh, key, tokens) for key, tokens in enumerate((prompt, branch, longer))]
 
     worker = Worker(gemma, pace=FixedPace(CHUNK_TOKENS), deliver=lambda _: None)
@@ -67,8 +69,8 @@ def test_reuse_is_right_where_it_is_possible_and_left_where_it_is_not(gemma: Lla
 
 def test_a_saved_prefix_is_loaded_whole(gemma: LlamaBackend) -> None:
     prompt = river(gemma)
-    other = [2, *gemma.vocabulary.tokenize("Winter. " * 700, parse_control=False)]
-    longer = [*prompt, *gemma.vocabulary.tokenize(" sang of summer", parse_control=False)]
+    other = [2, *gemma.model.vocabulary.tokenize("Winter. " * 700, parse_control=False)]
+    longer = [*prompt, *gemma.model.vocabulary.tokenize(" sang of summer", parse_control=False)]
     fresh = Worker(gemma, pace=FixedPace(CHUNK_TOKENS), deliver=lambda _: None, reuses_prefixes=False)
     expected = run(fresh, 1, longer)
 

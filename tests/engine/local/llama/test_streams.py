@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corral.engine.local.llama.streams import Streams
+from corral.engine.local.llama.streams import Moves, Streams
 
 COUNT = 5
 
@@ -19,8 +19,16 @@ class Model:
         self.lies: dict[int, int] = {}
         self.moved = 0
 
+    def settle(self, sequence: int) -> None:
+        self._follow(self.streams.settle(sequence, self.lengths.__getitem__))
+        assert sequence in self.lies
+
     def bring_together(self, wanted: Sequence[int]) -> None:
-        moves = self.streams.bring_together(wanted, self.lengths.__getitem__)
+        self._follow(self.streams.bring_together(wanted, self.lengths.__getitem__))
+        streams = sorted(self.lies[sequence] for sequence in wanted)
+        assert streams == list(range(streams[0], streams[0] + len(wanted))), "not neighbours"
+
+    def _follow(self, moves: Moves) -> None:
         for sequence, stream in moves.out:
             assert self.lies.pop(sequence) == stream
             self.moved += self.lengths[sequence]
@@ -31,8 +39,6 @@ class Model:
         for sequence, stream in self.lies.items():
             assert self.streams[sequence] == stream
         assert not [own for own in range(20) if own in self.streams and own not in self.lies]
-        streams = sorted(self.lies[sequence] for sequence in wanted)
-        assert streams == list(range(streams[0], streams[0] + len(wanted))), "not neighbours"
 
 
 steps = st.lists(st.integers(0, 9), min_size=1, max_size=COUNT, unique=True)
@@ -83,3 +89,14 @@ def test_a_sequence_that_joins_moves_nobody_if_there_is_room_beside_the_others()
     model.bring_together([3])
     model.bring_together([0, 1, 2, 3])
     assert model.moved == 0
+
+
+def test_what_is_loaded_between_two_steps_does_not_push_out_who_takes_turns() -> None:
+    """Three are computed in turns with two others; a prefix that is loaded goes where nobody takes turns."""
+    model = Model({0: 100, 1: 100, 2: 100, 3: 100, 4: 800, 5: 10})
+    model.bring_together([4])
+    model.bring_together([0, 1, 2])
+    model.bring_together([3])
+    model.bring_together([0, 1, 2])
+    model.settle(5)
+    assert set(model.lies) == {0, 1, 2, 3, 5}, "the long one is idle, and cheap to move out"

@@ -38,13 +38,13 @@ class DraftModel:
 
     def __init__(self, backend: Backend, target: Backend) -> None:
         """Raises StartupError if the two models do not share their vocabulary."""
-        if list(backend.vocabulary.pieces) != list(target.vocabulary.pieces):
+        if list(backend.model.vocabulary.pieces) != list(target.model.vocabulary.pieces):
             raise StartupError("the draft model has another vocabulary than the model")
-        if not backend.can_cut:
+        if not backend.cache.shape.can_cut:
             raise StartupError("the draft model's memory cannot be cut, so wrong drafts could not be undone")
         self._backend = backend
         self._greedy: Sampler = backend.sampler(Sampling(temperature=0), ())
-        self._free = list(range(backend.sequences - 1, -1, -1))
+        self._free = list(range(backend.cache.shape.sequences - 1, -1, -1))
         self._known: dict[Sequence, _Drafted] = {}
 
     def propose(self, wants: dict[Sequence, int]) -> dict[Sequence, list[int]]:
@@ -92,7 +92,7 @@ class DraftModel:
         """The sequence runs no more; harmless if it is not known."""
         drafted = self._known.pop(sequence, None)
         if drafted is not None:
-            self._backend.remove(drafted.id, 0)
+            self._backend.cache.remove(drafted.id, 0)
             self._free.append(drafted.id)
 
     def close(self) -> None:
@@ -116,7 +116,7 @@ class DraftModel:
         while length > 0 and drafted.tokens[length - 1] != tokens[length - 1]:
             length -= 1  # only a draft can differ, so this ends after at most its length
         if length < len(drafted.tokens):
-            self._backend.remove(drafted.id, length)
+            self._backend.cache.remove(drafted.id, length)
             del drafted.tokens[length:]
         return list(tokens[length:])
 

@@ -7,28 +7,13 @@ would end as a killed process, later, instead of a message now.
 from __future__ import annotations  # the bindings define their pointer types for type checkers only
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import llama_cpp
 
+from corral.engine.local.llama.options import KV_TYPES, LlamaOptions
 from corral.errors import StartupError
 
-if TYPE_CHECKING:
-    from corral.engine.local.llama.backend import LlamaOptions
-
 SPLIT_SHARE = 0.25  # of the available memory, for a KV cache per slot that nobody asked for
-
-# Bytes per element of a KV cache type: block bytes / block elements in ggml.
-_ELEMENT_BYTES = {
-    "f32": 4.0,
-    "f16": 2.0,
-    "bf16": 2.0,
-    "q8_0": 34 / 32,
-    "q5_1": 24 / 32,
-    "q5_0": 22 / 32,
-    "q4_1": 20 / 32,
-    "q4_0": 18 / 32,
-}
 
 
 def kv_cache_bytes(model: llama_cpp.llama_model_p, ctx_tokens: int, type_k: str, type_v: str) -> int:
@@ -36,7 +21,7 @@ def kv_cache_bytes(model: llama_cpp.llama_model_p, ctx_tokens: int, type_k: str,
     heads = llama_cpp.llama_model_n_head(model)  # none in a model without attention, as Mamba
     head_size = llama_cpp.llama_model_n_embd(model) // max(1, heads)
     row = llama_cpp.llama_model_n_head_kv(model) * head_size * llama_cpp.llama_model_n_layer(model)
-    return int(row * ctx_tokens * (_ELEMENT_BYTES[type_k] + _ELEMENT_BYTES[type_v]))
+    return int(row * ctx_tokens * (KV_TYPES[type_k].element_bytes + KV_TYPES[type_v].element_bytes))
 
 
 def available_bytes() -> int | None:
@@ -58,8 +43,8 @@ def is_split(model: llama_cpp.llama_model_p, ctx_tokens: int, options: LlamaOpti
     less than the context that was asked for. Not on a GPU, whose memory is scarce, and not for models that
     keep a state instead of cells.
     """
-    if options.kv_unified != "auto":
-        return options.kv_unified == "off"
+    if options.kv_cache != "auto":
+        return options.kv_cache == "per-slot"
     available = available_bytes()
     if available is None or options.gpu_layers != 0 or options.slots == 1:
         return False
@@ -79,7 +64,7 @@ def check_fits(model: llama_cpp.llama_model_p, ctx_tokens: int, options: LlamaOp
         return
     needed = kv_cache_bytes(model, ctx_tokens, options.kv_type_k, options.kv_type_v)
     if needed > available:
-        shared = "--kv-unified on, " if options.kv_unified == "off" else ""
+        shared = "--kv-cache shared, " if options.kv_cache == "per-slot" else ""
         raise StartupError(
             f"a context of {ctx_tokens:,} tokens needs {needed / 2**30:.1f} GiB for its KV cache and "
             f"{available / 2**30:.1f} GiB are available: lower --ctx, or use {shared}a smaller KV cache type"

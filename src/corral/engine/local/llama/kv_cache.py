@@ -4,9 +4,8 @@
 prefix takes no room. But attention passes over everybody's cells for each sequence.
 
 *Split*: a stream of cells for each slot, as long as the context. It takes `slots` times the memory and is
-faster the more sequences run and the longer they are: SmolLM2-135M on 2 cores decodes 16 short sequences 1.2
-times as fast, and 16 of 1,500 tokens 1.5 times. A sequence in no stream waits in the host's memory; moving
-one takes 2 us a token each way.
+faster the more sequences run and the longer they are (docs/engine.md has the figures). A sequence in no
+stream waits in the host's memory.
 """
 
 from __future__ import annotations  # the bindings define their pointer types for type checkers only
@@ -18,28 +17,25 @@ from typing import Any, Protocol
 import llama_cpp
 import numpy as np
 
-from corral.engine.local.backend import BackendLost, SavedSequence
-from corral.engine.local.llama.streams import Streams
+from corral.engine.local.backend import BackendLost, CacheShape, KvCache, SavedSequence
+from corral.engine.local.llama.streams import Moves, Streams
 
 
-class KvCache(Protocol):
-    """The memory operations of a Backend; sequences are the scheduler's, ids are llama.cpp's."""
+class LlamaCache(KvCache, Protocol):
+    """A KvCache whose sequences have to be placed before a step: their numbers are not llama.cpp's ids."""
 
     def place(self, sequences: Sequence[int]) -> list[int]:
         """Make ready for a step of these sequences; the id of each, in their order. Raises BackendLost."""
         ...
 
-    def copy(self, source: int, target: int, length: int) -> None: ...
-    def remove(self, sequence: int, start: int) -> None: ...
-    def save(self, sequence: int) -> SavedSequence: ...
-    def load(self, saved: SavedSequence, target: int) -> None: ...
-    def length(self, sequence: int) -> int: ...
-
 
 class UnifiedCache:
     """One pool: a sequence's number is its id."""
 
-    def __init__(self, context: llama_cpp.llama_context_p, memory: llama_cpp.llama_memory_t) -> None:
+    def __init__(
+        self, context: llama_cpp.llama_context_p, memory: llama_cpp.llama_memory_t, shape: CacheShape
+    ) -> None:
+        self.shape = shape
         self._context, self._memory = context, memory
 
     def place(self, sequences: Sequence[int]) -> list[int]:
@@ -65,21 +61,20 @@ class SplitCache:
     """A stream for each of `streams` sequences; the others wait outside."""
 
     def __init__(
-        self, context: llama_cpp.llama_context_p, memory: llama_cpp.llama_memory_t, streams: int
+        self,
+        context: llama_cpp.llama_context_p,
+        memory: llama_cpp.llama_memory_t,
+        shape: CacheShape,
+        streams: int,
     ) -> None:
+        self.shape = shape
         self._context, self._memory = context, memory
         self._streams = Streams(streams)
         self._outside: dict[int, tuple[SavedSequence, int]] = {}
         """States of sequences in no stream, with their lengths."""
 
     def place(self, sequences: Sequence[int]) -> list[int]:
-        moves = self._streams.bring_together(sequences, self.length)
-        for sequence, stream in moves.out:
-            self._outside[sequence] = _state(self._context, stream), self._length(stream)
-            self._forget(stream, 0)
-        for sequence, stream in moves.into:
-            if sequence in self._outside:
-                _restore(self._context, self._outside.pop(sequence)[0], stream)
+        self._move(self._streams.bring_together(sequences, self.length))
         return [self._streams[sequence] for sequence in sequences]
 
     def copy(self, source: int, target: int, length: int) -> None:
@@ -108,9 +103,18 @@ class SplitCache:
             return self._length(self._streams[sequence])
         return self._outside[sequence][1] if sequence in self._outside else 0
 
+    def _move(self, moves: Moves) -> None:
+        for sequence, stream in moves.out:
+            self._outside[sequence] = _state(self._context, stream), self._length(stream)
+            self._forget(stream, 0)
+        for sequence, stream in moves.into:
+            if sequence in self._outside:
+                _restore(self._context, self._outside.pop(sequence)[0], stream)
+
     def _stream(self, sequence: int) -> int:
         """The stream of a sequence, which gets one if it has none."""
-        return self.place([sequence])[0]
+        self._move(self._streams.settle(sequence, self.length))
+        return self._streams[sequence]
 
     def _length(self, stream: int) -> int:
         return int(llama_cpp.llama_memory_seq_pos_max(self._memory, stream)) + 1

@@ -48,9 +48,17 @@ class Streams:
         group = frozenset(wanted)
         if group != self._wanted:
             self._wanted, self._wanted_before = group, self._wanted
+        return self._gather(wanted, length)
+
+    def settle(self, sequence: int, length: Callable[[int], int]) -> Moves:
+        """Give a sequence a stream if it has none. That is no step: who takes turns is remembered."""
+        return self._gather([sequence], length)
+
+    def _gather(self, wanted: Sequence[int], length: Callable[[int], int]) -> Moves:
         if self._are_neighbours(wanted):
             return Moves((), ())
-        start = self._cheapest(length)
+        group = frozenset(wanted)
+        start = self._cheapest(group, length)
         window = range(start, start + len(wanted))
         out = tuple(
             (sequence, stream)
@@ -71,18 +79,19 @@ class Streams:
         known = [stream for stream in streams if stream is not None]
         return len(known) == len(wanted) and (not known or max(known) - min(known) < len(wanted))
 
-    def _cheapest(self, length: Callable[[int], int]) -> int:
-        """Where the window begins that costs the least: others inside it, and wanted ones outside."""
+    def _cheapest(self, group: frozenset[int], length: Callable[[int], int]) -> int:
+        """Where the window of a group begins that costs the least: others inside it, its own outside."""
+        taking_turns = self._wanted | self._wanted_before
 
         def cost_inside(sequence: int | None) -> float:
             if sequence is None:
                 return 0
-            if sequence in self._wanted:
+            if sequence in group:
                 return -length(sequence)
-            return length(sequence) if sequence in self._wanted_before else length(sequence) / IDLE_SHARE
+            return length(sequence) if sequence in taking_turns else length(sequence) / IDLE_SHARE
 
         costs = [cost_inside(sequence) for sequence in self._sequences]
-        size = len(self._wanted)
+        size = len(group)
         cost = best = sum(costs[:size])
         start = 0
         for end in range(size, len(costs)):

@@ -16,11 +16,13 @@ from __future__ import annotations  # the bindings define their pointer types fo
 
 import ctypes
 import json
+import math
 import os
 import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +34,10 @@ from corral.engine.local.llama.fault import ModelFileError, load_failure
 from corral.engine.local.llama.hub import SHARD
 
 FULL_BYTES = 512 * 2**20
-CPU_LIMIT_S = 15
-WALL_LIMIT_S = 60  # a disk may be slow; what computes meets the other limit first
+LOADING_CPU_S = 15
+CPU_S = 2  # of each stage that does not look at the weights
+WALL_LIMIT_S = 60  # a disk may be slow; what computes meets the other limits first
+MEMORY_BYTES = 4 * 2**30  # beside what is mapped
 
 _BATCH_TOKENS = 512
 _NO_DEVICES = (ctypes.c_void_p * 1)(None)  # a list that ends at once: what is tried is tried on the CPU
@@ -105,7 +109,7 @@ def _death(path: Path, finished: subprocess.CompletedProcess[bytes]) -> ModelFil
         return ModelFileError(f"{stage} {path} fails: {reason or f'exit code {finished.returncode}'}")
     number = -finished.returncode
     if sys.platform != "win32" and number == signal.SIGXCPU:
-        return ModelFileError(f"{stage} {path} takes more than {CPU_LIMIT_S} s of processor time")
+        return ModelFileError(f"{stage} {path} takes too much processor time")
     if not reason:
         reason = "perhaps for lack of memory" if number == 9 else "the file is damaged, or made to do this"
     return ModelFileError(f"llama.cpp dies with {_signal_name(number)} while {stage} {path}: {reason}")
@@ -147,9 +151,9 @@ def _bound() -> None:
         return
     import resource
 
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_LIMIT_S, CPU_LIMIT_S + 1))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":
+        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         # If memory runs out, it is this process that goes.
         Path("/proc/self/oom_score_adj").write_text("1000")
@@ -158,7 +162,7 @@ def _bound() -> None:
 def _try(path: Path) -> str | None:
     """Do with the file what the server will do. Raises ModelFileError; the return value is a Verdict's."""
     is_full = path.stat().st_size <= FULL_BYTES and not SHARD.search(path.stem)
-    _begin("loading")
+    _begin("loading", LOADING_CPU_S)
     with log.quietly():
         model = llama_cpp.llama_model_load_from_file(os.fsencode(path), _model_params(is_full))
         if model is None:
@@ -166,19 +170,21 @@ def _try(path: Path) -> str | None:
         for key, value in _metadata(model):
             if not _is_sane(key, value):
                 raise ModelFileError(f"{path} says that {key} is {value}")
+        if (ctx_tokens := llama_cpp.llama_model_n_ctx_train(model)) < 1:
+            raise ModelFileError(f"{path} says that it was trained on a context of {ctx_tokens} tokens")
         if (
             llama_cpp.llama_vocab_type(llama_cpp.llama_model_get_vocab(model))
             == llama_cpp.LLAMA_VOCAB_TYPE_NONE
         ):
             raise ModelFileError(f"{path} has no vocabulary")
-        _begin("making a context for")
+        _begin("making a context for", LOADING_CPU_S)
         context = llama_cpp.llama_init_from_model(model, _context_params())
         if context is None:
             raise ModelFileError(f"llama.cpp cannot make a context for {path}: {log.reason()}")
         _begin("tokenizing with")
         token = _tokenize(model, path)
         if is_full and llama_cpp.llama_get_memory(context) is not None:
-            _begin("computing a token with")
+            _begin("computing a token with", LOADING_CPU_S)
             batch = llama_cpp.llama_batch_get_one((llama_cpp.llama_token * 1)(token), 1)
             if llama_cpp.llama_decode(context, batch) != 0:
                 raise ModelFileError(f"llama.cpp cannot compute a token with {path}: {log.reason()}")
@@ -187,8 +193,14 @@ def _try(path: Path) -> str | None:
     return _template_fault(template.decode(errors="replace")) if template else None
 
 
-def _begin(stage: str) -> None:
+def _begin(stage: str, cpu_s: int = CPU_S) -> None:
+    """Say what is done next, and give it so much processor time."""
     print(stage, flush=True)
+    if sys.platform != "win32":
+        import resource
+
+        used_s = math.ceil(time.process_time())
+        resource.setrlimit(resource.RLIMIT_CPU, (used_s + cpu_s, resource.RLIM_INFINITY))
 
 
 def _model_params(is_full: bool) -> llama_cpp.llama_model_params:
@@ -243,15 +255,13 @@ def _tokenize(model: llama_cpp.llama_model_p, path: Path) -> int:
 
 
 def _template_fault(template: str) -> str | None:
-    # Imported here: the parent needs neither.
-    from corral.engine.local.backend import ChatFormat
-    from corral.engine.local.prompt import Prompter
-    from corral.engine.local.scripted import ByteVocabulary
+    # Imported here: the parent needs no Jinja for this.
+    from corral.templates.environment import ChatTemplate, TemplateFault
 
     try:
-        Prompter(ChatFormat(template, "", ""), ByteVocabulary())
-    except Exception as error:  # the template is not ours: compiling it may raise anything
-        return f"{type(error).__name__}: {error}"
+        ChatTemplate(template)
+    except TemplateFault as fault:
+        return str(fault)
     return None
 
 

@@ -1,0 +1,50 @@
+"""The figures of a request, over all its choices: tokens, and what of them was cached or guessed."""
+
+from dataclasses import dataclass, field
+
+from corral.events import Prefill, Sampled, Started
+
+
+@dataclass(slots=True)
+class Counts:
+    """One request of `choices` sequences, which all begin with the same prompt."""
+
+    choices: int
+    cached_tokens: int | None = None
+    """Of the prompt, those that were reused, counted as in `Usage.of_choices`; None before the first token."""
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
+    _done: list[int] = field(init=False)
+    _sampled: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._done = [0] * self.choices
+        self._sampled = [0] * self.choices
+
+    def prefilled(self, choice: int, event: Prefill) -> None:
+        self._done[choice] = event.done
+
+    def started(self, choice: int, event: Started) -> None:
+        self._done[choice] = event.prompt_tokens
+        cached = event.cached_tokens
+        self.cached_tokens = cached if self.cached_tokens is None else min(self.cached_tokens, cached)
+
+    def sampled(self, choice: int, event: Sampled) -> None:
+        self._sampled[choice] += event.tokens
+        self.drafted_tokens += len(event.draft)
+        self.accepted_tokens += event.accepted
+
+    @property
+    def prefilled_tokens(self) -> int:
+        """Of the prompt, those computed so far: the mean over the choices, without what was cached."""
+        return max(0, sum(self._done) // self.choices - (self.cached_tokens or 0))
+
+    @property
+    def completion_tokens(self) -> int:
+        """Sampled so far, all choices together."""
+        return sum(self._sampled)
+
+    @property
+    def decoded_tokens(self) -> int:
+        """As `completion_tokens`, but for each choice's first, which is the prefill's."""
+        return self.completion_tokens - sum(tokens > 0 for tokens in self._sampled)

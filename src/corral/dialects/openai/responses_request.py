@@ -1,0 +1,464 @@
+"""Requests of `POST /v1/responses`, parsed.
+
+A field whose effect corral does not have is refused by name. One that promises nothing a client could
+notice is accepted, and unknown fields pass: Codex sends new ones with every release.
+
+| field | taken |
+|---|---|
+| `input` | a string, or items: messages, reasoning, calls of functions and custom tools and their outputs |
+| `instructions` | what the model is told first; not carried over by `previous_response_id` |
+| `previous_response_id` | the conversation so far, if it is still stored |
+| `max_output_tokens` | 1 and more; lowered to what the context has room for |
+| `temperature`, `top_p` | 0 to 2, 0 to 1 |
+| `tools` | functions, custom tools, namespaces of them; hosted tools are passed over |
+| `tool_choice` | auto, none, required, a function, a custom tool, `allowed_tools` |
+| `parallel_tool_calls` | true by default |
+| `reasoning.effort`, `reasoning.summary` | `none` turns thinking off; a summary is the thought itself |
+| `text.format` | text, json_object, json_schema |
+| `include`, `top_logprobs` | `reasoning.encrypted_content` and `message.output_text.logprobs` |
+| `store`, `stream` | `store` is true by default |
+
+Refused: `background`, `conversation`, `prompt`, `truncation: "auto"`, images and files. Accepted without
+effect: `metadata`, `user`, `service_tier`, the `prompt_cache_*` fields, `safety_identifier`,
+`client_metadata`, `stream_options`, `max_tool_calls` (there are no hosted tools to count),
+`text.verbosity`.
+
+Sources: https://platform.openai.com/docs/api-reference/responses/create and the types of openai-python 3.57.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from corral.dialects.seal import Seal
+from corral.dialects.wire import NOTHING, decode, present
+from corral.errors import InvalidRequest, PreviousResponseNotFound
+from corral.request import (
+    GenerationRequest,
+    Grammar,
+    Message,
+    Role,
+    Sampling,
+    Thinking,
+    Tool,
+    ToolCall,
+    ToolChoice,
+)
+
+CUSTOM_PARAMETERS: Final = msgspec.Raw(
+    b'{"type":"object","properties":{"input":{"type":"string"}},"required":["input"],"additionalProperties":false}'
+)
+"""How a model that calls with JSON is shown a tool whose input is free text."""
+
+_NO_PARAMETERS: Final = msgspec.Raw(b'{"type":"object","properties":{}}')
+_ROLES: Final[dict[str, Role]] = {
+    "user": "user",
+    "assistant": "assistant",
+    "system": "system",
+    "developer": "developer",
+}
+
+
+class Part(msgspec.Struct, omit_defaults=True):
+    """A part of a message, of a thought, or of a call's output."""
+
+    type: str
+    text: str | None = None
+    refusal: str | None = None
+
+
+class Item(msgspec.Struct, omit_defaults=True):
+    """Any item of `input`: what a type does not have is None. A message may come without its type."""
+
+    type: str | None = None
+    id: str | None = None
+    role: str | None = None
+    content: str | list[Part] | None = None
+    summary: list[Part] | None = None
+    encrypted_content: str | None = None
+    call_id: str | None = None
+    name: str | None = None
+    namespace: str | None = None
+    arguments: str | None = None
+    input: str | None = None
+    output: str | list[Part] | None = None
+
+
+class _Tool(msgspec.Struct, omit_defaults=True):
+    type: str
+    name: str | None = None
+    description: str | None = None
+    parameters: msgspec.Raw = NOTHING
+    strict: bool | None = None
+    format: msgspec.Raw = NOTHING
+    tools: list["_Tool"] | None = None
+
+
+class _NamedTool(msgspec.Struct, omit_defaults=True):
+    type: str
+    name: str | None = None
+
+
+class _ToolChoice(msgspec.Struct, omit_defaults=True):
+    type: str
+    name: str | None = None
+    mode: Literal["auto", "required"] | None = None
+    tools: list[_NamedTool] | None = None
+
+
+class _Reasoning(msgspec.Struct):
+    effort: str | None = None
+    summary: str | None = None
+    generate_summary: str | None = None
+
+
+class _Format(msgspec.Struct, omit_defaults=True):
+    type: str
+    name: str | None = None
+    schema: msgspec.Raw = NOTHING
+    strict: bool | None = None
+
+
+class _Text(msgspec.Struct):
+    format: _Format | None = None
+    verbosity: str | None = None
+
+
+class _Body(msgspec.Struct, kw_only=True):
+    input: str | list[Item] | None = None
+    model: str | None = None
+    instructions: str | None = None
+    previous_response_id: str | None = None
+    max_output_tokens: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    tools: list[_Tool] | None = None
+    tool_choice: str | _ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning: _Reasoning | None = None
+    text: _Text | None = None
+    include: list[str] | None = None
+    store: bool | None = None
+    stream: bool | None = None
+    metadata: dict[str, str] | None = None
+    user: str | None = None
+    service_tier: str | None = None
+    background: bool | None = None
+    conversation: object = None
+    prompt: object = None
+    truncation: str | None = None
+
+
+_decoder: Final = msgspec.json.Decoder(_Body)
+_json: Final = msgspec.json.Encoder()
+
+
+@dataclass(frozen=True, slots=True)
+class Echo:
+    """What of a request its response repeats, as JSON values."""
+
+    instructions: str | None
+    previous_response_id: str | None
+    max_output_tokens: int | None
+    temperature: float
+    top_p: float
+    tools: msgspec.Raw
+    tool_choice: msgspec.Raw
+    parallel_tool_calls: bool
+    reasoning: msgspec.Raw
+    text: msgspec.Raw
+    metadata: dict[str, str]
+    user: str | None
+    store: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ResponsesRequest:
+    """A request, and what only its dialect needs to know.
+
+    `items` are its own input, `history` what an earlier response had before it. `customs` are the names of
+    custom tools, `namespaces` those of tools in one.
+    """
+
+    request: GenerationRequest
+    model: str | None
+    wants_stream: bool
+    stores: bool
+    shows_summary: bool
+    seals_thoughts: bool
+    items: tuple[Item, ...]
+    echo: Echo
+    history: tuple[Item, ...] = ()
+    customs: frozenset[str] = frozenset()
+    namespaces: dict[str, str] = field(default_factory=dict)
+
+
+History = Callable[[str], "tuple[Item, ...] | None"]
+"""All items of a stored response and of those before it, by its id; None where it is not stored."""
+
+
+def parse_responses(body: bytes, seal: Seal, history_of: History) -> ResponsesRequest:
+    """Parse a request body; raises InvalidRequest, also where `previous_response_id` is not known."""
+    wire = decode(_decoder, body)
+    _refuse_what_has_no_effect(wire)
+    history: tuple[Item, ...] = ()
+    if wire.previous_response_id is not None:
+        found = history_of(wire.previous_response_id)
+        if found is None:
+            raise PreviousResponseNotFound(
+                f"There is no stored response {wire.previous_response_id!r}.", param="previous_response_id"
+            )
+        history = found
+    items = _items(wire)
+    tools = list(_flat(wire.tools or (), None))
+    include = set(wire.include or ())
+    messages = _messages(wire.instructions, (*history, *items), seal)
+    request = GenerationRequest(
+        messages=messages,
+        sampling=_sampling(wire),
+        max_tokens=wire.max_output_tokens,
+        is_clipped=True,
+        top_logprobs=(wire.top_logprobs or 0) if "message.output_text.logprobs" in include else None,
+        tools=tuple(tool for tool, _, _ in tools),
+        tool_choice=_tool_choice(wire, {tool.name for tool, _, _ in tools}),
+        calls_in_parallel=wire.parallel_tool_calls is not False,
+        thinking=_thinking(wire.reasoning),
+        grammar=_grammar(wire.text),
+    )
+    return ResponsesRequest(
+        request=request,
+        model=wire.model,
+        wants_stream=bool(wire.stream),
+        stores=wire.store is not False,
+        shows_summary=bool(wire.reasoning and (wire.reasoning.summary or wire.reasoning.generate_summary)),
+        seals_thoughts="reasoning.encrypted_content" in include,
+        items=items,
+        history=history,
+        echo=_echo(wire),
+        customs=frozenset(tool.name for tool, is_custom, _ in tools if is_custom),
+        namespaces={tool.name: space for tool, _, space in tools if space is not None},
+    )
+
+
+def _refuse_what_has_no_effect(wire: _Body) -> None:
+    for name, harmless in (
+        ("background", (None, False)),
+        ("conversation", (None,)),
+        ("prompt", (None,)),
+        ("truncation", (None, "disabled")),
+    ):
+        if getattr(wire, name) not in harmless:
+            raise InvalidRequest(f"'{name}' is not supported by this server.", param=name)
+
+
+def _sampling(wire: _Body) -> Sampling:
+    given = {name: value for name in ("temperature", "top_p") if (value := getattr(wire, name)) is not None}
+    return Sampling(**given)
+
+
+# Input
+
+
+def _items(wire: _Body) -> tuple[Item, ...]:
+    if wire.input is None:
+        if wire.previous_response_id is None:
+            raise InvalidRequest("Missing required parameter: 'input'.", param="input")
+        return ()
+    if isinstance(wire.input, str):
+        return (Item(type="message", role="user", content=wire.input),)
+    return tuple(wire.input)
+
+
+def _messages(instructions: str | None, items: Sequence[Item], seal: Seal) -> tuple[Message, ...]:
+    """The conversation: what the assistant thought, said and called in a row is one message."""
+    messages = [] if not instructions else [Message("system", instructions)]
+    turn = _Turn()
+    for index, item in enumerate(items):
+        path = f"input[{index}]"
+        kind = item.type or "message"
+        if kind == "message" and item.role == "assistant":
+            turn.texts.append(_text(item.content, f"{path}.content"))
+        elif kind == "reasoning":
+            turn.thoughts.append(_thought(item, seal))
+        elif kind in ("function_call", "custom_tool_call"):
+            turn.calls.append(_call(item, path))
+        elif kind == "message":
+            messages += turn.taken()
+            role = _ROLES.get(item.role or "")
+            if role is None:
+                raise InvalidRequest(f"Invalid '{path}.role': {item.role!r}.", param=f"{path}.role")
+            messages.append(Message(role, _text(item.content, f"{path}.content")))
+        elif kind.endswith("_call_output"):
+            messages += turn.taken()
+            if item.call_id is None:
+                raise InvalidRequest(
+                    f"Missing required parameter: '{path}.call_id'.", param=f"{path}.call_id"
+                )
+            output = _text(item.output, f"{path}.output")
+            messages.append(Message("tool", output, tool_call_id=item.call_id))
+        elif kind == "item_reference":
+            raise InvalidRequest(f"There is no stored item {item.id!r}.", param=path)
+        # What hosted tools did elsewhere (web_search_call and its kin) says nothing to this model.
+    messages += turn.taken()
+    if not messages:
+        raise InvalidRequest("'input' is empty.", param="input")
+    if messages[-1].tool_calls:
+        raise InvalidRequest(
+            f"No tool output found for function call {messages[-1].tool_calls[-1].id}.", param="input"
+        )
+    return tuple(messages)
+
+
+@dataclass(slots=True)
+class _Turn:
+    """The items of an assistant's turn so far."""
+
+    thoughts: list[str] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    calls: list[ToolCall] = field(default_factory=list)
+
+    def taken(self) -> list[Message]:
+        """Its message, if there is one; the next turn begins empty."""
+        thoughts, texts, calls = self.thoughts, self.texts, self.calls
+        self.thoughts, self.texts, self.calls = [], [], []
+        if not (texts or calls):
+            return []  # a thought that led to nothing
+        reasoning = "\n".join(filter(None, thoughts))
+        return [Message("assistant", "\n".join(texts), tool_calls=tuple(calls), reasoning=reasoning)]
+
+
+def _text(content: str | list[Part] | None, path: str) -> str:
+    if content is None or isinstance(content, str):
+        return content or ""
+    texts = []
+    for index, part in enumerate(content):
+        text = part.text if part.text is not None else part.refusal
+        if text is None:
+            what = f"Invalid '{path}[{index}]': this model reads text only, it cannot take {part.type}."
+            raise InvalidRequest(what, param=f"{path}[{index}]")
+        texts.append(text)
+    return "\n".join(texts)
+
+
+def _thought(item: Item, seal: Seal) -> str:
+    """What the assistant thought: as it is, or sealed by us. Somebody else's seal says nothing to us."""
+    if isinstance(item.content, list) and item.content:
+        return "".join(part.text or "" for part in item.content)
+    if item.encrypted_content and (thought := seal.opened(item.encrypted_content)) is not None:
+        return thought
+    return "\n".join(part.text or "" for part in item.summary or ())
+
+
+def _call(item: Item, path: str) -> ToolCall:
+    for name in ("call_id", "name"):
+        if getattr(item, name) is None:
+            raise InvalidRequest(f"Missing required parameter: '{path}.{name}'.", param=f"{path}.{name}")
+    if item.type == "custom_tool_call":
+        arguments = _json.encode({"input": item.input or ""}).decode()
+    else:
+        arguments = item.arguments or "{}"
+    return ToolCall(item.call_id or "", item.name or "", arguments)
+
+
+# Tools, thoughts, structure
+
+
+def _flat(tools: Iterable[_Tool], namespace: str | None) -> Iterator[tuple[Tool, bool, str | None]]:
+    """Tools that a client runs: each with whether its input is free text, and its namespace."""
+    for index, tool in enumerate(tools):
+        if tool.type == "namespace":
+            yield from _flat(tool.tools or (), tool.name)
+        elif tool.type in ("function", "custom"):
+            if not tool.name:
+                raise InvalidRequest(f"Missing required parameter: 'tools[{index}].name'.", param="tools")
+            if tool.type == "custom":
+                yield Tool(tool.name, _described(tool), CUSTOM_PARAMETERS), True, namespace
+            else:
+                parameters = _NO_PARAMETERS if present(tool.parameters) is None else tool.parameters
+                yield Tool(tool.name, tool.description or "", parameters), False, namespace
+
+
+def _described(tool: _Tool) -> str:
+    """A custom tool's description, and the grammar that its input follows."""
+    told = tool.description or ""
+    if (given := present(tool.format)) is not None:
+        form = msgspec.json.decode(given)
+        if isinstance(form, dict) and form.get("type") == "grammar":
+            told += f"\n\nThe input follows this {form.get('syntax')} grammar:\n{form.get('definition')}"
+    return told.strip()
+
+
+def _tool_choice(wire: _Body, names: set[str]) -> ToolChoice:
+    choice = wire.tool_choice
+    if choice is None or choice == "auto":
+        return ToolChoice()
+    if choice == "none":
+        return ToolChoice("none")
+    if isinstance(choice, str):
+        if choice != "required":
+            raise InvalidRequest(f"Invalid 'tool_choice': {choice!r}.", param="tool_choice")
+        return ToolChoice("required")
+    if choice.type in ("function", "custom"):
+        wanted = [choice.name or ""]
+        mode: Literal["auto", "required"] = "required"
+    elif choice.type == "allowed_tools":
+        wanted = [tool.name for tool in choice.tools or () if tool.name]
+        mode = choice.mode or "auto"
+    else:
+        return ToolChoice()  # a hosted tool, which is not here
+    for name in wanted:
+        if name not in names:
+            raise InvalidRequest(f"There is no tool named {name!r}.", param="tool_choice")
+    return ToolChoice(mode, tuple(wanted))
+
+
+def _thinking(reasoning: _Reasoning | None) -> Thinking:
+    if reasoning is None or reasoning.effort is None:
+        return Thinking()
+    if reasoning.effort == "none":
+        return Thinking(is_on=False)
+    return Thinking(is_on=True, effort=reasoning.effort)
+
+
+def _grammar(text: _Text | None) -> Grammar | None:
+    form = None if text is None else text.format
+    if form is None or form.type == "text":
+        return None
+    if form.type == "json_object":
+        return Grammar("json_object", "", "text.format")
+    schema = present(form.schema)
+    if form.type == "json_schema" and schema is not None:
+        return Grammar("json_schema", schema.decode(), "text.format.schema")
+    raise InvalidRequest(
+        "'text.format' is text, json_object, or json_schema with a schema.", param="text.format"
+    )
+
+
+def _echo(wire: _Body) -> Echo:
+    choice = wire.tool_choice if wire.tool_choice is not None else "auto"
+    reasoning = wire.reasoning or _Reasoning()
+    sampling = Sampling()
+    form = wire.text.format if wire.text is not None and wire.text.format is not None else _Format("text")
+    return Echo(
+        instructions=wire.instructions,
+        previous_response_id=wire.previous_response_id,
+        max_output_tokens=wire.max_output_tokens,
+        temperature=sampling.temperature if wire.temperature is None else wire.temperature,
+        top_p=sampling.top_p if wire.top_p is None else wire.top_p,
+        tools=_raw(wire.tools or []),
+        tool_choice=_raw(choice),
+        parallel_tool_calls=wire.parallel_tool_calls is not False,
+        reasoning=_raw({"effort": reasoning.effort, "summary": reasoning.summary}),
+        text=_raw({"format": form}),
+        metadata=wire.metadata or {},
+        user=wire.user,
+        store=wire.store is not False,
+    )
+
+
+def _raw(value: object) -> msgspec.Raw:
+    return msgspec.Raw(_json.encode(value))

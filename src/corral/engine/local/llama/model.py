@@ -1,0 +1,73 @@
+"""A model that llama.cpp has loaded: its weights, its vocabulary, and what can be asked of its file."""
+
+from __future__ import annotations  # the bindings define their pointer types for type checkers only
+
+import os
+from pathlib import Path
+
+import llama_cpp
+
+from corral.engine.local.backend import ChatFormat
+from corral.engine.local.llama import log
+from corral.engine.local.llama.dry import DrySamplers
+from corral.engine.local.llama.fault import load_failure
+from corral.engine.local.llama.vocabulary import LlamaVocabulary
+from corral.request import Sampling
+
+
+class LlamaModel:
+    """Loading blocks, from tenths of a second to minutes; raises StartupError with llama.cpp's own reason.
+
+    `pointer` is llama.cpp's.
+    """
+
+    def __init__(self, path: Path, gpu_layers: int) -> None:
+        log.install()
+        llama_cpp.llama_backend_init()
+        self.pointer = _load(path, gpu_layers)
+        self.vocabulary = LlamaVocabulary(self.pointer)
+        vocab = llama_cpp.llama_model_get_vocab(self.pointer)
+        assert vocab is not None
+        self.dry_samplers = DrySamplers(vocab, self.train_tokens)
+        template = llama_cpp.llama_model_chat_template(self.pointer, None)
+        self.chat_format = ChatFormat(
+            template=template.decode(errors="replace") if template else None,
+            bos_text=self.vocabulary.bos_text,
+            eos_text=self.vocabulary.eos_text,
+        )
+
+    @property
+    def train_tokens(self) -> int:
+        """The longest text the model was trained with, in tokens."""
+        return int(llama_cpp.llama_model_n_ctx_train(self.pointer))
+
+    @property
+    def can_cut(self) -> bool:
+        """Not where the model keeps one state for all positions, or only the last ones of some layers."""
+        return not (
+            llama_cpp.llama_model_is_recurrent(self.pointer)
+            or llama_cpp.llama_model_is_hybrid(self.pointer)
+            or llama_cpp.llama_model_n_swa(self.pointer) > 0
+        )
+
+    def make_ready(self, sampling: Sampling) -> None:
+        """Do beforehand what would take long in the engine's thread; from any thread."""
+        if sampling.dry is not None:
+            self.dry_samplers.make_ready(sampling.dry)
+
+    def close(self) -> None:
+        """Free the model; its contexts have been freed before."""
+        self.dry_samplers.close()
+        llama_cpp.llama_model_free(self.pointer)
+
+
+def _load(path: Path, gpu_layers: int) -> llama_cpp.llama_model_p:
+    params = llama_cpp.llama_model_default_params()
+    params.n_gpu_layers = gpu_layers
+    with log.quietly():
+        model: llama_cpp.llama_model_p | None = llama_cpp.llama_model_load_from_file(
+            os.fsencode(path), params
+        )
+    if model is None:
+        raise load_failure(path)
+    return model

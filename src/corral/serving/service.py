@@ -1,0 +1,222 @@
+"""From acceptance to the one exit of every request.
+
+prepared = await service.prepare(request, client)       # checked and measured; nothing is held yet
+with service.open(prepared, client, about, peer) as generation:    # refused now, or a place in line
+    await generation.receive()                          # Queued*, then what the engine says
+                                                        # leaving, however: out of queue and engine
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import trio
+
+from corral.books.ledger import Ledger
+from corral.books.record import About, Record
+from corral.engine.contract import Capacity, Engine, Prepared
+from corral.errors import (
+    DeadlineExceeded,
+    Draining,
+    EngineFailed,
+    InvalidRequest,
+    ShutDown,
+    StoppedByOperator,
+)
+from corral.request import GenerationRequest
+from corral.serving.admission import Admission
+from corral.serving.deadlines import Deadlines
+from corral.serving.generation import Generation, MailboxLimits
+from corral.serving.peer import Peer
+
+FIRST_GUESS_S = 2.0
+"""How long a request takes, before any has finished."""
+SMOOTHING = 0.2
+DELIVERY_BYTES = 4096
+"""What a delivery, of one or a few engine steps, counts at least of what a client may lag behind. So by
+default a client that reads nothing is evicted after 256 of them, some seconds of any model."""
+FAREWELL_S = 1.0
+"""How long those that were ended at shutdown may take to be gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceOptions:
+    """The settings of serving, by their names there. 0 means no limit, but for `queue_requests`."""
+
+    queue_requests: int = 64
+    reader_bytes: int = 2**20
+    max_output_tokens: int = 0
+    request_deadline_s: float = 0.0
+
+
+class Service:
+    """Takes requests to the engine: checks them, queues them, and sees them out."""
+
+    def __init__(self, engine: Engine, options: ServiceOptions, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self.on_draining: list[Callable[[], None]] = []
+        """Called when the first request is refused from now on. May not block or raise."""
+        self._engine = engine
+        self._options = options
+        self._deadlines: Deadlines[Generation] | None = (
+            Deadlines(options.request_deadline_s, _deadline_passed) if options.request_deadline_s else None
+        )
+        self._admission = Admission(engine.capacity.slots, options.queue_requests)
+        self._request_s = FIRST_GUESS_S
+        self._idle = trio.lowlevel.ParkingLot()
+        self._settled = trio.lowlevel.ParkingLot()
+        ledger.on_settled.append(self._wake_settled)
+        self._generations: dict[str, Generation] = {}
+        self._is_draining = False
+
+    @property
+    def failure(self) -> EngineFailed | None:
+        """Why nothing can be generated any more, if so."""
+        return self._engine.failure
+
+    @property
+    def is_draining(self) -> bool:
+        """No new request is taken any more."""
+        return self._is_draining
+
+    @property
+    def waiting(self) -> int:
+        return len(self._admission.waiting)
+
+    @property
+    def free_slots(self) -> int:
+        return self._admission.free_slots
+
+    @property
+    def capacity(self) -> Capacity:
+        """What the engine takes at a time."""
+        return self._engine.capacity
+
+    def step_age_s(self) -> float | None:
+        """How long the engine's running step has lasted, in seconds; None if nothing runs."""
+        return self._engine.step_age_s()
+
+    async def prepare(self, request: GenerationRequest, client: str) -> Prepared:
+        """Check and measure a request, before anything is queued; a checkpoint, cancel-safe.
+
+        Raises InvalidRequest, ContextExceeded if prompt plus requested output cannot fit, or Draining.
+        """
+        self._refuse_if_draining()
+        slots = self.capacity.slots
+        if request.n > slots:
+            raise InvalidRequest(f"n is {request.n}, but this server has {slots} slots", param="n")
+        return await self._engine.prepare(request, client=client)
+
+    @contextmanager
+    def open(self, prepared: Prepared, client: str, about: About, peer: Peer) -> Iterator[Generation]:
+        """Take a prepared request in, for a client key; raises QueueFull or Draining, and then nothing was.
+
+        On leaving, its place in the queue is free, and its sequences leave the engine before the next step.
+        """
+        # All of this is synchronous: between the check and the place in line nobody else can come.
+        self._refuse_if_draining()
+        self._admission.check(prepared.request.n, retry_after_s=self._retry_after_s())
+        generation = self._enter(prepared, client, about, peer)
+        try:
+            yield generation
+        finally:
+            if self._deadlines is not None:
+                self._deadlines.remove(generation)
+            del self._generations[about.id]
+            generation.over()
+            self._wake_if_idle()
+            self._request_s += SMOOTHING * (generation.record.life.total_s - self._request_s)
+
+    async def enforce_deadlines(self) -> None:
+        """End the requests that take too long, until cancelled; nothing to do without a deadline."""
+        if self._deadlines is not None:
+            await self._deadlines.run()
+
+    def stop(self, id: str) -> bool:
+        """End a request because an operator wants it; False if there is none of that id to be ended."""
+        generation = self._generations.get(id)
+        if generation is None or generation.record.has_ended:
+            return False
+        generation.end(StoppedByOperator("an operator stopped this request"))
+        return True
+
+    def eta_s(self, position: int) -> float:
+        """How long the waiter at `position` will probably wait for a slot."""
+        return (position + 1) / self._admission.slots * self._request_s
+
+    async def drain(self, drain_s: float) -> None:
+        """Take no new request, and end those that still run after `drain_s` with ShutDown; cancel-safe.
+
+        Returns when they have left the engine too, which is within a step if the engine is well.
+        """
+        self._is_draining = True
+        for callback in self.on_draining:
+            callback()
+        with trio.move_on_after(drain_s):
+            await self.wait_idle()
+        for generation in tuple(self._generations.values()):
+            generation.end(ShutDown("the server shut down before the answer was complete"))
+        with trio.move_on_after(FAREWELL_S):
+            await self.wait_settled()
+
+    async def wait_idle(self) -> None:
+        """Wait until nothing is queued and every slot is free; a checkpoint, cancel-safe."""
+        await trio.lowlevel.checkpoint()
+        while not self._admission.is_idle:
+            await self._idle.park()
+
+    async def wait_settled(self) -> None:
+        """Wait until every request is over and settled; a checkpoint, cancel-safe."""
+        await trio.lowlevel.checkpoint()
+        while self.ledger.live:
+            await self._settled.park()
+
+    def check_idle(self) -> None:
+        """Assert that no request has left anything behind; for tests."""
+        assert not self._admission.waiting, "tickets left in the queue"
+        assert self._admission.free_slots == self._admission.slots, "permits are lost"
+        self._engine.check_idle()
+
+    def _enter(self, prepared: Prepared, client: str, about: About, peer: Peer) -> Generation:
+        options = self._options
+        max_tokens = min(prepared.max_tokens, options.max_output_tokens or prepared.max_tokens)
+        record = self.ledger.accept(about, prepared.request, prepared.prompt_tokens, max_tokens)
+        # A whole answer is collected by us, not by its client, so there is nobody to be too slow.
+        limits = MailboxLimits()
+        if about.streams:
+            limits = MailboxLimits(options.reader_bytes // DELIVERY_BYTES, options.reader_bytes)
+        generation = Generation(
+            self._engine,
+            self._admission,
+            prepared,
+            client,
+            record,
+            peer,
+            limits=limits,
+            on_released=self._wake_if_idle,
+        )
+        self._generations[about.id] = generation
+        if self._deadlines is not None:
+            self._deadlines.add(generation)
+        self._admission.join(generation.ticket)
+        return generation
+
+    def _refuse_if_draining(self) -> None:
+        if self._is_draining:
+            raise Draining("the server is shutting down")
+
+    def _wake_settled(self, _record: Record) -> None:
+        self._settled.unpark_all()
+
+    def _wake_if_idle(self) -> None:
+        if self._admission.is_idle:
+            self._idle.unpark_all()
+
+    def _retry_after_s(self) -> int:
+        turns = (len(self._admission.waiting) + 1) / self._admission.slots
+        return max(1, math.ceil(turns * self._request_s))
+
+
+def _deadline_passed(generation: Generation) -> None:
+    generation.end(DeadlineExceeded("the request took longer than this server allows"))

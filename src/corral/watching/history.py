@@ -1,0 +1,41 @@
+"""The requests that are over: a row of each for a while, and the last few whole."""
+
+import time
+from collections import deque
+
+import msgspec
+
+from corral.books.record import Record
+from corral.watching import views
+
+HISTORY = 50
+RECENT = 8
+"""How many of the finished requests are shown whole, with their content where content is kept at all."""
+
+
+class History:
+    """Bounded in both; oldest first."""
+
+    def __init__(self) -> None:
+        self._rows: deque[views.Row] = deque(maxlen=HISTORY)
+        self._recent: deque[views.Request] = deque(maxlen=RECENT)
+
+    def add(self, record: Record, *, with_content: bool) -> views.Row:
+        """Keep a settled request; returns its row."""
+        row = views.row(record, time.time())
+        self._rows.append(row)
+        self._recent.append(views.request(record, with_content=with_content))
+        return row
+
+    @property
+    def rows(self) -> list[views.Row]:
+        return list(self._rows)
+
+    def recent(self, *, with_content: bool) -> list[views.Request]:
+        """The last ones whole; without content if that is not to be seen."""
+        if with_content:
+            return list(self._recent)
+        return [
+            msgspec.structs.replace(request, messages=None, output=None, draft=None)
+            for request in self._recent
+        ]

@@ -1,0 +1,313 @@
+"""Responses: what is taken from a request, and what OpenAI's own client makes of an answer."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from openai import omit
+from openai.lib.streaming.responses._responses import ResponseStreamState
+from openai.types.responses import Response as OpenAIResponse
+from openai.types.responses import ResponseStreamEvent
+from pydantic import TypeAdapter
+from tests.dialects.answers import answers, block, finished
+
+from corral.dialects import Head
+from corral.dialects.openai.responses import Response, ResponsesCall, ResponsesDialect
+from corral.dialects.openai.responses_request import Item
+from corral.errors import EngineFailed, InvalidRequest, PreviousResponseNotFound
+from corral.events import Event, TokenLogprob, collect
+from corral.request import Message, Thinking, ToolCall, ToolChoice
+
+HEAD = Head("resp_1", 1700000000, "smol", prompt_tokens=9)
+EVENTS: TypeAdapter[ResponseStreamEvent] = TypeAdapter(ResponseStreamEvent)
+FUNCTION = {"type": "function", "name": "f", "parameters": {"type": "object"}, "strict": True}
+CUSTOM = {"type": "custom", "name": "patch", "format": {"type": "text"}}
+
+
+class Store:
+    """Remembers what was kept."""
+
+    def __init__(self) -> None:
+        self.responses: dict[str, Response] = {}
+        self.items: dict[str, tuple[Item, ...]] = {}
+
+    def keep(self, response: Response, items: tuple[Item, ...]) -> None:
+        self.responses[response.id] = response
+        self.items[response.id] = items
+
+
+def call_of(kept: Store | None = None, **fields: Any) -> ResponsesCall:
+    kept = kept or Store()
+    dialect = ResponsesDialect(kept.items.get, kept.keep, seal_key=b"k")
+    return dialect.parse(json.dumps({"input": "hi", **fields}).encode(), {})
+
+
+def frames_of(events: list[Event], call: ResponsesCall) -> list[dict[str, Any]]:
+    stream = call.stream(HEAD)
+    return parsed(stream.start() + b"".join(stream.encode(0, event) for event in events) + stream.end())
+
+
+def parsed(raw: bytes) -> list[dict[str, Any]]:
+    frames = []
+    for chunk in raw.decode().split("\n\n")[:-1]:
+        name, data = chunk.split("\n")
+        frames.append(json.loads(data.removeprefix("data: ")))
+        assert frames[-1]["type"] == name.removeprefix("event: ")
+    return frames
+
+
+def folded(frames: list[dict[str, Any]]) -> Any:
+    """What openai-python's helper makes of them; it raises where ids or orders do not fit."""
+    state: ResponseStreamState[Any] = ResponseStreamState(input_tools=omit, text_format=omit)
+    for frame in frames:
+        state.handle_event(EVENTS.validate_python(frame))
+    return EVENTS.validate_python(frames[-1]).response  # type: ignore[union-attr]
+
+
+def without_ids(response: dict[str, Any]) -> dict[str, Any]:
+    return {**response, "output": [{**item, "id": ""} for item in response["output"]]}
+
+
+@given(answers())
+def test_a_folded_stream_is_the_whole_answer(events: list[Event]) -> None:
+    call = call_of(tools=[FUNCTION], stream=True)
+    whole = json.loads(call.complete(HEAD, [collect(events)]))
+    frames = frames_of(events, call)
+    folded(frames)
+    assert without_ids(frames[-1]["response"]) == without_ids(whole)
+    OpenAIResponse.model_validate(whole, strict=True)
+
+
+@given(answers())
+def test_frames_are_numbered_without_gaps_and_items_end_as_they_began(events: list[Event]) -> None:
+    frames = frames_of(events, call_of())
+    assert [frame["sequence_number"] for frame in frames] == list(range(len(frames)))
+    assert [frame["type"] for frame in frames[:2]] == ["response.created", "response.in_progress"]
+    added = [frame for frame in frames if frame["type"] == "response.output_item.added"]
+    done = [frame for frame in frames if frame["type"] == "response.output_item.done"]
+    assert [frame["output_index"] for frame in added] == list(range(len(added)))
+    assert [(f["item"]["id"], f["item"]["type"]) for f in added] == [
+        (f["item"]["id"], f["item"]["type"]) for f in done
+    ]
+    output = frames[-1]["response"]["output"]
+    assert [item["id"] for item in output] == [frame["item"]["id"] for frame in done]
+    for item in output:
+        deltas = [f["delta"] for f in frames if f.get("item_id") == item["id"] and "delta" in f]
+        texts = [part["text"] for part in item.get("content", [])] or [item.get("arguments", "")]
+        assert "".join(deltas) == "".join(texts)
+
+
+def test_a_keepalive_is_progress_with_the_next_number_and_the_same_response() -> None:
+    stream = call_of(stream=True).stream(HEAD)
+    raw = stream.start() + stream.keepalive()
+    for event in [*block(0, "text", "a", "b"), *block(1, "tool", "{}", name="f"), finished("tool_calls")]:
+        raw += stream.encode(0, event) + stream.keepalive()
+    frames = parsed(raw + stream.end())
+    folded(frames)
+    assert [frame["sequence_number"] for frame in frames] == list(range(len(frames)))
+
+
+def test_thoughts_are_reasoning_text_or_for_who_asks_a_summary_and_never_both() -> None:
+    events = [*block(0, "reasoning", "let me", " see"), *block(1, "text", "yes"), finished()]
+    plain = frames_of(events, call_of())
+    assert "response.reasoning_text.delta" in {frame["type"] for frame in plain}
+    assert plain[-1]["response"]["output"][0]["content"] == [{"type": "reasoning_text", "text": "let me see"}]
+    asked = frames_of(events, call_of(reasoning={"effort": "low", "summary": "auto"}))
+    kinds = {frame["type"] for frame in asked}
+    assert "response.reasoning_summary_text.delta" in kinds
+    assert not any("reasoning_text" in kind for kind in kinds)
+    [thought, _] = asked[-1]["response"]["output"]
+    assert thought["summary"] == [{"type": "summary_text", "text": "let me see"}]
+    assert thought["content"] == []
+
+
+def test_a_sealed_thought_is_opened_when_it_comes_back() -> None:
+    events = [
+        *block(0, "reasoning", "secret plan"),
+        *block(1, "tool", "{}", name="f"),
+        finished("tool_calls"),
+    ]
+    call = call_of(include=["reasoning.encrypted_content"], store=False, reasoning={"summary": "auto"})
+    output = frames_of(events, call)[-1]["response"]["output"]
+    sealed = output[0]["encrypted_content"]
+    history = [
+        {"type": "message", "role": "user", "content": "hi"},
+        {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": sealed},
+        {k: output[1][k] for k in ("type", "call_id", "name", "arguments")},
+        {"type": "function_call_output", "call_id": output[1]["call_id"], "output": "42"},
+    ]
+    assert call_of(input=history).request.messages == (
+        Message("user", "hi"),
+        Message("assistant", "", tool_calls=(ToolCall("call_1", "f", "{}"),), reasoning="secret plan"),
+        Message("tool", "42", tool_call_id="call_1"),
+    )
+    history[1]["encrypted_content"] = "gAAAAABsomebody-elses"
+    assert call_of(input=history).request.messages[1].reasoning == ""
+
+
+def test_free_input_is_unwrapped_as_it_comes_and_wrapped_when_it_comes_back() -> None:
+    events = [*block(0, "tool", '{"inp', 'ut":"*** Be', 'gin\\nx"}', name="patch"), finished("tool_calls")]
+    call = call_of(tools=[CUSTOM])
+    frames = frames_of(events, call)
+    folded(frames)
+    deltas = [f["delta"] for f in frames if f["type"] == "response.custom_tool_call_input.delta"]
+    assert deltas == ["*** Be", "gin\nx"]
+    [item] = frames[-1]["response"]["output"]
+    assert (item["type"], item["input"], item["call_id"]) == ("custom_tool_call", "*** Begin\nx", "call_0")
+    assert json.loads(call.complete(HEAD, [collect(events)]))["output"][0]["input"] == "*** Begin\nx"
+    history = [
+        {"role": "user", "content": "hi"},
+        item,
+        {
+            "type": "custom_tool_call_output",
+            "call_id": "call_0",
+            "output": [{"type": "input_text", "text": "ok"}],
+        },
+    ]
+    _, called, result = call_of(input=history, tools=[CUSTOM]).request.messages
+    assert json.loads(called.tool_calls[0].arguments) == {"input": "*** Begin\nx"}
+    assert result == Message("tool", "ok", tool_call_id="call_0")
+
+
+def test_tools_in_a_namespace_are_flat_to_the_model_and_told_with_it() -> None:
+    tools = [{"type": "namespace", "name": "mail", "tools": [FUNCTION]}, {"type": "web_search"}]
+    call = call_of(tools=tools)
+    assert [tool.name for tool in call.request.tools] == ["f"]
+    [item] = frames_of([*block(0, "tool", "{}", name="f"), finished("tool_calls")], call)[-1]["response"][
+        "output"
+    ]
+    assert item["namespace"] == "mail"
+
+
+def test_a_cut_answer_is_incomplete_and_says_why() -> None:
+    frames = frames_of([*block(0, "text", "and so"), finished("length")], call_of())
+    assert frames[-1]["type"] == "response.incomplete"
+    response = frames[-1]["response"]
+    assert response["incomplete_details"] == {"reason": "max_output_tokens"}
+    assert response["output"][-1]["status"] == "incomplete"
+
+
+def test_a_failed_stream_ends_with_a_failed_response() -> None:
+    stream = call_of(stream=True).stream(HEAD)
+    raw = stream.start() + stream.fail(EngineFailed("gone"))
+    frame = parsed(raw)[-1]
+    assert frame["type"] == "response.failed"
+    assert frame["response"]["status"] == "failed"
+    assert frame["response"]["error"] == {"code": "engine_failed", "message": "gone"}
+
+
+def test_usage_counts_what_clients_need_as_numbers() -> None:
+    usage = frames_of([finished()], call_of())[-1]["response"]["usage"]
+    assert usage == {
+        "input_tokens": 9,
+        "input_tokens_details": {"cached_tokens": 4, "cache_write_tokens": 0},
+        "output_tokens": 7,
+        "output_tokens_details": {"reasoning_tokens": 2},
+        "total_tokens": 16,
+    }
+
+
+def test_log_probabilities_come_where_they_are_asked_for() -> None:
+    call = call_of(include=["message.output_text.logprobs"], top_logprobs=1)
+    assert call.request.top_logprobs == 1
+    opened, _, delta, closed = block(0, "text", "a")
+    delta = type(delta)(0, "a", (TokenLogprob(b"a", -0.5, (TokenLogprob(b"b", -1.0),)),))  # type: ignore[call-arg,arg-type]
+    frames = frames_of([opened, delta, closed, finished()], call)
+    [part] = frames[-1]["response"]["output"][0]["content"]
+    assert part["logprobs"][0]["token"] == "a"
+    assert part["logprobs"][0]["top_logprobs"] == [{"token": "b", "logprob": -1.0, "bytes": [98]}]
+
+
+def test_a_conversation_goes_on_from_what_is_stored() -> None:
+    store = Store()
+    first = call_of(store, instructions="be brief", input="what is 6 x 7?")
+    first.complete(HEAD, [collect([*block(0, "text", "42"), finished()])])
+    second = call_of(store, previous_response_id="resp_1", input="and 7 x 7?")
+    assert second.request.messages == (
+        Message("user", "what is 6 x 7?"),
+        Message("assistant", "42"),
+        Message("user", "and 7 x 7?"),
+    ), "instructions are not carried over"
+    with pytest.raises(PreviousResponseNotFound):
+        call_of(store, previous_response_id="resp_2")
+
+
+def test_what_may_not_be_stored_is_not() -> None:
+    store = Store()
+    call_of(store, store=False).complete(HEAD, [collect([finished()])])
+    assert not store.responses
+
+
+def test_what_codex_sends_is_accepted() -> None:
+    request = call_of(
+        model="gpt-5",
+        instructions="You are a coding agent.",
+        tools=[
+            FUNCTION,
+            CUSTOM,
+            {"type": "local_shell"},
+            {"type": "web_search", "external_web_access": False},
+        ],
+        tool_choice="auto",
+        parallel_tool_calls=False,
+        reasoning={"effort": "medium", "summary": "auto"},
+        store=False,
+        stream=True,
+        include=["reasoning.encrypted_content"],
+        prompt_cache_key="k",
+        text={"verbosity": "low"},
+        service_tier="auto",
+        client_metadata={"x": "y"},
+    ).request
+    assert request.thinking == Thinking(is_on=True, effort="medium")
+    assert not request.calls_in_parallel
+    assert [tool.name for tool in request.tools] == ["f", "patch"]
+
+
+@pytest.mark.parametrize(
+    ("choice", "meant"),
+    [
+        ("auto", ToolChoice()),
+        ("none", ToolChoice("none")),
+        ("required", ToolChoice("required")),
+        ({"type": "function", "name": "f"}, ToolChoice("required", ("f",))),
+        ({"type": "custom", "name": "patch"}, ToolChoice("required", ("patch",))),
+        (
+            {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "f"}]},
+            ToolChoice("auto", ("f",)),
+        ),
+        ({"type": "web_search"}, ToolChoice()),
+    ],
+)
+def test_a_choice_of_tools(choice: Any, meant: ToolChoice) -> None:
+    assert call_of(tools=[FUNCTION, CUSTOM], tool_choice=choice).request.tool_choice == meant
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"input": None}, "input"),
+        ({"input": []}, "input"),
+        ({"background": True}, "background"),
+        ({"conversation": "c"}, "conversation"),
+        ({"prompt": {"id": "p"}}, "prompt"),
+        ({"truncation": "auto"}, "truncation"),
+        ({"max_output_tokens": 0}, "max_output_tokens"),
+        ({"tool_choice": {"type": "function", "name": "g"}}, "tool_choice"),
+        ({"tool_choice": "maybe"}, "tool_choice"),
+        ({"text": {"format": {"type": "xml"}}}, "text.format"),
+        ({"input": [{"role": "robot", "content": "x"}]}, "input[0].role"),
+        (
+            {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "data:"}]}]},
+            "input[0].content[0]",
+        ),
+        ({"input": [{"type": "function_call", "name": "f"}]}, "input[0].call_id"),
+        ({"input": [{"type": "function_call", "name": "f", "call_id": "c"}]}, "input"),
+        ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0]"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_by_name(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        call_of(**fields)
+    assert refused.value.param == param
