@@ -156,6 +156,7 @@ def test_model_says_what_it_is_and_where_it_comes_from(capsys: pytest.CaptureFix
     assert rows["quantization"] == "Q4_0"
     assert rows["context"] == "8,192 tokens in training"
     assert rows["template"].startswith("368 characters")
+    assert rows["calls"] == "JSON call (generic)"
 
 
 @pytest.mark.model

@@ -33,7 +33,17 @@ Reading = Generator[None, None, Outcome]
 class CallReader:
     """Reads the parts of calls for one sequence, and tells `sink` of them."""
 
-    __slots__ = ("_markers", "_parameters", "_reader", "_schemas", "cut_by_length", "known", "rest", "sink")
+    __slots__ = (
+        "_is_fenced",
+        "_markers",
+        "_parameters",
+        "_reader",
+        "_schemas",
+        "cut_by_length",
+        "known",
+        "rest",
+        "sink",
+    )
 
     def __init__(
         self,
@@ -46,6 +56,7 @@ class CallReader:
         self._reader = reader
         self._schemas = schemas
         self._parameters: Parameters | None = None
+        self._is_fenced = False
         self.sink = sink
         self.rest = ""
         """What the last section consumed behind its calls and was none: text."""
@@ -121,13 +132,15 @@ class CallReader:
     def _name(self, names: NameMarkers, needs_known: bool) -> Generator[None, None, str | None]:
         """The name, and its end marker seen to be next but not consumed; None where this is no name."""
         reader = self._reader
-        yield from reader.skip_space()
+        c = yield from reader.skip_space()
         if names.is_quoted:
             text = yield from reader.until(names.full, _MOST_NAME)
             if text is None:
                 return None
         else:
             text = ""
+            quote = c if c in ("'", '"') else ""
+            reader.at += len(quote)
             while (yield from reader.more()):
                 match = _NAME.match(reader.text, reader.at)
                 if match is None:
@@ -136,12 +149,15 @@ class CallReader:
                 reader.at = match.end()
                 if len(text) > _MOST_NAME:
                     return None
+            if quote and not (yield from reader.accept((quote,))):
+                return None
         name = text.strip()
         if name not in self.known:
             name = name.removeprefix(names.prefix)
             if names.stuck == ":":
                 name = _COUNTER.sub("", name)
             elif names.stuck:
+                needs_known = needs_known or not name.endswith(names.stuck)
                 name = name.removesuffix(names.stuck)
         return name if self._is_name(name, needs_known) else None
 

@@ -21,6 +21,7 @@ _WITHIN = "function"
 _OTHER_KEYS = frozenset({"type", "id", "tool_call_id", "call_id", "index"})
 _COMMA: Atoms = (",",)
 _NEXT_OBJECT: tuple[Atoms, ...] = (("{",), (",", "{"), (";", "{"))
+_FENCES: tuple[Atoms, ...] = (("```json",), ("```",))
 _STRAY: tuple[Atoms, ...] = (("}",), ("]",))
 
 
@@ -33,21 +34,30 @@ class CallParser(PairsReader):
         """Read from behind a lead. NONE: what was consumed is text."""
         reader = self._reader
         self.rest = ""
-        while next_unit < len(call.units):
-            found = yield from reader.choose(call.units[next_unit:])
+        while call.units:
+            # The first marker may come twice.
+            rest = call.units[next_unit:]
+            found = yield from reader.choose((*rest, call.units[0]))
             if found is None:
                 break
             reader.at += found[1]
-            next_unit += found[0] + 1
+            if found[0] < len(rest):
+                next_unit += found[0] + 1
         # A call whose last marker was left out is one if its name tells.
         needs_known = needs_known or next_unit < len(call.units)
+        self._is_fenced = False
+        if call.json and call.units and not call.owns_fence:
+            found = yield from reader.choose(_FENCES)
+            if found is not None:
+                reader.at += found[1]
+                self._is_fenced = True
         c = yield from reader.skip_space()
         if c == "[" and (call.json or call.form.is_list):
             return (yield from self._list(call, needs_known))
         if c == "{" and call.json:
             return (yield from self._objects(call, call.json, needs_known, is_listed=False))
         if call.named or call.pairs:
-            return (yield from self._called(call, needs_known))
+            return (yield from self._called(call, needs_known or call.named_needs_known))
         return Outcome.NONE
 
     # Several calls in one section
@@ -137,6 +147,8 @@ class CallParser(PairsReader):
         """Consume what may stand behind a call: its end markers, also doubled, and a brace too many."""
         reader = self._reader
         options = call.closers if call.pairs else call.closers + _STRAY
+        if self._is_fenced:
+            options = (*options, _FENCES[1])
         any_closed = False
         while options:
             found = yield from reader.choose(options)

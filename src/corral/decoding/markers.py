@@ -78,6 +78,8 @@ class CallMarkers:
     end: tuple[Atoms, ...]
     json: JsonBody | None
     named: "NameMarkers | None"
+    named_needs_known: bool
+    """The format says nothing of calls that begin with a name, so only the name of a tool is one."""
     pairs: PairsMarkers | None
     owns_fence: bool
     begins_each: bool
@@ -102,6 +104,7 @@ class Markers:
 
     __slots__ = (
         "bare",
+        "calls",
         "codes",
         "content_closer",
         "content_opener",
@@ -134,6 +137,7 @@ class Markers:
         calls = [self._call(call) for call in form.calls if not _is_in_header(call, form.headers)]
         others = {marker[:1] for marker in (*self.ends, self.thought_opener, self.content_opener) if marker}
         self.leads = tuple(lead for call in calls for lead in _leads(call, others))
+        self.calls = tuple(calls)
         self.bare = tuple(call for call in calls if call.is_bare)
 
     def encode(self, text: str) -> str:
@@ -177,6 +181,9 @@ class Markers:
         closers: dict[Atoms, None] = dict.fromkeys(end + _groups(self._atoms(form.section_end), key))
         if pairs and pattern_atoms(pairs.after_name)[-1:] == ("(",):
             closers[(")",)] = None
+        by_name: NameMarkers | None = None
+        if not named and not pairs and any(is_distinctive(unit[-1]) for unit in units):
+            by_name = NameMarkers((), (), "", "", is_quoted=False)
         literals = form.section_begin + "".join(form.begin) + "".join(getattr(named, "after_name", ()))
         return CallMarkers(
             form=form,
@@ -184,7 +191,8 @@ class Markers:
             closers=tuple(closers),
             end=end,
             json=_json_body(form) or self._other_json(units),
-            named=self._names(named, prefix) if named else None,
+            named=self._names(named, prefix) if named else by_name,
+            named_needs_known=by_name is not None,
             pairs=self._pairs(pairs, prefix) if pairs else None,
             owns_fence="```" in literals,
             begins_each=bool(pattern_atoms(begin)) and not (prefix and len(pattern_atoms(begin)) == 1),

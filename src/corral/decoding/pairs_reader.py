@@ -212,7 +212,13 @@ class PairsReader(CallReader):
             ends = [end]
         if not end:
             ends = followers
-        firsts = re.compile(f"[{''.join(sorted({re.escape(marker[0][0]) for marker in ends if marker[0]}))}]")
+        # The end marker is left out at times: then the end of the whole call ends the value, too, where
+        # another call follows it or nothing.
+        over: Atoms = tuple(atom for marker in call.end for atom in marker) if pairs.before_key else ()
+        options = [*ends, over + call.units[0]] if over and call.units else ends
+        firsts = re.compile(
+            f"[{''.join(sorted({re.escape(marker[0][0]) for marker in options if marker[0]}))}]"
+        )
         trail = pairs.trail
         while True:
             if not (yield from reader.more()):
@@ -228,9 +234,15 @@ class PairsReader(CallReader):
                     return False
                 yield
                 continue
-            found = yield from reader.choose(ends)
+            found = yield from reader.choose(options)
+            if found is not None and found[0] == len(ends):
+                return True
             length = reader.status(end) if end else 0
-            if found is None and reader.is_cut(ends):
+            if found is None and reader.ended and over:
+                end_of_call = reader.status(over)
+                if end_of_call > 0 and not reader.text[reader.at + end_of_call :].strip(SPACE):
+                    return True
+            if found is None and reader.is_cut(options):
                 # Behind the end marker, or inside it: then nobody knows, and nothing is invented.
                 reader.at = reader.at + length if length > 0 else len(reader.text)
                 return length > 0

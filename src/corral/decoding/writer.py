@@ -33,6 +33,7 @@ class BlockWriter:
         "_beyond",
         "_events",
         "_fence",
+        "_has_text",
         "_index",
         "_kind",
         "_last",
@@ -50,6 +51,7 @@ class BlockWriter:
         self._kind: BlockKind | Literal[""] = ""
         self._space: list[str] = []
         self._behind_marker = False
+        self._has_text = False
         self._fence = ""
         self._line = ""
         self._beyond = ""
@@ -104,11 +106,12 @@ class BlockWriter:
         self._events.append(BlockClosed(self._index, is_whole))
         self._kind = ""
         self.calls += is_whole
-        self._behind_marker = True
+        # Text goes on behind a call as it began before it.
+        self._behind_marker = not self._has_text
 
     def finish(self) -> None:
         """Write the whitespace at the end, unless it stands behind a marker, and close what is open."""
-        if self._space and not self._behind_marker:
+        if self._space and not self._behind_marker and (self._kind or self._index < 0):
             space = "".join(self._space)
             if not self._kind:
                 self._open("text")
@@ -126,6 +129,8 @@ class BlockWriter:
         following = [text[len(body) :]] if len(body) < len(text) else []
         if self._behind_marker or (kind == "reasoning" and self._kind != kind):
             body = body.lstrip(SPACE)
+            if kind == self._kind == "reasoning":
+                body = "\n" + body  # one more thought
             self._behind_marker = False
         elif self._space:
             body = "".join(self._space) + body
@@ -136,6 +141,7 @@ class BlockWriter:
         self._delta(body)
         if kind == "text":
             self.is_blank = False
+            self._has_text = True
 
     def _open(self, kind: BlockKind, call_id: str | None = None, name: str | None = None) -> None:
         self._index += 1

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from tests import llama_models
 
-from corral.decoding.formats.form import CallForm, JsonBody, NamedBody
 from corral.decoding.formats.learn import Learned, learn
+from corral.format_command import kind
 from corral.templates.environment import ChatTemplate
 
 pytestmark = llama_models.needs_them
@@ -43,22 +43,6 @@ def learned(name: str) -> Learned:
 
 def names() -> list[str]:
     return [path.name for path in llama_models.templates()]
-
-
-def kind(form: CallForm) -> str:
-    body = form.bodies[0]
-    if len(form.bodies) > 1:
-        return "whatever follows the token"
-    if isinstance(body, JsonBody):
-        marked = "" if form.section_begin or any(form.begin) else ", no marker"
-        return ("JSON list of calls" if form.is_list else "JSON call") + marked
-    if isinstance(body, NamedBody):
-        return "name, JSON"
-    if body.item is not None:
-        return "name, nested tags"
-    if body.values == "raw":
-        return "name, tagged values"
-    return "name, literals in own quotes" if body.quote else "Python calls"
 
 
 def row(name: str) -> str:
