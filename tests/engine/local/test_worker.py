@@ -6,7 +6,7 @@ from itertools import count
 from typing import Any
 
 import pytest
-from tests.engine.local.drive import FixedPace
+from tests.engine.local.drive import FixedPace, run_tasks
 
 from corral.engine.contract import Waste
 from corral.engine.local.backend import BackendLost, CacheShape, Chunk, SavedSequence
@@ -574,3 +574,17 @@ def test_a_cache_that_is_lost_between_steps_is_rebuilt_like_one_lost_in_a_step(b
     bench.submit(3, max_tokens=60)
     assert bench.finish(3)[0].text.startswith("the cat sat on the mat; the cat sat on the hat")
     bench.worker.check_idle()
+
+
+def test_what_was_learned_of_costs_can_be_read_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG", "corral.engine")
+    backend = ScriptedBackend()
+    worker = Worker(backend, EngineOptions(slots=1), deliver=lambda _: None)
+    run_tasks(worker, [Task(1, list(range(64)), Sampling(), 5)])
+    worker.stop_nowait()
+    worker.run()
+    rows = [line.split() for line in caplog.text.splitlines()]
+    [one] = [row for row in rows if row[:1] == ["1"]]
+    [prompt] = [row for row in rows if row[:1] == ["64"]]
+    assert one[1].endswith("*")
+    assert prompt[2].endswith("*")

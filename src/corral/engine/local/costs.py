@@ -27,6 +27,8 @@ from itertools import pairwise
 SMOOTHING = 0.2
 MOST_TRUST = 20.0  # measurements; more of them do not make a size more certain
 FADE = 0.998  # of that trust is left after each step of another size: the last of it in some 2,000 steps
+FADE_STEPS = 16  # are counted together
+LEAST_MOVE = 0.01  # of a factor, before the curve is bent again
 LEAST_TRUST = 0.5
 MEAN_WEIGHT = 0.02  # of a step, in what steps of its size look at and take in the mean
 SEED_DEPTH = 500.0  # cells: contexts have to differ so much before they tell more of attention than the seed
@@ -99,7 +101,10 @@ class _Attention:
 
     def observe(self, size: int, depth: float, token_ms: float) -> None:
         """A token of a step took so long."""
-        deeper, slower = self._means.setdefault(size, _Mean()).observe(depth, token_ms)
+        mean = self._means.get(size)
+        if mean is None:
+            mean = self._means[size] = _Mean()
+        deeper, slower = mean.observe(depth, token_ms)
         self._variance = FADE * self._variance + deeper * deeper
         self._covariance = FADE * self._covariance + deeper * slower
 
@@ -123,55 +128,64 @@ class Curve:
         self._factors = [unit_ms] * len(ratios)
         self._trust = [0.0] * len(ratios)
         self._kernels_ms = [ratio * unit_ms for ratio in self._ratios]
-        self._is_bent = True
+        self._quickest_ms = unit_ms
+        """The least that a unit of the seed was measured to take: in steps so large that they do not wait for
+        the weights. Attention does not wait for them either."""
+        self._moved = 0.0
+        """By how much of themselves factors have moved since the curve was bent."""
+        self._observed = 0
         self._attention = _Attention()
 
     def ms(self, size: int, depth: float) -> float:
         """A step of `size` tokens, each of which looks at `depth` cells."""
         return self._kernels(size) + self.cell_ms * size * depth
 
+    def by_size(self, depth: float) -> list[tuple[int, float]]:
+        """Each of the `sizes` with its ms."""
+        if self._moved > LEAST_MOVE:
+            self._bend()
+        cell_ms = self.cell_ms * depth
+        return [(size, ms + cell_ms * size) for size, ms in zip(self.sizes, self._kernels_ms, strict=True)]
+
     def trust(self, index: int) -> float:
         """How many recent measurements there are of one of the `sizes`."""
         return self._trust[index]
 
     def assume(self, unit_ms: float) -> None:
-        """Take another scale, unless there is a measured one."""
-        if not self.is_measured:
-            self._factors = [unit_ms] * len(self._ratios)
-            self._kernels_ms = [ratio * unit_ms for ratio in self._ratios]
-            self.cell_ms = self._cell_ratio * unit_ms
+        """Take another scale, before anything was measured."""
+        self._factors = [unit_ms] * len(self._ratios)
+        self._kernels_ms = [ratio * unit_ms for ratio in self._ratios]
+        self._quickest_ms = unit_ms
+        self.cell_ms = self._cell_ratio * unit_ms
 
     def observe(self, size: int, depth: float, elapsed_ms: float) -> None:
         """A step was measured."""
         index, weight = self._place(size)
         ratio = self._at(self._ratios, size)
-        self.assume(elapsed_ms / (ratio + self._cell_ratio * size * depth))
-        self.is_measured = True
+        if not self.is_measured:
+            self.assume(elapsed_ms / (ratio + self._cell_ratio * size * depth))
+            self.is_measured = True
         if self._trust[index] > MOST_TRUST / 2:
             elapsed_ms = min(elapsed_ms, OUTLIER * self.ms(size, depth))
         self._attention.observe(size, depth, elapsed_ms / size)
-        self.cell_ms = self._attention.cell_ms(self._cell_ratio * self._quickest_ms(index))
+        self.cell_ms = self._attention.cell_ms(self._cell_ratio * self._quickest_ms)
         factor = max(elapsed_ms - self.cell_ms * size * depth, LEAST_KERNELS * elapsed_ms) / ratio
-        self._trust = [FADE * trust for trust in self._trust]
+        self._observed += 1
+        if self._observed % FADE_STEPS == 0:
+            self._trust = [FADE**FADE_STEPS * trust for trust in self._trust]
+            self._moved = 1.0
         for own, part in ((index, 1 - weight), (index + 1, weight)):
             if part > 0:
                 trust = self._trust[own] + part
-                self._factors[own] += max(SMOOTHING, 1 / trust) * part * (factor - self._factors[own])
+                change = max(SMOOTHING, 1 / trust) * part * (factor - self._factors[own])
+                self._factors[own] += change
+                self._moved += abs(change) / self._factors[own]
+                if self._trust[own] < LEAST_TRUST:
+                    self._moved = 1.0
                 self._trust[own] = min(trust, MOST_TRUST)
-        self._is_bent = False
-
-    def _quickest_ms(self, index: int) -> float:
-        """The least that a unit of the seed was measured to take: attention is quick where kernels are.
-
-        In small steps they wait for the weights, which attention does not.
-        """
-        units = zip(self._factors, self._trust, strict=True)
-        return min(
-            (unit_ms for unit_ms, trust in units if trust >= LEAST_TRUST), default=self._factors[index]
-        )
 
     def _kernels(self, size: int) -> float:
-        if not self._is_bent:
+        if self._moved > LEAST_MOVE:
             self._bend()
         return self._at(self._kernels_ms, size)
 
@@ -192,7 +206,8 @@ class Curve:
         last_ms, last = times[-1], known[-1]
         times += [last_ms * ratio / ratios[last] for ratio in ratios[last + 1 :]]
         self._kernels_ms = times
-        self._is_bent = True
+        self._quickest_ms = min(factors[index] for index in known)
+        self._moved = 0.0
 
     def _place(self, size: int) -> tuple[int, float]:
         """Between which sizes one is: the index of the lower, and its distance from there, 0 to 1."""
@@ -204,6 +219,8 @@ class Curve:
 
     def _at(self, values: list[float], size: int) -> float:
         index, weight = self._place(size)
+        if not weight and size == self.sizes[index]:
+            return values[index]
         if index + 1 == len(values):
             return values[index] * size / self.sizes[index]  # such a step is computed in several passes
         return values[index] + weight * (values[index + 1] - values[index])
@@ -218,10 +235,9 @@ class Costs:
         self._seed = seed
         self._copy_token_ms: float | None = None
 
-    @property
-    def step_sizes(self) -> tuple[int, ...]:
-        """Rows at which a decode step is as full as it can be for its time, ascending."""
-        return self._steps.sizes
+    def step_sizes(self, depth: float) -> list[tuple[int, float]]:
+        """Rows at which a decode step is as full as it can be for its time, ascending, with that time."""
+        return self._steps.by_size(depth)
 
     def step_ms(self, rows: int, depth: float = 0.0) -> float:
         """A decode step of `rows` tokens, at least one, each of which looks at `depth` cells."""
@@ -240,12 +256,14 @@ class Costs:
     def observe_step(self, rows: int, depth: float, elapsed_ms: float) -> None:
         """Learn from a decode step."""
         self._steps.observe(rows, depth, elapsed_ms)
-        self._prefills.assume(self._steps.ms(1, 0))
+        if not self._prefills.is_measured:
+            self._prefills.assume(self._steps.ms(1, 0))
 
     def observe_prefill(self, tokens: int, depth: float, elapsed_ms: float) -> None:
         """Learn from a prefill step."""
         self._prefills.observe(tokens, depth + tokens / 2, elapsed_ms)
-        self._steps.assume(self._prefills.ms(1, 0))
+        if not self._steps.is_measured:
+            self._steps.assume(self._prefills.ms(1, 0))
 
     def observe_copy(self, tokens: int, elapsed_ms: float) -> None:
         """Learn from a sequence of `tokens` that was saved or loaded."""

@@ -107,6 +107,7 @@ class Worker:
                 self._release(running)
             if self._draft_model is not None:
                 self._draft_model.close()
+            logger.debug("what was learned of costs:\n%s", self._costs.table())
 
     def run_once(self) -> Delivery | None:
         """Commands, then at most one step; None on Stop. Blocks while there is nothing to do."""
@@ -179,7 +180,8 @@ class Worker:
         load = self._scheduler.load()
         prefill_first = self._pace.prefill_first(load)
         drafts = {} if prefill_first else self._propose(load.decode_depth)
-        step = self._scheduler.plan(self._pace.prefill_tokens(load), drafts, prefill_first=prefill_first)
+        budget = self._pace.prefill_tokens(load) if load.prefilling else 0
+        step = self._scheduler.plan(budget, drafts, prefill_first=prefill_first)
         self._depth = step.depth
         self._apply(self._cache.take_operations())
         began_s = perf_counter()

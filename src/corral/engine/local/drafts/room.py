@@ -8,6 +8,7 @@ of a step are looked at as the costs know: kernels compute whole tiles of rows.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 from corral.engine.local.costs import Costs
 from corral.engine.local.lane import Lane
@@ -33,15 +34,20 @@ class DraftRoom:
     def __init__(self, costs: Costs, *, lanes: int, depth: float, most_rows: int) -> None:
         self.step_ms = costs.step_ms(lanes, depth)
         """The step without drafts."""
+        self._costs = costs
+        self._depth = depth
+        self._most_rows = most_rows
         self._rows = lanes
         self._tokens = float(lanes)
         self._extra_ms = 0.0
         self._rate = lanes / self.step_ms
         self._least_rate = self._rate if lanes == 1 else BESIDE_OTHERS * self._rate
-        self._sizes = [
-            (size, costs.step_ms(size, depth)) for size in costs.step_sizes if lanes < size <= most_rows
-        ]
-        """Rows a step may have, with its time."""
+
+    @cached_property
+    def _sizes(self) -> list[tuple[int, float]]:
+        """Rows the step may have, with its time."""
+        sizes = self._costs.step_sizes(self._depth)
+        return [(size, ms) for size, ms in sizes if self._rows < size <= self._most_rows]
 
     def fits(self, chance: float, lanes: int) -> bool:
         """Whether any drafts for so many lanes could pay, if they are right with `chance`."""
