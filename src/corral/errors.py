@@ -143,10 +143,6 @@ class StoppedByOperator(CorralError):
     """An operator stopped the request."""
 
 
-class ClientTooSlow(CorralError):
-    """The client did not read fast enough and was evicted. Nobody is left to be told; it is logged."""
-
-
 class EngineFailed(CorralError):
     """llama.cpp failed, for this request or as a whole."""
 

@@ -176,7 +176,7 @@ def test_the_more_watch_the_less_often_each_is_served(viewers: int, expected_s: 
 
 async def test_nobody_watching_costs_nothing_and_keeps_nothing(autojump_clock: trio.abc.Clock) -> None:
     state = State()
-    collected = []
+    collected: list[int] = []
     watched: list[bool] = []
 
     def collect() -> float:

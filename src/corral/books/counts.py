@@ -11,7 +11,7 @@ class Counts:
 
     choices: int
     cached_tokens: int | None = None
-    """Of the prompt, those that were reused, as `Usage.of_choices` counts them; None before a token came."""
+    """Of the prompt, those that were reused, as `Usage.of_choices` counts; None before the first token."""
     drafted_tokens: int = 0
     accepted_tokens: int = 0
     _done: list[int] = field(init=False)

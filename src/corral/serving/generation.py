@@ -133,7 +133,7 @@ class Generation:
         self._happened(0, [Failed(error)])
 
     def _start(self) -> None:
-        self.record.admitted(self.choices)
+        self.record.admitted()
         for choice in range(self.choices):
             sink = _Sink(partial(self._happened, choice), self._released)
             try:

@@ -266,7 +266,7 @@ def messages(record: Record) -> tuple[Message, ...]:
     )
 
 
-def row(record: Record, finished_at: float) -> Row:
+def row(record: Record) -> Row:
     counted = counters(record)
     drafted, accepted = record.counts.drafted_tokens, record.counts.accepted_tokens
     return Row(
@@ -280,7 +280,7 @@ def row(record: Record, finished_at: float) -> Row:
         decode_ms=counted.decode_ms,
         blocked_write_ms=counted.blocked_write_ms,
         total_ms=counted.total_ms,
-        finished_at=round(finished_at, 3),
+        finished_at=round(record.finished_at, 3),
         cached_tokens=counted.cached_tokens,
         ttft_ms=counted.ttft_ms,
         prefill_tok_s=counted.prefill_tok_s,
