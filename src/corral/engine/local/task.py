@@ -97,6 +97,7 @@ class Running:
         self.sampler = sampler
         self.decoder = TextDecoder(task.stop, includes_stop=task.includes_stop)
         self.lookup = PromptLookup(sequence.tokens)
+        self.stop_token: int | None = None
         self.completion_tokens = 0
         self.drafted_tokens = 0
         self.accepted_tokens = 0
@@ -133,6 +134,7 @@ class Running:
                 prefill_ms=1e3 * (self.first_token_s - self.submitted_s),
                 decode_ms=1e3 * (perf_counter() - self.first_token_s),
             ),
+            stop_token=self.stop_token,
         )
 
     def released(self, cancelled_s: float | None) -> Waste:
