@@ -5,7 +5,7 @@ where that leaves room or real clients need more:
 
 - The first chunk of every choice carries the role and goes out on acceptance; all chunks have the same id.
 - A keepalive is a chunk with an empty delta: clients restart their idle timers on parsed chunks only.
-- `finish_reason` knows one `stop` for three endings. `stop_reason`, a field vLLM introduced, tells them apart:
+- `finish_reason` knows one `stop` for three endings. `stop_reason`, a field of vLLM's, tells them apart:
   the stop string, the id of a stop token, or null where the model ended by itself.
 - A failed stream ends with an error frame and without `[DONE]`.
 - `usage` counts the prompt once and the completion tokens of all choices.

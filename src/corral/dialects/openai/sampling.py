@@ -119,7 +119,7 @@ def whole(value: float, param: str) -> int:
 
 
 def agreed(wire: msgspec.Struct, names: tuple[str, ...]) -> tuple[str, int | None]:
-    """The first given of fields that mean the same, and what all say; raises InvalidRequest if they differ."""
+    """The first given of fields that mean the same, and what all say; InvalidRequest if they differ."""
     given = [(name, whole(value, name)) for name in names if (value := getattr(wire, name)) is not None]
     if not given:
         return names[0], None
