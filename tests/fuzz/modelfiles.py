@@ -69,23 +69,25 @@ def describe(path: Path) -> int:
 def load_and_decode(path: Path) -> int:
     """What the server does until the first token of the first request; 1 where it says why it cannot."""
     from corral.engine.local.backend import Chunk
-    from corral.engine.local.llama.backend import LlamaBackend, LlamaOptions
+    from corral.engine.local.llama.backend import LlamaBackend
     from corral.engine.local.llama.modelfile import resolve
-    from corral.engine.local.prompt import Prompter
+    from corral.engine.local.llama.options import LlamaOptions
     from corral.errors import CorralError, StartupError
-    from corral.request import Message, Sampling
+    from corral.request import Sampling
+    from corral.templates.environment import ChatTemplate, TemplateFault
 
     try:
         model_file = resolve(str(path))
         if model_file.template_fault is not None:
             raise StartupError(f"the chat template does not compile: {model_file.template_fault}")
         backend = LlamaBackend(model_file.path, LlamaOptions(slots=2, threads=1))
-        prompter = Prompter(backend.chat_format, backend.vocabulary)
-        prompt = prompter.tokens([Message("user", "The river ran past the old mill.")])
-        backend.decode([Chunk(0, 0, prompt[: backend.sequence_ctx_tokens], 1)])
+        template = ChatTemplate(backend.model.chat_format.template or "{{ messages[0].content }}")
+        written = template.render([{"role": "user", "content": "The river ran past the old mill."}])
+        prompt = backend.model.vocabulary.tokenize(written or "a", parse_control=True) or [0]
+        backend.decode([Chunk(0, 0, prompt[: backend.cache.shape.sequence_ctx_tokens], 1)])
         sampler = backend.sampler(Sampling(temperature=0), prompt)
         backend.logprobs(0, sampler.sample(0), 2)
-    except (CorralError, StartupError) as error:
+    except (CorralError, StartupError, TemplateFault) as error:
         print(f"corral: {error}", file=sys.stderr)
         return 1
     return 0
@@ -141,8 +143,8 @@ def preload() -> None:
     os.environ["GGML_NO_BACKTRACE"] = "1"
     import corral.__main__
     import corral.engine.local.llama.backend
-    import corral.engine.local.prompt
-    import corral.settings  # noqa: F401
+    import corral.settings
+    import corral.templates.environment  # noqa: F401
 
 
 # Many
@@ -162,12 +164,15 @@ Files = Sequence[tuple[str, Callable[[], bytes]]]
 
 
 def run_all(files: Files, *, jobs: int, limit_s: float = LIMIT_S) -> Iterator[Case]:
-    """Run both programs on every file, in `jobs` processes that fork one for each run."""
+    """Run both programs on every file, in `jobs` processes that fork one for each run.
+
+    Raises ChildProcessError where one of those fails: then not every file was tried.
+    """
     preload()
     results: queue.SimpleQueue[Case | None] = queue.SimpleQueue()
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(jobs) as pool:
-        pipes = [_worker(files[job::jobs], Path(folder, f"{job}.gguf"), limit_s) for job in range(jobs)]
-        for pipe in pipes:  # threads begin only now: nothing is forked any more
+        workers = [_worker(files[job::jobs], Path(folder, f"{job}.gguf"), limit_s) for job in range(jobs)]
+        for _, pipe in workers:  # threads begin only now: nothing is forked any more
             pool.submit(_forward, pipe, results)
         left = jobs
         while left:
@@ -175,6 +180,8 @@ def run_all(files: Files, *, jobs: int, limit_s: float = LIMIT_S) -> Iterator[Ca
                 left -= 1
             else:
                 yield case
+    if any(os.waitpid(process, 0)[1] != 0 for process, _ in workers):
+        raise ChildProcessError("a process that tries files has failed")
 
 
 def _forward(pipe: int, results: "queue.SimpleQueue[Case | None]") -> None:
@@ -186,12 +193,13 @@ def _forward(pipe: int, results: "queue.SimpleQueue[Case | None]") -> None:
         results.put(None)
 
 
-def _worker(files: Files, path: Path, limit_s: float) -> int:
-    """Fork a process for these files; its cases come out of the pipe, pickled."""
+def _worker(files: Files, path: Path, limit_s: float) -> tuple[int, int]:
+    """Fork a process for these files; its id, and the pipe that its cases come out of, pickled."""
     reader, writer = os.pipe()
-    if os.fork() != 0:
+    if (process := os.fork()) != 0:
         os.close(writer)
-        return reader
+        return process, reader
+    code = 1
     try:
         with open(writer, "wb", buffering=0) as results:
             for name, make in files:
@@ -199,13 +207,13 @@ def _worker(files: Files, path: Path, limit_s: float) -> int:
                 described = run(describe, path, limit_s)
                 results.write(pickle.dumps(Case(name, "corral model", described)))
                 if described.kind == "well" or "template does not compile" in described.stderr:
-                    results.write(
-                        pickle.dumps(Case(name, "load and decode", run(load_and_decode, path, limit_s)))
-                    )
+                    loaded = run(load_and_decode, path, limit_s)
+                    results.write(pickle.dumps(Case(name, "load and decode", loaded)))
+        code = 0
     except BaseException:
         sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
     finally:
-        os._exit(0)
+        os._exit(code)
 
 
 def main() -> int:

@@ -386,27 +386,23 @@ class BlockParser:
         start = self._markers.encode(markers.headers.start)
         header = prompt[prompt.rfind(start) + len(start) :] if start in prompt else ""
         body = self._markers.encode(markers.headers.body)
-        is_inside = body in header
-        if is_inside:
-            header = header.partition(body)[0]
-            yield from self._body(markers, header)
+        has_begun = body in header
+        if has_begun:
+            yield from self._body(markers, header.partition(body)[0])
         while (yield from reader.more()):
-            if not is_inside:
-                kept = reader.keep()
-                found = yield from reader.until(markers.body, _MOST_HEADER)
-                text = reader.kept(kept)
-                if found is None or not (yield from reader.accept(markers.body)):
-                    # No header: the model just writes. One that its end cut says nothing.
-                    reader.give_back(text)
-                    if reader.ended and has_control(tuple(reader.text[reader.at :])):
-                        return
-                    yield from self._content(markers.ends)
-                else:
-                    writer.marker()
-                    yield from self._body(markers, text)
-            is_inside = False
-            yield from reader.skip_space()
-            yield from reader.accept(markers.start)
+            if has_begun:
+                yield from reader.skip_space()
+                yield from reader.accept(markers.start)
+            has_header = yield from reader.until(markers.body, _MOST_HEADER)
+            if has_header is not None:
+                yield from reader.accept(markers.body)
+                writer.marker()
+                yield from self._body(markers, has_header)
+            elif reader.ended and (has_begun or has_control(tuple(reader.text[reader.at :]))):
+                return  # cut in a header, which says nothing
+            else:
+                yield from self._content(markers.ends)  # no header: the model just writes
+            has_begun = True
 
     def _body(self, markers: HeaderMarkers, header: str) -> Steps:
         headers = markers.headers

@@ -30,10 +30,12 @@ class BlockWriter:
 
     __slots__ = (
         "_behind_marker",
+        "_beyond",
         "_events",
         "_fence",
         "_index",
         "_kind",
+        "_last",
         "_line",
         "_new_id",
         "_space",
@@ -50,6 +52,8 @@ class BlockWriter:
         self._behind_marker = False
         self._fence = ""
         self._line = ""
+        self._beyond = ""
+        self._last = ""
         self.calls = 0
         """Whole calls so far."""
         self.is_blank = True
@@ -62,11 +66,11 @@ class BlockWriter:
     @property
     def in_fence(self) -> bool:
         """Whether what comes next stands in a code fence, or on the line that opens one."""
-        return bool(self._fence) or _FENCE.match(self._line) is not None
+        return bool(self._fence) or bool(self._fence_marks()[0])
 
     @property
     def behind_backtick(self) -> bool:
-        return self._kind == "text" and self._line.endswith("`")
+        return self._kind == "text" and self._last == "`"
 
     @property
     def is_empty(self) -> bool:
@@ -84,7 +88,7 @@ class BlockWriter:
         self._space.clear()
         self._behind_marker = True
         if not self._fence:
-            self._line = ""
+            self._line = self._beyond = self._last = ""
 
     def open_call(self, name: str) -> None:
         self.marker()
@@ -151,21 +155,34 @@ class BlockWriter:
             self._events.append(BlockDelta(self._index, text))
 
     def _watch_fences(self, text: str) -> None:
-        if "\n" not in text:
-            self._line = self._line[:_LINE_CHARS] + text[-_LINE_CHARS:]
-            return
-        *lines, rest = (self._line + text).split("\n")
+        *lines, rest = text.split("\n")
         for line in lines:
-            match = _FENCE.match(line)
-            if match is None:
-                continue
-            marks, info = match.groups()
-            if not self._fence:
-                if "`" not in info or marks[0] == "~":
-                    self._fence = marks
-            elif marks[0] == self._fence[0] and len(marks) >= len(self._fence) and not info.strip():
-                self._fence = ""
-        self._line = rest[:_LINE_CHARS]
+            self._add_to_line(line)
+            marks, info = self._fence_marks()
+            if self._fence:
+                is_end = marks[:1] == self._fence[0] and len(marks) >= len(self._fence)
+                if is_end and not info.strip():
+                    self._fence = ""
+            elif marks:
+                self._fence = marks
+            self._line = self._beyond = self._last = ""
+        self._add_to_line(rest)
+
+    def _add_to_line(self, text: str) -> None:
+        room = _LINE_CHARS - len(self._line)
+        self._line += text[:room]
+        self._last = text[-1:] or self._last
+        beyond = text[max(room, 0) :]
+        # Of the rest only this matters: a backtick, or anything that is no whitespace.
+        self._beyond = "`" if "`" in self._beyond + beyond else (self._beyond or beyond.strip()[:1])
+
+    def _fence_marks(self) -> tuple[str, str]:
+        """The marks that begin the line if they open or close a fence, and what stands behind them."""
+        match = _FENCE.match(self._line)
+        if match is None:
+            return "", ""
+        marks, info = match[1], match[2] + self._beyond
+        return ("", "") if marks[0] == "`" and "`" in info else (marks, info)
 
 
 class CallLog:

@@ -39,6 +39,19 @@ class Generation:
     how that goes.
     """
 
+    __slots__ = (
+        "_admission",
+        "_engine",
+        "_handles",
+        "_is_evicted",
+        "_mailbox",
+        "_on_released",
+        "_peer",
+        "prepared",
+        "record",
+        "ticket",
+    )
+
     def __init__(
         self,
         engine: Engine,

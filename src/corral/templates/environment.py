@@ -48,6 +48,8 @@ class TemplateFault(Exception):
 class ChatTemplate:
     """A compiled chat template. Rendering is pure but for the date, and leaves nothing behind.
 
+    `syntax` is the source as Jinja reads it.
+
     Raises TemplateFault if the source does not compile. Compiling takes as long as the source likes, since
     Jinja computes what is constant.
     """
@@ -61,6 +63,7 @@ class ChatTemplate:
         environment = _Environment()
         environment.globals["strftime_now"] = self._strftime_now
         try:
+            self.syntax = environment.parse(source)
             self._template = environment.from_string(source)
         except Exception as error:  # the template is not ours: compiling it may raise anything
             raise TemplateFault(_reason(error)) from error

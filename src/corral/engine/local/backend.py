@@ -71,8 +71,25 @@ class Vocabulary(Protocol):
         """Control tokens by the text a template writes them as; never to be read from a message."""
         ...
 
-    def tokenize(self, text: str, *, parse_control: bool) -> list[int]:
-        """Tokens of `text`; texts of control tokens become those tokens only if `parse_control`."""
+    @property
+    def user_texts(self) -> dict[str, int]:
+        """Tokens that the tokenizer finds in any text before it does anything else, by that text."""
+        ...
+
+    @property
+    def strips_left(self) -> frozenset[int]:
+        """Control tokens that take away the blanks before them; `strips_right` those after them."""
+        ...
+
+    @property
+    def strips_right(self) -> frozenset[int]: ...
+
+    def tokenize(self, text: str, *, parse_control: bool, continues: bool = False) -> list[int]:
+        """Tokens of `text`; texts of control tokens become those tokens only if `parse_control`.
+
+        A text that `continues` one before it does not get the blank that some vocabularies begin with.
+        Raises UnicodeEncodeError for half of a surrogate pair.
+        """
         ...
 
 

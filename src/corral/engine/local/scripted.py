@@ -58,8 +58,11 @@ class ByteVocabulary:
     pieces = (*(bytes([value]) for value in range(256)), b"", b"")
     end_tokens = frozenset({END})
     control_texts: ClassVar = CONTROL_TEXTS
+    user_texts: ClassVar[dict[str, int]] = {}
+    strips_left = frozenset[int]()
+    strips_right = frozenset[int]()
 
-    def tokenize(self, text: str, *, parse_control: bool) -> list[int]:
+    def tokenize(self, text: str, *, parse_control: bool, continues: bool = False) -> list[int]:
         if not parse_control:
             return list(text.encode())
         tokens: list[int] = []

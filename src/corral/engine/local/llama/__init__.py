@@ -12,7 +12,7 @@ enough to bridge the gaps between the operations of one step. SmolLM2-135M on 2 
     0 (or passive)            18.9           47.3                  0
 
 With another process busy on both cores the default was 12 times slower than 1000. Whoever sets one of the
-two variables knows better, and is left alone. (Figures: tools/stepcost.py.)
+two variables knows better, and is left alone. (Figures: `bench.py steps`.)
 """
 
 import os

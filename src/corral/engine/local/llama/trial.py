@@ -255,15 +255,13 @@ def _tokenize(model: llama_cpp.llama_model_p, path: Path) -> int:
 
 
 def _template_fault(template: str) -> str | None:
-    # Imported here: the parent needs neither.
-    from corral.engine.local.backend import ChatFormat
-    from corral.engine.local.prompt import Prompter
-    from corral.engine.local.scripted import ByteVocabulary
+    # Imported here: the parent needs no Jinja for this.
+    from corral.templates.environment import ChatTemplate, TemplateFault
 
     try:
-        Prompter(ChatFormat(template, "", ""), ByteVocabulary())
-    except Exception as error:  # the template is not ours: compiling it may raise anything
-        return f"{type(error).__name__}: {error}"
+        ChatTemplate(template)
+    except TemplateFault as fault:
+        return str(fault)
     return None
 
 

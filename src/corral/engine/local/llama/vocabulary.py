@@ -3,8 +3,11 @@
 from __future__ import annotations  # the bindings define their pointer types for type checkers only
 
 import ctypes
+from functools import cached_property
 
 import llama_cpp
+
+from corral.engine.local.prompts.blocks import blocks
 
 _NOT_FROM_TEXT = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
 
@@ -17,14 +20,30 @@ class LlamaVocabulary:
         assert vocab is not None
         self._vocab = vocab
         tokens = range(llama_cpp.llama_vocab_n_tokens(vocab))
-        self.pieces = [self._piece(token) for token in tokens]
-        self.end_tokens = frozenset(t for t in tokens if llama_cpp.llama_vocab_is_eog(vocab, t))
-        self.control_texts = {
-            self.text(token): token
-            for token in tokens
-            if llama_cpp.llama_vocab_get_attr(vocab, token) & _NOT_FROM_TEXT
+        self._tokens = tokens
+        attributes = [llama_cpp.llama_vocab_get_attr(vocab, token) for token in tokens]
+
+        def having(attribute: int) -> list[int]:
+            return [token for token, own in enumerate(attributes) if own & attribute]
+
+        self.control_texts = {self.text(token): token for token in having(_NOT_FROM_TEXT)}
+        self.user_texts = {
+            self.text(token): token for token in having(llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED)
         }
+        self.strips_left = frozenset(having(llama_cpp.LLAMA_TOKEN_ATTR_LSTRIP))
+        self.strips_right = frozenset(having(llama_cpp.LLAMA_TOKEN_ATTR_RSTRIP))
+        # Where a blank is put before every text, a line end alone is two tokens: the blank is the first.
+        line = self._tokenize("\n", parse_control=False)
+        self._line = line if llama_cpp.llama_vocab_type(vocab) == llama_cpp.LLAMA_VOCAB_TYPE_SPM else []
         self.bos = llama_cpp.llama_vocab_bos(vocab) if llama_cpp.llama_vocab_get_add_bos(vocab) else None
+
+    @cached_property
+    def pieces(self) -> list[bytes]:
+        return [self._piece(token) for token in self._tokens]
+
+    @cached_property
+    def end_tokens(self) -> frozenset[int]:
+        return frozenset(token for token in self._tokens if llama_cpp.llama_vocab_is_eog(self._vocab, token))
 
     def text(self, token: int) -> str:
         """How a token is written in a template; empty for a token the model does not have (-1).
@@ -44,7 +63,26 @@ class LlamaVocabulary:
     def eos_text(self) -> str:
         return self.text(llama_cpp.llama_vocab_eos(self._vocab))
 
-    def tokenize(self, text: str, *, parse_control: bool) -> list[int]:
+    def tokenize(self, text: str, *, parse_control: bool, continues: bool = False) -> list[int]:
+        tokens: list[int] = []
+        for block in blocks(text):
+            tokens += (
+                self._behind_a_line(block, parse_control)
+                if continues
+                else self._tokenize(block, parse_control)
+            )
+            continues = True
+        return tokens
+
+    def _behind_a_line(self, text: str, parse_control: bool) -> list[int]:
+        """The tokens of what continues a text: no blank is put before it if there is a line before it."""
+        if self._line:
+            tokens = self._tokenize("\n" + text, parse_control)
+            if tokens[: len(self._line)] == self._line:
+                return tokens[len(self._line) :]
+        return self._tokenize(text, parse_control)
+
+    def _tokenize(self, text: str, parse_control: bool) -> list[int]:
         raw = text.encode()
         size = len(raw) + 2  # no tokenizer makes more tokens than bytes, but for a space put in front
         while True:

@@ -1,0 +1,33 @@
+"""What cannot fit the context is refused before it is rendered or tokenized, which could take gigabytes."""
+
+from corral.errors import ContextExceeded
+from corral.request import GenerationRequest
+
+
+def check(request: GenerationRequest, *, limit_tokens: int, longest_token_bytes: int) -> None:
+    """Refuse a request of which it is certain that it has more tokens than `limit_tokens`.
+
+    No token stands for more than `longest_token_bytes`, and each message takes at least one. Raises
+    ContextExceeded with the fewest tokens that the prompt can have.
+    """
+    least = max(len(request.messages), -(-text_bytes(request) // longest_token_bytes))
+    if least > limit_tokens:
+        raise ContextExceeded(
+            f"this model's context is {limit_tokens} tokens, but the prompt has at least {least}",
+            prompt_tokens=least,
+            limit_tokens=limit_tokens,
+            param="messages",
+        )
+
+
+def text_bytes(request: GenerationRequest) -> int:
+    """The text of all messages in UTF-8; not what comes of it in a template, and not the tools."""
+    return sum(
+        _bytes(message.content) + sum(_bytes(call.arguments) for call in message.tool_calls)
+        for message in request.messages
+    )
+
+
+def _bytes(text: str) -> int:
+    # Encoding is as quick as anything that would avoid the copy.
+    return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
