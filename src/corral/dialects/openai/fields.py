@@ -141,7 +141,8 @@ def _harmless() -> Iterator[Field]:
 
 
 def _refused() -> Iterator[Field]:
-    no, empty = (False,), ([],)
+    no: tuple[Any, ...] = (False,)
+    empty: tuple[Any, ...] = ([],)
     # What another answer would have to be made for
     yield Refused("tools", "OLVSA", [{}], "", empty)
     yield Refused("tool_choice", "OLVS", "auto", "", ("none",))
