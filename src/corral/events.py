@@ -137,12 +137,17 @@ class BlockClosed:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The sequence ended as it should. `stop_sequence` is the stop string that ended it, if one did."""
+    """The sequence ended as it should.
+
+    `stop_sequence` is the stop string that ended it, if one did, and `stop_token` the token, if it was one of
+    the request's own.
+    """
 
     reason: FinishReason
     stop_sequence: str | None
     usage: Usage
     timings: Timings
+    stop_token: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

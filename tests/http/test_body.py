@@ -156,8 +156,8 @@ async def test_only_a_small_body_is_parsed_on_the_event_loop(parsed_in: list[str
 
 async def test_many_large_bodies_leave_room_for_a_small_one(mock_clock: trio.testing.MockClock) -> None:
     limit_bytes = 1024 * 1024
-    settings: dict[str, Any] = {"body_limit_bytes": limit_bytes, "body_memory_bytes": 2 * limit_bytes}
-    async with serving(scripted(), **settings) as client:
+    memory_bytes = 2 * limit_bytes
+    async with serving(scripted(), body_limit_bytes=limit_bytes, body_memory_bytes=memory_bytes) as client:
         unfinished: list[Exchange] = []
         for _ in range(40):
             pieces = [b" " * 16384] * 63

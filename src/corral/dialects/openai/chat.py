@@ -5,8 +5,8 @@ where that leaves room or real clients need more:
 
 - The first chunk of every choice carries the role and goes out on acceptance; all chunks have the same id.
 - A keepalive is a chunk with an empty delta: clients restart their idle timers on parsed chunks only.
-- `finish_reason` knows one `stop` for two endings. `stop_reason`, a field vLLM introduced, tells them apart:
-  the stop string, or null where the model ended by itself.
+- `finish_reason` knows one `stop` for three endings. `stop_reason`, a field of vLLM's, tells them apart:
+  the stop string, the id of a stop token, or null where the model ended by itself.
 - A failed stream ends with an error frame and without `[DONE]`.
 - `usage` counts the prompt once and the completion tokens of all choices.
 
@@ -79,7 +79,7 @@ class _ChunkChoice(msgspec.Struct, gc=False):
     delta: _Delta
     logprobs: _Logprobs | None = None
     finish_reason: str | None = None
-    stop_reason: str | UnsetType | None = UNSET
+    stop_reason: str | int | UnsetType | None = UNSET
 
 
 class _Chunk(msgspec.Struct, gc=False, tag_field="object", tag="chat.completion.chunk"):
@@ -102,7 +102,7 @@ class _Choice(msgspec.Struct, gc=False):
     message: _Message
     logprobs: _Logprobs | None
     finish_reason: str
-    stop_reason: str | None
+    stop_reason: str | int | None
 
 
 class _Completion(msgspec.Struct, gc=False, tag_field="object", tag="chat.completion"):
@@ -139,7 +139,7 @@ class ChatStream:
             case Finished():
                 self._finished[choice] = event.usage
                 reason = FINISH_REASONS[event.reason]
-                return self._chunk(_ChunkChoice(choice, _Delta(), None, reason, event.stop_sequence))
+                return self._chunk(_ChunkChoice(choice, _Delta(), None, reason, _stop_reason(event)))
             case _:
                 return b""
 
@@ -194,7 +194,7 @@ class ChatCall:
             _Message("assistant", completion.text),
             logprobs,
             FINISH_REASONS[finished.reason],
-            finished.stop_sequence,
+            _stop_reason(finished),
         )
 
 
@@ -217,6 +217,11 @@ class ChatDialect(OpenAIErrors):
             wants_usage=wants_usage(chat),
             fingerprint=self._fingerprint,
         )
+
+
+def _stop_reason(finished: Finished) -> str | int | None:
+    """The request's own stop string or token that ended it, if one did."""
+    return finished.stop_token if finished.stop_sequence is None else finished.stop_sequence
 
 
 def _logprobs(tokens: Iterable[TokenLogprob]) -> _Logprobs:

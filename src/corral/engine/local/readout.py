@@ -61,7 +61,10 @@ class Readout:
         task, decoder = running.task, running.decoder
         running.completion_tokens += 1
         running.last_token_s = perf_counter()
-        if token in self._end_tokens or task.is_last(token):
+        if task.is_last(token):
+            running.stop_token = token
+            return "stop"
+        if token in self._end_tokens:
             return "stop"
         logprob: TokenLogprob | None = None
         if task.top_logprobs is not None:

@@ -18,6 +18,7 @@ class Running:
         self.lane = lane
         self.sampler = sampler
         self.decoder = TextDecoder(task.stop, includes_stop=task.includes_stop)
+        self.stop_token: int | None = None
         self.completion_tokens = 0
         self.cached_tokens = 0
         self.aborted_tokens = 0
@@ -50,6 +51,7 @@ class Running:
                 prefill_ms=1e3 * (self.first_token_s - self.submitted_s),
                 decode_ms=1e3 * (perf_counter() - self.first_token_s),
             ),
+            stop_token=self.stop_token,
         )
 
     def released(self, cancelled_s: float | None) -> Waste:

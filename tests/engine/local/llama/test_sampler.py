@@ -20,7 +20,7 @@ pytestmark = pytest.mark.model
 
 GREEDY = Sampling(temperature=0)
 PROMPT = "One two three four five six. One two three four five"
-CHANGED = {
+CHANGED: dict[str, Any] = {
     "temperature": 0.7,
     "temperature_range": 0.5,
     "temperature_exponent": 2.0,
@@ -111,11 +111,11 @@ def test_xtc_leaves_out_the_likeliest_of_the_likely(llama: LlamaBackend, prompt:
     ],
 )
 def test_other_ways_to_draw_draw_otherwise_and_the_same_each_time(
-    llama: LlamaBackend, prompt: list[int], changed: dict[str, object]
+    llama: LlamaBackend, prompt: list[int], changed: dict[str, Any]
 ) -> None:
-    drawn = draws(llama, replace(WILD, **changed), prompt)  # type: ignore[arg-type]
+    drawn = draws(llama, replace(WILD, **changed), prompt)
     assert drawn != draws(llama, WILD, prompt)
-    assert drawn == draws(llama, replace(WILD, **changed), prompt)  # type: ignore[arg-type]
+    assert drawn == draws(llama, replace(WILD, **changed), prompt)
     assert len(set(drawn)) > 1
 
 
