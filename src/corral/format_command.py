@@ -108,9 +108,8 @@ def parse_case(case: Case, template: ChatTemplate, learned: Learned, split: int)
     for block in collector.blocks:
         if block.kind == "tool":
             value = complete_json(block.text)
-            whole = {"arguments": value, "arguments_partial": value}
-            cut = {"arguments": None, "arguments_partial": value}
-            calls.append({"name": block.name, **(whole if block.is_whole else cut)})
+            whole, cut = (value, None) if block.is_whole else (None, value)
+            calls.append({"name": block.name, "arguments": whole, "arguments_partial": cut})
         else:
             texts[block.kind].append(block.text)
     return {

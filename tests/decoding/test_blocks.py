@@ -102,7 +102,8 @@ def test_a_control_token_that_is_only_spelled_is_text() -> None:
         ),
         (
             JSON_IN_TAGS,
-            '<tool_call>{"type": "function", "function": {"name": "get_weather", "arguments": {"city": "Oslo"}}}',
+            '<tool_call>{"type": "function", "function": {"name": "get_weather", '
+            '"arguments": {"city": "Oslo"}}}',
         ),
         (JSON_IN_TAGS, '<tool_call>[{"name": "get_weather", "arguments": {"city": "Oslo"}}]</tool_call>'),
         (JSON_IN_TAGS, '<tool_call>{"name": "get_weather", "arguments": {"city": "Oslo"}}}</tool_call>'),
@@ -125,7 +126,8 @@ def test_a_control_token_that_is_only_spelled_is_text() -> None:
         (TAGGED, '<tool_call>{"name": "get_weather", "arguments": {"city": "Oslo"}}</tool_call>'),
         (
             TYPED_TAGS,
-            '<calls>\n<call name="get_weather">\n<arg name="city" string="true">Oslo</arg>\n</call>\n</calls>',
+            '<calls>\n<call name="get_weather">\n<arg name="city" string="true">Oslo</arg>\n'
+            "</call>\n</calls>",
         ),
         (TYPED_TAGS, '<calls><call name="get_weather"><arg name="city">Oslo</arg></call></calls>'),
         (PYTHONIC, '[get_weather(city="Oslo")]'),
@@ -182,7 +184,10 @@ def test_a_value_that_is_not_of_its_type_is_passed_on_as_a_string() -> None:
 
 
 def test_the_word_for_the_type_wins_over_the_schema() -> None:
-    raw = '<calls><call name="get_weather"><arg name="city" string="false">12</arg><arg name="days" string="true">3</arg></call>'
+    raw = (
+        '<calls><call name="get_weather"><arg name="city" string="false">12</arg>'
+        '<arg name="days" string="true">3</arg></call>'
+    )
     assert parse(TYPED_TAGS, raw).arguments == [{"city": 12, "days": "3"}]
 
 
@@ -203,7 +208,10 @@ def test_a_doubled_end_tag_is_taken_once() -> None:
 
 
 def test_objects_and_lists_in_nested_tags_become_json() -> None:
-    raw = '<invoke name="get_weather"><where><lat>1</lat><names><item>a</item><item>b</item></names></where></invoke>'
+    raw = (
+        '<invoke name="get_weather"><where><lat>1</lat>'
+        "<names><item>a</item><item>b</item></names></where></invoke>"
+    )
     assert parse(NESTED_TAGS, raw).arguments == [{"where": {"lat": 1, "names": ["a", "b"]}}]
 
 
@@ -382,7 +390,8 @@ def test_a_thought_that_was_cut_is_thought_with_all_that_is_in_it(raw: str) -> N
 
 def test_headers_say_what_is_thought_and_what_is_said() -> None:
     raw = (
-        "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>commentary<|message|>I ping.<|end|>"
+        "<|channel|>analysis<|message|>Hm.<|end|>"
+        "<|start|>assistant<|channel|>commentary<|message|>I ping.<|end|>"
         "<|start|>assistant<|channel|>commentary to=functions.ping json<|message|>{}<|call|>"
     )
     answer = parse(HEADED, raw, prompt="<|end|><|start|>assistant")

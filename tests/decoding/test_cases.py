@@ -42,16 +42,16 @@ def learned(case: Case) -> tuple[ChatTemplate, Learned]:
 
 def meaning(parsed: dict[str, Any]) -> dict[str, Any]:
     """What a case compares: of a whole call its arguments, of one that was cut what had come."""
-    calls = []
-    for call in parsed["tool_calls"]:
-        kept = ("name", "arguments") if call["arguments"] is not None else (*call,)
-        calls.append({key: call[key] for key in kept})
     return {
         "reasoning": parsed["reasoning"],
         "content": parsed["content"],
-        "tool_calls": calls,
+        "tool_calls": [_without_null_partial(call) for call in parsed["tool_calls"]],
         "malformed": parsed["malformed"],
     }
+
+
+def _without_null_partial(call: dict[str, Any]) -> dict[str, Any]:
+    return {key: call[key] for key in call if key != "arguments_partial" or call[key] is not None}
 
 
 def test_an_answer_means_the_same_in_pieces_of_any_size(

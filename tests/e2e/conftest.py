@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import openai
 import pytest
@@ -47,8 +48,8 @@ def sdk() -> Iterator[Callable[..., openai.OpenAI]]:
     """Makes OpenAI's own clients, without their retries: a test sees the first answer."""
     with ExitStack() as clients:
 
-        def make(base_url: str, **options: object) -> openai.OpenAI:
-            settings = {"api_key": "none", "max_retries": 0, "timeout": 30.0} | options
+        def make(base_url: str, **options: Any) -> openai.OpenAI:
+            settings: dict[str, Any] = {"api_key": "none", "max_retries": 0, "timeout": 30.0} | options
             return clients.enter_context(openai.OpenAI(base_url=base_url, **settings))
 
         yield make

@@ -31,6 +31,7 @@ def test_hypercorn_serves_the_same(
         server.until_healthy()
         ask = sdk(server.api).chat.completions.create
         answer = ask(model=MODEL, messages=QUESTION, max_tokens=5, temperature=0)
+        assert answer.usage is not None
         assert answer.usage.completion_tokens == 5
         with server.stream() as running, server.stream() as waiting:
             assert running.frame()

@@ -98,7 +98,7 @@ def endless(piece: bytes) -> Iterator[bytes]:
 
 async def test_a_body_in_which_no_prompt_fits_is_refused_before_it_has_arrived() -> None:
     backend = scripted()
-    most = BESIDE_PROMPT_BYTES + 6 * backend.ctx_tokens
+    most = BESIDE_PROMPT_BYTES + 6 * backend.cache.shape.ctx_tokens
     async with serving(backend) as client:
         sent = 0
 
@@ -118,7 +118,7 @@ async def test_a_body_in_which_no_prompt_fits_is_refused_before_it_has_arrived()
 
 async def test_a_prompt_that_fits_is_taken_however_it_is_escaped() -> None:
     backend = scripted()
-    text = "".join(f"\\u{97:04x}" for _ in range(backend.ctx_tokens - 200))
+    text = "".join(f"\\u{97:04x}" for _ in range(backend.cache.shape.ctx_tokens - 200))
     body = b'{"max_tokens":1,"messages":[{"role":"user","content":"%b"}]}' % text.encode()
     async with serving(backend) as client:
         assert (await client.send("POST", CHAT, raw=[body]).json())["usage"]["completion_tokens"] == 1

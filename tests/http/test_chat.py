@@ -9,6 +9,7 @@ import trio.testing
 from tests.harness import Exchange, Gate, serving
 
 from corral.engine.local.scripted import ScriptedBackend, replying
+from corral.serving import service
 
 
 def frames(body: bytes) -> list[Any]:
@@ -228,6 +229,28 @@ async def test_silence_is_filled_with_keepalives_while_queued_and_while_a_step_s
         for stream in streams:
             await left_engine(stream)
         gate.open()
+
+
+@pytest.mark.parametrize(("deliveries", "is_evicted"), [(3, False), (2, True)])
+async def test_keepalives_that_fall_due_while_a_mailbox_is_exactly_full_evict_nobody(
+    deliveries: int,
+    is_evicted: bool,
+    mock_clock: trio.testing.MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(service, "READER_DELIVERIES", deliveries)
+    async with serving(ScriptedBackend(), stream_keepalive_s=5) as client:
+        # Its first write waits for the client, and with it what three steps of the engine have said.
+        stream = client.chat(stream=True, max_tokens=3, buffered_chunks=0)
+        await stream.started()
+        await client.service.wait_idle()
+        for _ in range(5):
+            await trio.testing.wait_all_tasks_blocked()
+            mock_clock.jump(6)
+        await trio.testing.wait_all_tasks_blocked()
+        assert stream.aborted is is_evicted
+        if not is_evicted:
+            assert frames(await stream.body())[-1] == "[DONE]"
 
 
 async def test_shutdown_refuses_new_requests_lets_running_ones_finish_and_then_ends_them(

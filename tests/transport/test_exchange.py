@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import trio
@@ -54,7 +55,7 @@ async def test_sending_to_a_client_that_is_gone_is_no_failure_of_the_app(
     in_a_nursery: bool,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async def app(scope: object, receive: object, send: Send, *_: object) -> None:
+    async def app(scope: object, receive: object, send: Any, *_: object, **__: object) -> None:
         if in_a_nursery:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(nothing)
@@ -62,7 +63,7 @@ async def test_sending_to_a_client_that_is_gone_is_no_failure_of_the_app(
         else:
             await handler(send)
 
-    scope = {"type": "http", "method": "GET", "path": "/", "client": None}
+    scope: Any = {"type": "http", "method": "GET", "path": "/", "client": None}
     exchange = Exchange(scope, partial(nothing), nothing, end_within_s=1)
     exchange.disconnect_nowait()
     await exchange.run(app)

@@ -10,6 +10,7 @@ from tests.transport.wires import (
     CHUNK,
     ENDINGS,
     LIMITS,
+    Ending,
     Lab,
     close,
     is_reset,
@@ -56,7 +57,7 @@ PHASES = ["body", "before", "mid-stream", "idle"]
 @ending
 @pytest.mark.parametrize("phase", PHASES)
 async def test_a_client_that_leaves_is_gone_at_once(
-    autojump_clock: MockClock, app: str, end, phase: str
+    autojump_clock: MockClock, app: str, end: Ending, phase: str
 ) -> None:
     async with laboratory(autojump_clock, app) as lab:
         stream, path = await reach(lab, phase)
@@ -70,7 +71,7 @@ async def test_a_client_that_leaves_is_gone_at_once(
 @pytest.mark.parametrize("phase", ["before", "mid-stream"])
 @pytest.mark.parametrize("junk", [b"\r\n", get("/next"), b"\x00" * 100], ids=["CRLF", "request", "zeros"])
 async def test_pipelined_bytes_hide_no_leaving(
-    autojump_clock: MockClock, app: str, end, phase: str, junk: bytes
+    autojump_clock: MockClock, app: str, end: Ending, phase: str, junk: bytes
 ) -> None:
     async with laboratory(autojump_clock, app) as lab:
         stream, path = await reach(lab, phase, pipelined=junk)
@@ -175,7 +176,9 @@ async def test_half_closed_after_two_requests_both_are_answered(autojump_clock: 
 @anyapp
 @ending
 @pytest.mark.parametrize("phase", ["before", "mid-stream"])
-async def test_half_closed_and_then_gone(autojump_clock: MockClock, app: str, end, phase: str) -> None:
+async def test_half_closed_and_then_gone(
+    autojump_clock: MockClock, app: str, end: Ending, phase: str
+) -> None:
     async with laboratory(autojump_clock, app) as lab:
         stream, path = await reach(lab, phase)
         await stream.send_eof()
@@ -233,7 +236,9 @@ async def test_a_stalled_client_is_reset(autojump_clock: MockClock, app: str) ->
 
 @anyapp
 @ending
-async def test_a_stalled_client_that_leaves_is_gone_at_once(autojump_clock: MockClock, app: str, end) -> None:
+async def test_a_stalled_client_that_leaves_is_gone_at_once(
+    autojump_clock: MockClock, app: str, end: Ending
+) -> None:
     async with laboratory(autojump_clock, app) as lab:
         stream = await lab.request(get("/flood"), receive_buffer=4096)
         await lab.journal.until_started("/flood")
@@ -435,7 +440,7 @@ async def test_half_closed_after_an_upload_that_is_read_slowly(autojump_clock: M
 
 
 @ending
-async def test_an_app_that_does_not_read_is_told_of_the_end(autojump_clock: MockClock, end) -> None:
+async def test_an_app_that_does_not_read_is_told_of_the_end(autojump_clock: MockClock, end: Ending) -> None:
     async with laboratory(autojump_clock) as lab:
         stream = await lab.request(post("/deaf", 50_000_000))
         with trio.move_on_after(1):
@@ -519,7 +524,7 @@ async def test_shutdown_is_not_held_up_by_a_stalled_client(autojump_clock: MockC
 
 @ending
 async def test_an_app_that_never_listens_is_stopped_by_what_it_sends(
-    autojump_clock: MockClock, end, caplog: pytest.LogCaptureFixture
+    autojump_clock: MockClock, end: Ending, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with laboratory(autojump_clock) as lab:
         stream = await lab.request(get("/blind"), receive_buffer=4096)

@@ -5,7 +5,18 @@ import h2.settings
 import pytest
 import trio
 from h2.errors import ErrorCodes
-from tests.transport.wires import APPS, CHUNK, ENDINGS, LIMITS, H2Client, Lab, close, is_reset, laboratory
+from tests.transport.wires import (
+    APPS,
+    CHUNK,
+    ENDINGS,
+    LIMITS,
+    Ending,
+    H2Client,
+    Lab,
+    close,
+    is_reset,
+    laboratory,
+)
 from trio.testing import MockClock
 
 from corral.transport.http2 import IDLE_FRAMES_AT_ONCE, RESETS_AT_ONCE
@@ -47,7 +58,7 @@ async def is_alive(client: H2Client, path: str = "/sibling") -> bool:
 @ending
 @pytest.mark.parametrize("phase", PATHS)
 async def test_a_client_that_leaves_is_gone_at_once(
-    autojump_clock: MockClock, app: str, end, phase: str
+    autojump_clock: MockClock, app: str, end: Ending, phase: str
 ) -> None:
     async with laboratory(autojump_clock, app) as lab:
         client = await client_of(lab)
@@ -58,7 +69,7 @@ async def test_a_client_that_leaves_is_gone_at_once(
 
 
 @ending
-async def test_an_idle_client_that_leaves_is_gone_at_once(autojump_clock: MockClock, end) -> None:
+async def test_an_idle_client_that_leaves_is_gone_at_once(autojump_clock: MockClock, end: Ending) -> None:
     async with laboratory(autojump_clock) as lab:
         client = await client_of(lab)
         assert await is_alive(client)
@@ -451,7 +462,7 @@ async def test_answers_to_what_it_is_sent_are_no_flood(autojump_clock: MockClock
 
 @ending
 async def test_an_app_that_never_listens_is_stopped_by_what_it_sends(
-    autojump_clock: MockClock, end, caplog: pytest.LogCaptureFixture
+    autojump_clock: MockClock, end: Ending, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with laboratory(autojump_clock) as lab:
         client = await client_of(lab)

@@ -17,6 +17,7 @@ from hypercorn.config import Config, Sockets
 from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.protocol.http_stream import HTTPStream
+from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 
 from corral.transport.http1 import STATUS_LINE_START
@@ -35,7 +36,7 @@ def test_the_version_is_the_one_that_was_read() -> None:
 @pytest.mark.parametrize(
     ("function", "expected"),
     [
-        (hypercorn.trio.run.TCPServer.__init__, "self app config context state stream"),
+        (TCPServer.__init__, "self app config context state stream"),
         (hypercorn.trio.run.worker_serve, "app config sockets shutdown_trigger task_status"),
         (hypercorn.asyncio.run._run, "main debug shutdown_trigger loop_factory"),
         (H11Protocol.__init__, PROTOCOL),

@@ -7,10 +7,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -20,10 +21,10 @@ from corral.errors import StartupError
 from corral.transport import Limits, install, serve
 
 
-def with_lifespan(journal: Journal):
+def with_lifespan(journal: Journal) -> Callable[..., Any]:
     inner = raw_app(journal)
 
-    async def app(scope, receive, send) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
             for stage in ("startup", "shutdown"):
                 await receive()
@@ -35,7 +36,7 @@ def with_lifespan(journal: Journal):
 
 
 @asynccontextmanager
-async def served(app, *bind: str, drain_s: float = 0.2) -> AsyncIterator[list[str]]:
+async def served(app: Any, *bind: str, drain_s: float = 0.2) -> AsyncIterator[list[str]]:
     """Serve for the length of the block, then shut down; fails if that takes longer than it may."""
     stop = trio.Event()
     async with trio.open_nursery() as nursery:
@@ -91,7 +92,7 @@ async def test_an_address_that_is_none(bind: str) -> None:
 
 @pytest.mark.parametrize("in_a_nursery", [False, True])
 async def test_an_app_that_says_it_cannot_start(in_a_nursery: bool, caplog: pytest.LogCaptureFixture) -> None:
-    async def app(scope, receive, send) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()
         failed = {"type": "lifespan.startup.failed", "message": "no model"}
         if in_a_nursery:
@@ -107,7 +108,7 @@ async def test_an_app_that_says_it_cannot_start(in_a_nursery: bool, caplog: pyte
 
 
 async def test_an_app_that_fails_before_it_has_started(caplog: pytest.LogCaptureFixture) -> None:
-    async def app(scope, receive, send) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
         raise ZeroDivisionError("a bug")
 
     with pytest.raises(ZeroDivisionError, match="a bug"):
@@ -119,9 +120,10 @@ async def test_an_app_whose_lifespan_fails_while_it_serves_takes_the_server_with
     journal, fails = Journal(), trio.Event()
     inner = raw_app(journal)
 
-    async def app(scope, receive, send) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "lifespan":
-            return await inner(scope, receive, send)
+            await inner(scope, receive, send)
+            return
         await receive()
         await send({"type": "lifespan.startup.complete"})
         await fails.wait()

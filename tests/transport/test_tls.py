@@ -1,6 +1,7 @@
 """TLS: the same endings through an encrypted stream, and handshakes that do not end."""
 
 import ssl
+from typing import TypedDict
 
 import h2.events
 import pytest
@@ -9,6 +10,7 @@ from tests.transport.wires import (
     APPS,
     CHUNK,
     LIMITS,
+    Ending,
     H2Client,
     close,
     laboratory,
@@ -18,6 +20,19 @@ from tests.transport.wires import (
 )
 from trio.testing import MockClock
 
+
+class Contexts(TypedDict):
+    """Of both ends."""
+
+    server_context: ssl.SSLContext
+    client_context: ssl.SSLContext
+
+
+@pytest.fixture
+def contexts(server_context: ssl.SSLContext, client_context: ssl.SSLContext) -> Contexts:
+    return {"server_context": server_context, "client_context": client_context}
+
+
 anyapp = pytest.mark.parametrize("app", APPS)
 
 
@@ -26,7 +41,7 @@ async def say_goodbye(stream: trio.abc.Stream) -> None:
     await stream.aclose()
 
 
-ENDINGS = {"close_notify": say_goodbye, "FIN": close, "RST": reset}
+ENDINGS: dict[str, Ending] = {"close_notify": say_goodbye, "FIN": close, "RST": reset}
 ending = pytest.mark.parametrize("end", ENDINGS.values(), ids=ENDINGS)
 
 
@@ -38,9 +53,8 @@ def get(path: str, extra: str = "") -> bytes:
 @ending
 @pytest.mark.parametrize("path", ["/before", "/stream", "/flood"])
 async def test_a_client_that_leaves_is_gone_at_once(
-    autojump_clock: MockClock, app, end, path, server_context: ssl.SSLContext, client_context: ssl.SSLContext
+    autojump_clock: MockClock, app: str, end: Ending, path: str, contexts: Contexts
 ) -> None:
-    contexts = {"server_context": server_context, "client_context": client_context}
     async with laboratory(autojump_clock, app, **contexts) as lab:
         stream = await lab.connect_tls()
         await stream.send_all(get(path))
@@ -57,9 +71,8 @@ async def test_a_client_that_leaves_is_gone_at_once(
 @anyapp
 @ending
 async def test_an_http2_client_that_leaves_is_gone_at_once(
-    autojump_clock: MockClock, app, end, server_context: ssl.SSLContext, client_context: ssl.SSLContext
+    autojump_clock: MockClock, app: str, end: Ending, contexts: Contexts
 ) -> None:
-    contexts = {"server_context": server_context, "client_context": client_context}
     async with laboratory(autojump_clock, app, **contexts) as lab:
         client = H2Client(await lab.connect_tls("h2"))
         stream_id = await client.get("/stream")
@@ -71,9 +84,8 @@ async def test_an_http2_client_that_leaves_is_gone_at_once(
 
 @anyapp
 async def test_responses_come_whole_and_connections_close(
-    autojump_clock: MockClock, app, server_context: ssl.SSLContext, client_context: ssl.SSLContext
+    autojump_clock: MockClock, app: str, contexts: Contexts
 ) -> None:
-    contexts = {"server_context": server_context, "client_context": client_context}
     async with laboratory(autojump_clock, app, **contexts) as lab:
         stream = await lab.connect_tls()
         await stream.send_all(get("/ok"))
@@ -85,9 +97,8 @@ async def test_responses_come_whole_and_connections_close(
 
 @anyapp
 async def test_an_early_answer_reaches_a_client_that_still_sends(
-    autojump_clock: MockClock, app, server_context: ssl.SSLContext, client_context: ssl.SSLContext
+    autojump_clock: MockClock, app: str, contexts: Contexts
 ) -> None:
-    contexts = {"server_context": server_context, "client_context": client_context}
     async with laboratory(autojump_clock, app, **contexts) as lab:
         stream = await lab.connect_tls()
         await stream.send_all(b"POST /ok HTTP/1.1\r\nHost: x\r\nContent-Length: 50000000\r\n\r\n")
@@ -97,10 +108,7 @@ async def test_an_early_answer_reaches_a_client_that_still_sends(
 
 
 @anyapp
-async def test_a_stalled_client_is_reset(
-    autojump_clock: MockClock, app, server_context: ssl.SSLContext, client_context: ssl.SSLContext
-) -> None:
-    contexts = {"server_context": server_context, "client_context": client_context}
+async def test_a_stalled_client_is_reset(autojump_clock: MockClock, app: str, contexts: Contexts) -> None:
     async with laboratory(autojump_clock, app, **contexts) as lab:
         stream = await lab.connect_tls()
         await stream.send_all(get("/flood"))
@@ -121,10 +129,7 @@ async def test_a_handshake_must_end(
         await lab.until_empty()
 
 
-async def test_cleartext_on_a_tls_port_is_turned_away(
-    autojump_clock: MockClock, server_context: ssl.SSLContext, client_context: ssl.SSLContext
-) -> None:
-    contexts = {"server_context": server_context, "client_context": client_context}
+async def test_cleartext_on_a_tls_port_is_turned_away(autojump_clock: MockClock, contexts: Contexts) -> None:
     async with laboratory(autojump_clock, **contexts) as lab:
         stream = await lab.request(get("/ok"))
         assert b"HTTP" not in await read_all(stream)

@@ -172,8 +172,9 @@ class Markers:
             prefix = _name_prefix(begin[-1])
             if prefix and len(units) > 1:
                 units = units[:-1]
-        end = _groups(self._atoms(form.end))
-        closers: dict[Atoms, None] = dict.fromkeys(end + _groups(self._atoms(form.section_end)))
+        key = pattern_atoms(self._pattern(pairs.before_key)) if pairs else ()
+        end = _groups(self._atoms(form.end), key)
+        closers: dict[Atoms, None] = dict.fromkeys(end + _groups(self._atoms(form.section_end), key))
         if pairs and pattern_atoms(pairs.after_name)[-1:] == ("(",):
             closers[(")",)] = None
         literals = form.section_begin + "".join(form.begin) + "".join(getattr(named, "after_name", ()))
@@ -270,13 +271,21 @@ def _units(marker: Atoms) -> tuple[Atoms, ...]:
     return tuple(units)
 
 
-def _groups(marker: tuple[str, ...]) -> tuple[Atoms, ...]:
-    """Each atom by itself, but a word between two control tokens together with both."""
+def _groups(marker: tuple[str, ...], key: Atoms) -> tuple[Atoms, ...]:
+    """Each atom by itself, but a word between two control tokens together with both.
+
+    What a key begins with, too, tells nothing by itself: it is taken together with the next atom.
+    """
     groups: list[tuple[str, ...]] = []
     for index, atom in enumerate(marker):
         joins = bool(groups) and _is_control(groups[-1][-1:]) and atom.isalnum()
         follows = bool(groups) and groups[-1][-1].isalnum() and len(groups[-1]) > 1
-        if (joins and _is_control(marker[index + 1 : index + 2])) or (follows and _is_control((atom,))):
+        is_shared = bool(groups) and len(groups[-1]) < len(key) and key[: len(groups[-1])] == groups[-1]
+        if (
+            is_shared
+            or (joins and _is_control(marker[index + 1 : index + 2]))
+            or (follows and _is_control((atom,)))
+        ):
             groups[-1] = (*groups[-1], atom)
         else:
             groups.append((atom,))

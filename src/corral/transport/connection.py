@@ -54,6 +54,7 @@ PARSING_SHARE = 0.25
 # After an early answer the client may still be sending. Closing then would reset it, and the reset would
 # overtake the answer: read on and throw away, this long at most.
 LINGER_S = 2.0
+SHUTDOWN_LINGER_S = 0.5
 
 # How long saying goodbye may take (TLS close_notify, a 503 to a client too many).
 FAREWELL_S = 1.0
@@ -87,6 +88,7 @@ class Connection:
         self._http2: Callable[[], HTTP2]
         self._nursery: trio.Nursery
         self._reading = trio.CancelScope()  # cancelled: stop reading, close
+        self._timekeeping = trio.CancelScope()
         self._idle = trio.CancelScope()  # its deadline: when a connection that is not serving is closed
         self._send_lock = trio.Lock()
         self._writes: set[trio.CancelScope] = set()
@@ -132,10 +134,19 @@ class Connection:
     async def _shake_hands(self) -> bool:
         if not isinstance(self._stream, trio.SSLStream):
             return True
-        with trio.move_on_after(self._limits.tls_handshake_timeout_s), suppress(trio.BrokenResourceError):
-            await self._stream.do_handshake()
-            return True
-        return False  # trio closes what it accepted when we return
+        is_done = False
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._cancel_at_shutdown, nursery.cancel_scope)
+            nursery.cancel_scope.deadline = trio.current_time() + self._limits.tls_handshake_timeout_s
+            with suppress(trio.BrokenResourceError):
+                await self._stream.do_handshake()
+                is_done = True
+            nursery.cancel_scope.cancel()
+        return is_done  # if not, trio closes what it accepted when we return
+
+    async def _cancel_at_shutdown(self, scope: trio.CancelScope) -> None:
+        await self._context.terminated.wait()
+        scope.cancel()
 
     async def _refuse(self) -> None:
         """Answer a client too many: 503 where that costs nothing but a small write."""
@@ -168,7 +179,7 @@ class Connection:
                     await self._close()
                 self.abort()  # if that was not to be done in good order
             # The socket is closed and every app knows: they are waited for, the time-keeper is not.
-            self._idle.cancel()
+            self._timekeeping.cancel()
 
     async def _read(self) -> None:
         """Read until the client is gone or the connection is to close."""
@@ -252,16 +263,19 @@ class Connection:
     async def _keep_time(self, task_status: trio.TaskStatus[None]) -> None:
         """Close the connection when it has stood idle too long, or at shutdown when it is idle."""
         try:
-            with self._idle:
-                self._idle.deadline = trio.current_time() + self._limits.header_timeout_s
-                task_status.started()
+            with self._timekeeping:
+                with self._idle:
+                    self._idle.deadline = trio.current_time() + self._limits.header_timeout_s
+                    task_status.started()
+                    await self._context.terminated.wait()
+                    await self._protocol.announce_shutdown()
+                    if not self._protocol.idle:
+                        await trio.sleep_forever()  # until the response ends and says so: `_mark`
+                if not self._closing:
+                    await self._protocol.time_out()
+                    await self._hang_up()
                 await self._context.terminated.wait()
-                await self._protocol.announce_shutdown()
-                if not self._protocol.idle:
-                    await trio.sleep_forever()  # until the response ends and says so: `_mark`
-            if not self._closing:
-                await self._protocol.time_out()
-                await self._hang_up()
+                self._linger()
         except trio.Cancelled:
             # The server's patience is over, and writes are shielded from that: let out who waits in one, and
             # give a last word, if an app has one, no more than a moment.
@@ -278,10 +292,15 @@ class Connection:
         if self._protocol.unread and not self._fin_seen:
             if self._cleartext:
                 self._wire.finish()
-            self._reading.deadline = trio.current_time() + LINGER_S
+            self._linger()
         else:
             self._reading.cancel()
         await self._protocol.handle(Closed())
+
+    def _linger(self) -> None:
+        """Read on for a while at most, to throw it away; never longer than was said before."""
+        linger_s = SHUTDOWN_LINGER_S if self._context.terminated.is_set() else LINGER_S
+        self._reading.deadline = min(self._reading.deadline, trio.current_time() + linger_s)
 
     async def _close(self) -> None:
         """Tell the apps, and close the socket unless somebody still waits to write to it."""

@@ -151,8 +151,8 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     requests: int
     by_outcome: dict[Outcome, int]
     refused: int
-    refused_by: dict[str, int]
-    """By HTTP status and code, such as `429 queue_full`."""
+    refused_by: dict[int, dict[str, int]]
+    """By HTTP status, and within it by code, such as `queue_full`."""
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int

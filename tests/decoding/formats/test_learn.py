@@ -15,14 +15,16 @@ INVENTED = TEMPLATES / "invented"
 
 PROMPT = "<|bot|>"
 WRITTEN: dict[str, str] = {
-    "arguments-as-elements": "<tool_use>\n<tool_name>get_weather</tool_name>\n<arguments>\n<city>Oslo</city>\n"
-    "<days>3</days>\n</arguments>\n</tool_use>",
+    "arguments-as-elements": "<tool_use>\n<tool_name>get_weather</tool_name>\n<arguments>\n"
+    "<city>Oslo</city>\n<days>3</days>\n</arguments>\n</tool_use>",
     "bare-json-list": '[{"name": "get_weather", "arguments": {"city": "Oslo", "days": 3}}]',
     "code-fence-of-calls": '```tool_code\nget_weather(city="Oslo", days=3)\n```',
     "counted-calls": '<call index="0" tool="get_weather">{"city": "Oslo", "days": 3}</call>\n',
     "fenced-json": '```json\n{"tool": "get_weather", "tool_input": {"city": "Oslo", "days": 3}}\n```',
-    "id-first": '<|calls|><|call|>id=x7<|name|>get_weather<|args|>{"city": "Oslo", "days": 3}<|/call|><|/calls|>',
-    "json-in-tags": '<tools><use name="get_weather"><arg k="city">"Oslo"</arg><arg k="days">3</arg></use></tools>',
+    "id-first": "<|calls|><|call|>id=x7<|name|>get_weather"
+    '<|args|>{"city": "Oslo", "days": 3}<|/call|><|/calls|>',
+    "json-in-tags": '<tools><use name="get_weather">'
+    '<arg k="city">"Oslo"</arg><arg k="days">3</arg></use></tools>',
     "key-and-value-tokens": "<|call|>get_weather<|key|>city<|value|>Oslo<|key|>days<|value|>3<|/call|>",
     "lines-of-pairs": '<|do|>get_weather\ncity: "Oslo"\ndays: 3\n<|done|>',
     "lines-of-python-calls": "<function_calls>\nget_weather(city='Oslo', days=3)\n</function_calls>",
@@ -35,8 +37,8 @@ WRITTEN: dict[str, str] = {
     "spelled-tokens": "<｜tool_calls_begin｜><｜tool_call_begin｜>function<｜tool_sep｜>"  # noqa: RUF001
     '<tml:invoke name="get_weather"><tml:parameter name="city">Oslo</tml:parameter>'
     '<tml:parameter name="days">3</tml:parameter></tml:invoke><｜tool_call_end｜><｜tool_calls_end｜>',  # noqa: RUF001
-    "two-openers": '<|action_start|><|plugin|>\n{"name": "get_weather", "parameters": {"city": "Oslo", "days": 3}}'
-    "<|action_end|>",
+    "two-openers": '<|action_start|><|plugin|>\n{"name": "get_weather", '
+    '"parameters": {"city": "Oslo", "days": 3}}<|action_end|>',
     "typed-attributes": '<calls>\n<call function="get_weather">\n<arg type="string" name="city">Oslo</arg>\n'
     '<arg type="json" name="days">3</arg>\n</call>\n</calls>',
     "words-before-json": '\nAction: get_weather\nAction Input: {"city": "Oslo", "days": 3}\n',
@@ -136,7 +138,10 @@ def test_tokens_of_channels_give_headers_where_the_template_gives_none() -> None
     tokens = ["<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|call|>", "<|return|>"]
     found = learned("no-tools-at-all", vocabulary=tokens)
     assert found.format.source == "known"
-    raw = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant to=functions.ping<|channel|>x<|message|>{}<|call|>"
+    raw = (
+        "<|channel|>analysis<|message|>Hm.<|end|>"
+        "<|start|>assistant to=functions.ping<|channel|>x<|message|>{}<|call|>"
+    )
     answer = parse(found.format, raw)
     assert (answer.reasoning, answer.names) == ("Hm.", ["ping"])
 
@@ -146,7 +151,9 @@ def test_only_what_the_vocabulary_names_is_a_control_token() -> None:
 
 
 THINKS = """{%- for m in messages -%}
-{{- '<|' + m.role + '|>' + (('<think>' + m.reasoning_content + '</think>') if m.reasoning_content else '') + m.content + '<|end|>' -}}
+{{- '<|' + m.role + '|>' -}}
+{%- if m.reasoning_content -%}{{- '<think>' + m.reasoning_content + '</think>' -}}{%- endif -%}
+{{- m.content + '<|end|>' -}}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- '<|assistant|>' -}}
 {%- if enable_thinking is defined and not enable_thinking -%}{{- '<think></think>' -}}

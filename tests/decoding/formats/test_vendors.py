@@ -26,9 +26,9 @@ WHY = {
     "LFM2-8B-A1B.jinja": "calls are not rendered; results stand between tokens, so calls do between theirs",
     "LFM2.5-8B-A1B.jinja": "the template does not escape quotes in strings",
     "LFM2.5-Instruct.jinja": NOT_RENDERED,
-    "NVIDIA-Nemotron-Nano-v2.jinja": "the template puts the text in a turn of its own, behind an open thought",
+    "NVIDIA-Nemotron-Nano-v2.jinja": "the template gives the text a turn of its own, in an open thought",
     "google-gemma-2-2b-it.jinja": ROLES,
-    "ibm-granite-granite-3.3-2B-Instruct.jinja": "calls are not rendered; the system message names their token",
+    "ibm-granite-granite-3.3-2B-Instruct.jinja": "calls are not rendered; the system message names the token",
     "llama-cpp-rwkv-world.jinja": NOT_RENDERED,
     "microsoft-Phi-3.5-mini-instruct.jinja": NOT_RENDERED,
     "openai-gpt-oss-120b.jinja": "the template makes a thought of the text beside a call",
@@ -68,12 +68,16 @@ def row(name: str) -> str:
     kinds = "; ".join(kind(form) for form in found.format.calls)
     thought = "headers" if found.format.headers else "tags" if found.format.thought else ""
     fails = "; ".join(filter(None, (", ".join(test.failed), WHY.get(name, ""))))
-    return f"| {name.removesuffix('.jinja')} | {kinds} | {found.format.source} | {thought} | {result} | {fails} |"
+    cells = (name.removesuffix(".jinja"), kinds, found.format.source, thought, result, fails)
+    return f"| {' | '.join(cells)} |"
 
 
 def table() -> str:
-    head = "| template | calls | from | thoughts | self-test | what fails, and why |\n|---|---|---|---|---|---|\n"
-    return head + "\n".join(map(row, names())) + "\n"
+    head = (
+        "| template | calls | from | thoughts | self-test | what fails, and why |",
+        "|---|---|---|---|---|---|",
+    )
+    return "\n".join([*head, *map(row, names())]) + "\n"
 
 
 def test_the_documentation_has_the_table_as_it_is() -> None:

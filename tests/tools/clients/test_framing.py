@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.tools.fakeserver import HEAD, LAST, chunked
+
 from tools.clients.framing import FramingError, ResponseReader, request_bytes
 
 WIRE = HEAD + chunked(b"data: one\n\n") + chunked(b"two" * 100) + LAST

@@ -4,6 +4,7 @@ import msgspec
 import pytest
 import trio
 from tests.tools.fakeserver import DONE, HEAD, LAST, chunked, delta, serving, usage
+
 from tools.clients.habits import Habit, Leave
 from tools.clients.http1 import chat
 from tools.clients.sse import Answer

@@ -9,6 +9,7 @@ import h2.events
 import pytest
 import trio
 from tests.tools.fakeserver import DONE, delta, usage
+
 from tools.clients.habits import Habit, Leave
 from tools.clients.http2 import chat_h2
 from tools.clients.target import Chat, Target

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.tools.fakeserver import DONE, delta, usage
+
 from tools.clients.sse import Answer, SseReader, Usage, read_whole
 
 STREAM = b"".join(

@@ -1,4 +1,5 @@
 import pytest
+
 from tools.commands.bench import MODEST_REPEATS, parse
 
 

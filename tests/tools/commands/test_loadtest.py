@@ -10,12 +10,12 @@ import pytest
 import trio
 from rich.console import Console
 from tests.tools.fakeserver import DONE, HEAD, LAST, chunked, delta, serving, usage
+
 from tools.clients.target import Target
+from tools.commands import loadtest
 from tools.load.report import Report
 from tools.sheets.goal import Goal
 from tools.sheets.sheet import Sheet
-
-from tools.commands import loadtest
 
 TOOL = Path(__file__).parents[3] / "tools" / "loadtest.py"
 

@@ -1,4 +1,5 @@
 from tests.tools.load.answers import answer
+
 from tools.load.chart import svg
 from tools.load.report import build
 from tools.load.scenarios import Record, Tally

@@ -2,6 +2,7 @@ import random
 from typing import Any
 
 import pytest
+
 from tools.clients.sse import Answer
 from tools.clients.target import Target
 from tools.load.company import Company

@@ -3,6 +3,7 @@ from typing import Any
 
 import msgspec
 import pytest
+
 from tools.load.verdict import Sample, Soaked, rss_growth, verdict
 from tools.servers.footprint import Footprint
 

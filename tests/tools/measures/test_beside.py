@@ -1,4 +1,5 @@
 import pytest
+
 from tools.clients.sse import Answer
 from tools.measures.beside import together_tokens_s
 

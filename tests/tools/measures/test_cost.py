@@ -1,4 +1,5 @@
 from tests.tools.measures.rounds import http
+
 from tools.measures.cost import goals
 from tools.measures.throughput import summarize_rounds
 

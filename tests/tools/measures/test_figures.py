@@ -1,6 +1,7 @@
 """The figures of the transport: measured on real servers, with numbers so small that they mean nothing."""
 
 import pytest
+
 from tools.measures.bed import Bed
 from tools.measures.figures import TRANSPORT
 from tools.measures.plan import QUICK

@@ -1,5 +1,6 @@
 import trio
 from tests.tools.fakeserver import DONE, HEAD, LAST, chunked, delta, serving, usage
+
 from tools.clients.habits import Departure, Leave
 from tools.measures.residual_probe import ResidualProbe
 

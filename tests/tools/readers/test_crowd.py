@@ -5,6 +5,7 @@ import time
 import pytest
 import trio
 from tests.tools.fakeserver import HEAD, chunked, serving
+
 from tools.clients.asking import Asker
 from tools.clients.http1 import chat
 from tools.clients.prompts import tiny

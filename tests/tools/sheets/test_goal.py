@@ -1,4 +1,5 @@
 import pytest
+
 from tools.sheets.goal import Goal
 
 

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import msgspec
 from rich.console import Console
+
 from tools.sheets.goal import Goal
 from tools.sheets.sheet import Sheet, write
 

@@ -4,6 +4,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tools.sheets.summary import gaps, percentile, summarize
 
 

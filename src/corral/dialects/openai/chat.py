@@ -238,14 +238,9 @@ def _text(token: TokenLogprob) -> str:
     return token.raw.decode("utf-8", "replace")
 
 
-def _usage(sequences: Iterable[Usage]) -> _Usage:
-    """Sum up the sequences of one request, which all begin with the same prompt.
-
-    The prompt is counted once, as cached as it was for the sequence that found least of it: the others
-    reused what that one computed.
-    """
-    usages = list(sequences)
-    prompt = usages[0].prompt_tokens
-    completion = sum(usage.completion_tokens for usage in usages)
-    cached = min(usage.cached_tokens for usage in usages)
-    return _Usage(prompt, completion, prompt + completion, _CachedTokens(cached))
+def _usage(choices: Iterable[Usage]) -> _Usage:
+    usage = Usage.of_choices(choices)
+    total_tokens = usage.prompt_tokens + usage.completion_tokens
+    return _Usage(
+        usage.prompt_tokens, usage.completion_tokens, total_tokens, _CachedTokens(usage.cached_tokens)
+    )

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import count
 
@@ -11,7 +11,7 @@ import trio
 from corral.engine.contract import Capacity, Prepared, Sink, Waste
 from corral.engine.local.backend import Backend
 from corral.engine.local.drafts.model import DraftModel
-from corral.engine.local.pace import Pace
+from corral.engine.local.options import EngineOptions
 from corral.engine.local.prompt import Prompter
 from corral.engine.local.task import Delivery, Task
 from corral.engine.local.worker import Worker
@@ -55,32 +55,26 @@ class LocalEngine:
     def __init__(
         self,
         backend: Backend,
+        options: EngineOptions,
         *,
-        slots: int,
-        step_budget_ms: float,
-        reuses_prefixes: bool = True,
-        saved_bytes: int = 0,
-        drafts: bool = True,
         draft_backend: Backend | None = None,
-        stream_interval_s: float = 0.0,
     ) -> None:
         """Raises StartupError if the draft model does not go with the model."""
         shape = backend.cache.shape
-        if slots > shape.sequences:
-            raise ValueError(f"{slots} slots on a backend of {shape.sequences} sequences")
+        if options.slots > shape.sequences:
+            raise ValueError(f"{options.slots} slots on a backend of {shape.sequences} sequences")
         request_ctx_tokens = min(shape.ctx_tokens, shape.sequence_ctx_tokens)
         longest_bytes = max(map(len, backend.model.vocabulary.pieces))
         self.capacity = Capacity(
-            slots, shape.ctx_tokens, request_ctx_tokens, prompt_bytes=request_ctx_tokens * longest_bytes
+            options.slots,
+            shape.ctx_tokens,
+            request_ctx_tokens,
+            prompt_bytes=request_ctx_tokens * longest_bytes,
         )
-        self._reuses_prefixes = reuses_prefixes
-        self._saved_bytes = saved_bytes
-        self._drafts = drafts
-        self._stream_interval_s = stream_interval_s
+        self._options = options
         self._draft_model = None if draft_backend is None else DraftModel(draft_backend, backend)
         self.failure: EngineFailed | None = None
         self._backend = backend
-        self._pace = Pace(step_budget_ms, backend.batch_tokens)
         self._prompter = Prompter(backend.model.chat_format, backend.model.vocabulary)
         self._prompt_threads = trio.CapacityLimiter(PROMPT_THREADS)
         self._sinks: dict[int, Sink] = {}
@@ -103,16 +97,7 @@ class LocalEngine:
         def deliver(delivery: Delivery) -> None:
             to_trio.run_sync_soon(self._deliver, delivery)
 
-        worker = Worker(
-            self._backend,
-            pace=self._pace,
-            deliver=deliver,
-            reuses_prefixes=self._reuses_prefixes,
-            saved_bytes=self._saved_bytes,
-            drafts=self._drafts,
-            draft_model=self._draft_model,
-            interval_s=self._stream_interval_s,
-        )
+        worker = Worker(self._backend, self._options, deliver=deliver, draft_model=self._draft_model)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._supervise, worker)
             self._worker = worker
@@ -130,15 +115,21 @@ class LocalEngine:
         unheard.
         """
         known = len(self._backend.model.vocabulary.pieces)
-        for token, _ in request.sampling.logit_bias:
+        named = [("logit_bias", token) for token, _ in request.sampling.logit_bias]
+        named += [("stop_token_ids", token) for token in request.sampling.stop_tokens]
+        for param, token in named:
             if token >= known:
-                raise InvalidRequest(f"token {token} is not one of the model's {known}", param="logit_bias")
+                raise InvalidRequest(f"token {token} is not one of the model's {known}", param=param)
         prompt = await trio.to_thread.run_sync(
-            partial(self._prompter.tokens, request.messages, request.tools),
+            partial(self._prompt, request),
             abandon_on_cancel=True,
             limiter=self._prompt_threads,
         )
         return LocalPrepared(request, prompt, self._output_tokens(request, len(prompt)))
+
+    def _prompt(self, request: GenerationRequest) -> list[int]:
+        self._backend.model.make_ready(request.sampling)
+        return self._prompter.tokens(request.messages, request.tools)
 
     def submit(self, prepared: Prepared, choice: int, sink: Sink, *, max_tokens: int) -> LocalHandle:
         """Start a sequence. The caller holds one of the free slots, and `prepared` is of this engine.
@@ -150,11 +141,18 @@ class LocalEngine:
         if self._worker is None or self.failure is not None:
             raise self.failure or EngineFailed("the engine is not running")
         request, key = prepared.request, next(self._keys)
-        sampling = request.sampling
-        if sampling.seed is not None:
-            sampling = replace(sampling, seed=sampling.seed + choice)
+        sampling = request.sampling.of_choice(choice)
         self._sinks[key] = sink
-        task = Task(key, prepared.prompt, sampling, max_tokens, request.stop, request.top_logprobs)
+        task = Task(
+            key,
+            prepared.prompt,
+            sampling,
+            max_tokens,
+            request.stop,
+            request.top_logprobs,
+            includes_stop=request.includes_stop,
+            shows_control=request.shows_control,
+        )
         self._worker.submit_nowait(task)
         return LocalHandle(key, self)
 

@@ -19,6 +19,7 @@ from corral.engine.local.llama.backend import LlamaBackend
 from corral.engine.local.llama.batch import Batch
 from corral.engine.local.llama.options import KV_TYPES, LlamaOptions
 from corral.engine.local.llama.sampler import ChainSampler, TopKSampler
+from corral.engine.local.options import EngineOptions
 from corral.engine.local.pace import Pace
 from corral.engine.local.prompt import Prompter
 from corral.engine.local.task import Task
@@ -31,6 +32,7 @@ from corral.settings import KvType
 pytestmark = pytest.mark.model
 
 GREEDY = Sampling(temperature=0)
+OPTIONS = EngineOptions(slots=8)
 QUESTIONS = ["What is the capital of France?", "Name a colour.", "Count to five.", "What is rain?"]
 
 
@@ -41,7 +43,7 @@ def ask(llama: LlamaBackend) -> Callable[..., list[Completion]]:
 
     def ask(questions: list[str], samplings: list[Sampling], **options: object) -> list[Completion]:
         forget(llama)
-        worker = Worker(llama, pace=Pace(30, 128), deliver=lambda _: None)
+        worker = Worker(llama, OPTIONS, deliver=lambda _: None, pace=Pace(30, 128))
         tasks = [
             Task(key, prompter.tokens([Message("user", question)]), sampling, **{"max_tokens": 24, **options})  # type: ignore[arg-type]
             for key, (question, sampling) in enumerate(zip(questions, samplings, strict=True))
@@ -128,12 +130,12 @@ def test_logprobs_are_those_of_the_distribution(llama: LlamaBackend) -> None:
 
 
 def test_a_cancelled_sequence_leaves_no_cell_behind(llama: LlamaBackend) -> None:
-    worker = Worker(llama, pace=Pace(30, 64), deliver=lambda _: None)
+    worker = Worker(llama, OPTIONS, deliver=lambda _: None, pace=Pace(30, 64))
     worker.submit_nowait(Task(1, list(range(100, 300)), GREEDY, 50))
-    worker.turn()
+    worker.run_once()
     assert llama.cache.length(0) == 64, "what a batch takes"
     worker.cancel_nowait(1)
-    worker.turn()
+    worker.run_once()
     worker.check_idle()
 
 
@@ -384,7 +386,7 @@ def test_a_second_turn_prefills_only_what_is_new(
     ask: Callable[..., list[Completion]], llama: LlamaBackend
 ) -> None:
     prompter = Prompter(llama.model.chat_format, llama.model.vocabulary)
-    worker = Worker(llama, pace=Pace(30, 128), deliver=lambda _: None)
+    worker = Worker(llama, OPTIONS, deliver=lambda _: None, pace=Pace(30, 128))
     messages = [Message("user", "Say hello.")]
     for turn in range(2):
         [completion] = run_tasks(worker, [Task(turn, prompter.tokens(messages), GREEDY, 16)])
