@@ -14,7 +14,7 @@ from corral.templates.environment import ChatTemplate
 
 HERE = Path(__file__).parent
 LINES = (HERE / "cases.jsonl").read_bytes().splitlines()
-EXPECTED: dict[str, Any] = {(case := msgspec.json.decode(line))["id"]: case["expect"] for line in LINES}
+EXPECTED: dict[str, Any] = {one["id"]: one["expect"] for one in map(msgspec.json.decode, LINES)}
 CASES = [msgspec.json.decode(line, type=Case) for line in LINES]
 
 
@@ -27,6 +27,7 @@ def learned_from(path: Path) -> tuple[ChatTemplate, Learned]:
 
 @pytest.fixture(params=CASES, ids=lambda case: case.id)
 def case(request: pytest.FixtureRequest) -> Case:
+    assert isinstance(request.param, Case)
     return request.param
 
 
