@@ -14,7 +14,7 @@ from corral.templates.environment import ChatTemplate
 
 HERE = Path(__file__).parent
 LINES = (HERE / "cases.jsonl").read_bytes().splitlines()
-EXPECTED: dict[str, Any] = {(own := msgspec.json.decode(line))["id"]: own["expect"] for line in LINES}
+EXPECTED: dict[str, Any] = {one["id"]: one["expect"] for one in map(msgspec.json.decode, LINES)}
 CASES = [msgspec.json.decode(line, type=Case) for line in LINES]
 
 
@@ -27,8 +27,8 @@ def learned_from(path: Path) -> tuple[ChatTemplate, Learned]:
 
 @pytest.fixture(params=CASES, ids=lambda case: case.id)
 def case(request: pytest.FixtureRequest) -> Case:
-    own: Case = request.param
-    return own
+    assert isinstance(request.param, Case)
+    return request.param
 
 
 @pytest.fixture

@@ -65,6 +65,6 @@ def test_a_value_is_of_its_type_or_a_string(text: str, types: set[str], value: A
 
 
 def test_a_schema_that_cannot_be_read_has_no_types() -> None:
-    schemas: list[Any] = [None, [], "x", {"properties": []}, {"properties": {"a": 1}}]
-    for schema in schemas:
+    unreadable: list[Any] = [None, [], "x", {"properties": []}, {"properties": {"a": 1}}]
+    for schema in unreadable:
         assert Parameters(schema).types("a") == frozenset()
