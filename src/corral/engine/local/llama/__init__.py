@@ -19,3 +19,7 @@ import os
 
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+# A failed assertion of ggml starts helpers that print backtraces, and that may wait for each other for ever.
+# Without them the process ends at once, with one line.
+os.environ.setdefault("GGML_NO_BACKTRACE", "1")
