@@ -122,6 +122,7 @@ def _become(program: Callable[[Path], int], path: Path, stderr: int) -> None:
         code = program(path)
     except BaseException:
         sys.excepthook(*sys.exc_info())
+        raise
     finally:
         os._exit(code)
 
@@ -213,6 +214,7 @@ def _worker(files: Files, path: Path, limit_s: float) -> tuple[int, int]:
         code = 0
     except BaseException:
         sys.excepthook(*sys.exc_info())
+        raise
     finally:
         os._exit(code)
 
