@@ -36,7 +36,15 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with one slot and one place in the queue, for all tests: who is not out, is in the way."""
-    server = corral(tmp_path_factory.mktemp("narrow"), "--slots", "1", "--queue", "1", "--keepalive-s", "0.2")
+    server = corral(
+        tmp_path_factory.mktemp("narrow"),
+        "--slots",
+        "1",
+        "--queue-requests",
+        "1",
+        "--stream-keepalive-s",
+        "0.2",
+    )
     with ExitStack() as running:
         running.callback(server.stop)
         server.until_healthy()

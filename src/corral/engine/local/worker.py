@@ -125,7 +125,7 @@ class Worker:
     def check_idle(self) -> None:
         """Assert that nothing is left behind but reusable prefixes; for tests, while no task runs."""
         assert not self._running, f"tasks left: {sorted(self._running)}"
-        assert self._commands.empty(), "commands left in the queue"
+        # A cancel may still lie in the queue, of a task that has ended; a task there would have a sink.
         assert self._cache.in_use == 0, f"{self._cache.in_use} cells are in use"
         for sequence in range(self._backend.cache.shape.sequences):
             length, booked = self._backend.cache.length(sequence), self._cache.length(sequence)
