@@ -11,6 +11,7 @@ import trio
 import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
+from quart.wrappers.request import Body
 from tests.harness import Exchange, serving
 from werkzeug.exceptions import RequestEntityTooLarge
 
@@ -196,10 +197,18 @@ def test_memory_is_never_overdrawn_never_all_taken_and_always_given_back(bodies:
     assert memory.free_bytes == 1000
 
 
+async def arrive(body: UnhurriedBody, data: bytes) -> None:
+    """As Quart hands it over: 0.22 in one way, 0.23 in another."""
+    if hasattr(Body, "append"):
+        body.append(data)
+    else:
+        await body.put(data)
+
+
 async def test_a_body_that_nobody_reads_is_not_kept() -> None:
     body = UnhurriedBody(None, None)
     for _ in range(300):
-        body.append(b"x" * 1000)
+        await arrive(body, b"x" * 1000)
         assert body.held_bytes <= UNREAD_BYTES
     with pytest.raises(RequestEntityTooLarge):
         await anext(aiter(body))
@@ -207,8 +216,8 @@ async def test_a_body_that_nobody_reads_is_not_kept() -> None:
 
 async def test_a_body_that_is_read_arrives_whole() -> None:
     body = UnhurriedBody(None, None)
-    body.append(b"x" * UNREAD_BYTES)
+    await arrive(body, b"x" * UNREAD_BYTES)
     reader = aiter(body)
-    body.append(b"y" * UNREAD_BYTES)
+    await arrive(body, b"y" * UNREAD_BYTES)
     body.set_complete()
     assert b"".join([piece async for piece in reader]) == b"x" * UNREAD_BYTES + b"y" * UNREAD_BYTES
