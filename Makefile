@@ -1,5 +1,6 @@
 # make serve     set up what is missing, then serve the default model on 127.0.0.1:8000
-# make install   set up alone; leaves .venv/bin/corral
+# make install   set up alone; leaves .venv/bin/corral, and what the programs in tools/ need
+# make loadtest  put load on the server on 127.0.0.1:8000: make loadtest ARGS="--scenario abort"; BIND names another
 # make test      set up, then the tests; also: make test PYTHON=python3.13 VENV=.venv313
 # make check     set up, then the static checks
 # make clean     remove the environments and everything built
@@ -22,9 +23,9 @@ INSTALL = @command -v $(PYTHON) >/dev/null || { echo "corral: no $(PYTHON) here;
 
 # Not asked for: that every path has a checkpoint (9xx) and every async function an await (124), which a framework's
 # handlers need not; that every startable function is in the list (114); 110, of which ruff has the useful half.
-FLAKE8_ASYNC = --startable-in-context-manager=_keep_time,_watch_signals,listen --disable=ASYNC9,ASYNC110,ASYNC114,ASYNC124
+FLAKE8_ASYNC = --startable-in-context-manager=_keep_time --disable=ASYNC9,ASYNC110,ASYNC114,ASYNC124
 
-.PHONY: install serve test check clean
+.PHONY: install serve loadtest test check clean
 
 install:
 	$(INSTALL)
@@ -33,6 +34,10 @@ install:
 serve:
 	$(INSTALL)
 	@exec $(VENV)/bin/corral serve --bind $(BIND) $(ARGS)
+
+loadtest:
+	$(INSTALL)
+	@$(VENV)/bin/python tools/loadtest.py --base-url http://$(BIND)/v1 $(ARGS)
 
 test:
 	$(INSTALL) test

@@ -156,6 +156,7 @@ def test_model_says_what_it_is_and_where_it_comes_from(capsys: pytest.CaptureFix
     assert rows["quantization"] == "Q4_0"
     assert rows["context"] == "8,192 tokens in training"
     assert rows["template"].startswith("368 characters")
+    assert rows["calls"] == "JSON call (generic)"
 
 
 @pytest.mark.model
@@ -211,8 +212,6 @@ def test_a_template_that_does_not_compile_is_shown_and_told(
     assert main(["model", "--model", "m.gguf"]) == 1
     captured = capsys.readouterr()
     assert "  {{ messages | nosuch }}\n" in captured.out
-    assert captured.err == (
-        "corral: the chat template does not compile: TemplateAssertionError: No filter named 'nosuch'.\n"
-    )
+    assert captured.err == ("corral: the chat template does not compile: line 1: No filter named 'nosuch'.\n")
     assert main(["model", "--model", "m.gguf", "--template"]) == 0
     assert capsys.readouterr().out == "{{ messages | nosuch }}\n"

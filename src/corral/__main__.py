@@ -135,6 +135,10 @@ def _model(arguments: argparse.Namespace) -> int:
         if template
         else "none",
     }
+    if template and model_file.template_fault is None:
+        from corral.format_command import learn_source, summary
+
+        rows["calls"] = summary(learn_source(template))
     for label, value in rows.items():
         say(f"{label:<13} {one_line(value)}", sys.stdout)
     lines = printable(template or "").splitlines()

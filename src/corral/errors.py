@@ -16,7 +16,9 @@ class CorralError(Exception):
 
 
 def code_of(error: CorralError) -> str:
-    """An error in one word, for counters and the log: `QueueFull` is `queue_full`."""
+    """An error in one word, for counters and the log: `QueueFull` is `queue_full`, a bug `internal_error`."""
+    if type(error) is CorralError:
+        return "internal_error"
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(error).__name__).lower()
 
 
@@ -139,10 +141,6 @@ class DeadlineExceeded(CorralError):
 
 class StoppedByOperator(CorralError):
     """An operator stopped the request."""
-
-
-class ClientTooSlow(CorralError):
-    """The client did not read fast enough and was evicted. Nobody is left to be told; it is logged."""
 
 
 class EngineFailed(CorralError):

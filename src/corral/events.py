@@ -3,7 +3,7 @@
     Queued* Prefill* Started (Sampled | BlockOpened BlockDelta* BlockClosed)* (Finished | Failed)
 
 Exactly one Finished or Failed ends every stream. Events are block-structured, the richest form any
-dialect needs: Messages and Responses map them one to one, Chat flattens them. `collect` folds the same
+dialect needs: Messages and Responses map them one to one, Chat flattens them. A `Collector` folds the same
 events into the answer of a request that does not stream, so there is no second path.
 """
 
@@ -43,6 +43,23 @@ class Usage:
     drafted_tokens: int = 0
     accepted_tokens: int = 0
     reasoning_tokens: int = 0
+
+    @staticmethod
+    def of_choices(usages: Iterable["Usage"]) -> "Usage":
+        """The usage of a request whose choices all begin with its prompt; there is at least one.
+
+        The prompt is counted once, as cached as it was for the choice that found least of it: the others
+        reused what that one computed.
+        """
+        usages = list(usages)
+        return Usage(
+            prompt_tokens=usages[0].prompt_tokens,
+            cached_tokens=min(usage.cached_tokens for usage in usages),
+            completion_tokens=sum(usage.completion_tokens for usage in usages),
+            drafted_tokens=sum(usage.drafted_tokens for usage in usages),
+            accepted_tokens=sum(usage.accepted_tokens for usage in usages),
+            reasoning_tokens=sum(usage.reasoning_tokens for usage in usages),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +137,17 @@ class BlockClosed:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The sequence ended as it should. `stop_sequence` is the stop string that ended it, if one did."""
+    """The sequence ended as it should.
+
+    `stop_sequence` is the stop string that ended it, if one did, and `stop_token` the token, if it was one of
+    the request's own.
+    """
 
     reason: FinishReason
     stop_sequence: str | None
     usage: Usage
     timings: Timings
+    stop_token: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +250,7 @@ class Collector:
 
 
 def collect(events: Iterable[Event]) -> Completion:
-    """Fold a whole event stream into its answer; raises the error of a Failed event."""
+    """Fold a whole event stream at once; raises the error of a Failed event, ValueError if it has no end."""
     collector = Collector()
     for event in events:
         collector.feed(event)

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from corral.decoding.blocks import BlockEvent, BlockParser, Ending
-from corral.decoding.formats.form import JsonBody, NamedBody, PairsBody, split_controls
+from corral.decoding.formats.form import CallForm, JsonBody, NamedBody, PairsBody, split_controls
 from corral.decoding.formats.learn import Learned, learn
 from corral.decoding.json_scan import complete_json
 from corral.decoding.markers import Markers
@@ -87,6 +87,29 @@ def shown(learned: Learned) -> dict[str, Any]:
     }
 
 
+def summary(learned: Learned) -> str:
+    """How the model writes calls, in a few words, and where that is known from."""
+    kinds = "; ".join(kind(form) for form in learned.format.calls)
+    return f"{kinds} ({learned.format.source})"
+
+
+def kind(form: CallForm) -> str:
+    """What kind of call a form is, in the words of docs/formats.md."""
+    body = form.bodies[0]
+    if len(form.bodies) > 1:
+        return "whatever follows the token"
+    if isinstance(body, JsonBody):
+        is_marked = form.section_begin or any(form.begin)
+        return ("JSON list of calls" if form.is_list else "JSON call") + ("" if is_marked else ", no marker")
+    if isinstance(body, NamedBody):
+        return "name, JSON"
+    if body.item is not None:
+        return "name, nested tags"
+    if body.values == "raw":
+        return "name, tagged values"
+    return "name, literals in own quotes" if body.quote else "Python calls"
+
+
 def parse_case(case: Case, template: ChatTemplate, learned: Learned, split: int) -> dict[str, Any]:
     """Parse one answer as the server would, in pieces of `split` characters.
 
@@ -108,9 +131,8 @@ def parse_case(case: Case, template: ChatTemplate, learned: Learned, split: int)
     for block in collector.blocks:
         if block.kind == "tool":
             value = complete_json(block.text)
-            whole = {"arguments": value, "arguments_partial": value}
-            cut = {"arguments": None, "arguments_partial": value}
-            calls.append({"name": block.name, **(whole if block.is_whole else cut)})
+            whole, cut = (value, None) if block.is_whole else (None, value)
+            calls.append({"name": block.name, "arguments": whole, "arguments_partial": cut})
         else:
             texts[block.kind].append(block.text)
     return {

@@ -1,6 +1,7 @@
 """What a client asks for, in no dialect's terms. Dialects parse into this; the engine reads nothing else."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from typing import Literal
 
 import msgspec
@@ -64,22 +65,63 @@ class Thinking:
 
 
 @dataclass(frozen=True, slots=True)
+class Dry:
+    """A penalty on going on as an earlier passage did ("don't repeat yourself"); defaults as llama.cpp's.
+
+    A token that would extend a repetition of more than `allowed_tokens` loses
+    `multiplier` * `base` ** (length - `allowed_tokens`). Repetitions do not reach over a breaker.
+    """
+
+    multiplier: float
+    base: float = 1.75
+    allowed_tokens: int = 2
+    window_tokens: int | None = 64
+    """How far it looks back; None: over all there is."""
+    breakers: tuple[str, ...] = ("\n", ":", '"', "*")
+
+
+@dataclass(frozen=True, slots=True)
+class Mirostat:
+    """Picks such that the text stays as surprising as `tau`, learning by `eta` (Basu et al. 2020)."""
+
+    version: Literal[1, 2]
+    tau: float = 5.0
+    eta: float = 0.1
+
+
+@dataclass(frozen=True, slots=True)
 class Sampling:
     """How the next token is picked. The defaults are llama.cpp's own (`common_params_sampling`).
 
-    `temperature` 0 is greedy. `top_k` 0, `top_p` 1, `min_p` 0 and the penalties at 1, 0 and 0 are off.
-    `seed` None draws one at random. Penalties look back over `penalty_window_tokens` tokens.
+    `temperature` 0 takes the likeliest that bias and penalties leave. `top_k` 0, `top_n_sigma` 0, `typical_p`
+    1, `top_p` 1, `min_p` 0, `xtc_probability` 0, `temperature_range` 0 and the penalties at 1, 0, 0 are off.
+    Penalties look back over `penalty_window_tokens`, None: over all there is. With `mirostat` nothing else
+    but the temperature, the biases and the bans has a say. `seed` has 64 bits; None draws one at random.
+
+    An answer ends with the model's own end or with one of `stop_tokens`, and neither is picked in the first
+    `min_tokens`; where it `ignores_end`, the model's own never is.
     """
 
     temperature: float = 0.8
+    temperature_range: float = 0.0
+    temperature_exponent: float = 1.0
     top_k: int = 40
+    top_n_sigma: float = 0.0
+    typical_p: float = 1.0
     top_p: float = 0.95
     min_p: float = 0.05
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
     repeat_penalty: float = 1.0
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
-    penalty_window_tokens: int = 64
+    penalty_window_tokens: int | None = 64
+    dry: Dry | None = None
+    mirostat: Mirostat | None = None
     logit_bias: tuple[tuple[int, float], ...] = ()
+    stop_tokens: tuple[int, ...] = ()
+    min_tokens: int = 0
+    ignores_end: bool = False
     seed: int | None = None
 
     @property
@@ -89,6 +131,13 @@ class Sampling:
     @property
     def is_greedy(self) -> bool:
         return self.temperature <= 0.0
+
+    def of_choice(self, choice: int) -> "Sampling":
+        """That of one of several answers to one request: choice 0 is as if it were the only one."""
+        if self.seed is None or choice == 0:
+            return self
+        digest = blake2b(f"{self.seed} {choice}".encode(), digest_size=8).digest()
+        return replace(self, seed=int.from_bytes(digest))
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,14 +160,17 @@ class GenerationRequest:
 
     `max_tokens` None means up to the end of the context. One that `is_clipped` is lowered to what the context
     has room for, where others are refused. `top_logprobs` None asks for none, 0 for the chosen token's only.
-    A last message of the assistant is continued, not answered. `template_kwargs` is a JSON object for the
-    model's template.
+    A text that `includes_stop` ends with the stop string that ended it; one that `shows_control` has the
+    names of control tokens in it. A last message of the assistant is continued, not answered.
+    `template_kwargs` is a JSON object for the model's template.
     """
 
     messages: tuple[Message, ...]
     sampling: Sampling = field(default_factory=Sampling)
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
+    includes_stop: bool = False
+    shows_control: bool = False
     top_logprobs: int | None = None
     n: int = 1
     tools: tuple[Tool, ...] = ()

@@ -2,8 +2,9 @@
 
 import json
 import shlex
-import signal
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 import trio
 
@@ -25,36 +26,31 @@ def main(settings: Settings, app: Application | None = None) -> int:
 
 
 async def _serve(settings: Settings, app: Application) -> None:
-    stop = trio.Event()
-    failure: Exception | None = None
-    async with trio.open_nursery() as nursery:
-        await nursery.start(_watch_signals, stop, nursery.cancel_scope)
-        try:
-            await transport.serve(
-                app,
-                bind=[settings.bind],
-                limits=limits(settings),
-                certfile=str(settings.certfile) if settings.certfile else None,
-                keyfile=str(settings.keyfile) if settings.keyfile else None,
-                shutdown_trigger=stop.wait,
-                task_status=_Greeting(settings, app),
-            )
-        except Exception as error:
-            failure = error  # raised outside, where the nursery does not wrap it
-        nursery.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
+    ending = transport.Ending(settings.drain_s)
+    with ending.by_signals(), trio.CancelScope() as scope:
+        await transport.serve(
+            app,
+            bind=[settings.bind],
+            limits=limits(settings),
+            certfile=str(settings.certfile) if settings.certfile else None,
+            keyfile=str(settings.keyfile) if settings.keyfile else None,
+            shutdown_trigger=ending.asked.wait,
+            on_closing=ending.closing_nowait,
+            task_status=_Greeting(settings, app, partial(ending.serving_nowait, scope)),
+        )
 
 
 class _Greeting:
     """As a task status, told the addresses once the app answers at them; prints what to try first."""
 
-    def __init__(self, settings: Settings, app: Application) -> None:
+    def __init__(self, settings: Settings, app: Application, on_serving: Callable[[], None]) -> None:
         self._settings = settings
         self._app = app
+        self._on_serving = on_serving
 
     def started(self, value: list[str] | None = None) -> None:
         assert value is not None
+        self._on_serving()
         with suppress(OSError):  # nobody reads it
             print(greeting(value[0], self._app.model, self._settings), flush=True)
 
@@ -74,15 +70,3 @@ def greeting(address: str, model: str, settings: Settings) -> str:
         f"  curl -N {shlex.quote(base + '/v1/chat/completions')} {' '.join(options)} \\\n"
         f"    -d {shlex.quote(json.dumps(body))}"
     )
-
-
-async def _watch_signals(
-    stop: trio.Event, scope: trio.CancelScope, *, task_status: trio.TaskStatus[None]
-) -> None:
-    """The first signal asks for an orderly end, the second ends it now."""
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        task_status.started()
-        async for _ in signals:
-            if stop.is_set():
-                scope.cancel()
-            stop.set()

@@ -146,8 +146,9 @@ class Settings(BaseSettings):
     )
     reader_bytes: int = Field(
         2**20,
-        ge=4096,
-        description="Memory that what a client has not taken yet may use before it is evicted.",
+        ge=65_536,
+        description="Memory that what a client has not taken yet may use before it is evicted; a delivery, "
+        "of one or a few engine steps, counts 4 KiB at least.",
     )
 
     request_deadline_s: float = Field(

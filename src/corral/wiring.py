@@ -17,6 +17,7 @@ from corral.dialects.routes import Route
 from corral.engine.contract import Engine
 from corral.engine.local.backend import Backend
 from corral.engine.local.engine import LocalEngine
+from corral.engine.local.options import EngineOptions
 from corral.errors import StartupError
 from corral.http.app import create_app
 from corral.http.options import HttpOptions, ModelCard
@@ -81,16 +82,7 @@ def open_engine(
     draft = None if open_draft is None else open_draft()
     if draft is not None:
         models.callback(draft.close)
-    engine = LocalEngine(
-        backend,
-        slots=settings.slots,
-        step_budget_ms=settings.step_budget_ms,
-        reuses_prefixes=settings.prefix_reuse,
-        saved_bytes=settings.host_cache_bytes,
-        drafts=settings.prompt_lookup,
-        draft_backend=draft,
-        stream_interval_s=settings.stream_interval_ms / 1e3,
-    )
+    engine = LocalEngine(backend, pick(EngineOptions, settings), draft_backend=draft)
     return engine, model
 
 

@@ -1,6 +1,7 @@
 """The ledger on a clock of our own: every second is in one state, every request is settled once."""
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 
@@ -85,7 +86,7 @@ def test_the_times_in_the_states_add_up_to_the_whole(clock: Clock, ledger: Ledge
     clock.now_s += 0.25  # a keepalive that the client is slow to take, while it waits for a slot
     record.writing(False)
     clock.now_s += 1
-    record.admitted(1)
+    record.admitted()
     clock.now_s += 2
     record.observe(0, [Prefill(4, 10)])
     clock.now_s += 2
@@ -107,14 +108,14 @@ def test_the_times_in_the_states_add_up_to_the_whole(clock: Clock, ledger: Ledge
     assert record.life.ttft_s == 6.25
     assert record.prefill_tokens_per_s == 8 / 4, "two of the ten were cached"
     assert record.decode_tokens_per_s == 2 / 4.5, "a slow client changes nothing"
-    row = views.row(record, 0.0)
+    row = views.row(record)
     parts = row.queue_ms + row.prefill_ms + row.decode_ms + row.blocked_write_ms
     assert parts == pytest.approx(row.total_ms, rel=0.01)
 
 
 def test_a_running_requests_times_add_up_too(clock: Clock, ledger: Ledger) -> None:
     record = accept(ledger)
-    record.admitted(1)
+    record.admitted()
     clock.now_s += 3
     assert record.life.spent_s()["prefill"] == record.life.total_s == 3
     counted = views.counters(record)
@@ -126,10 +127,10 @@ def test_a_request_is_settled_once_response_and_engine_are_done_with_it_in_eithe
 ) -> None:
     for id, release_first in (("a", True), ("b", False)):
         record = accept(ledger, id, n=2)
-        record.admitted(2)
+        record.admitted()
         assert record.lanes == (0, 1)
-        parts = [lambda r=record: r.released(Waste(1, 2, 3)), lambda r=record: r.released(Waste())]
-        parts.insert(len(parts) if release_first else 0, record.over)
+        parts = [partial(record.released, Waste(1, 2, 3)), partial(record.released, Waste())]
+        parts.insert(len(parts) if release_first else 0, partial(record.over))
         for part in parts:
             assert id in ledger.live
             part()
@@ -158,7 +159,7 @@ def test_an_answer_that_did_not_get_through_is_a_disconnect(
     ledger: Ledger, settled: list[Record], is_delivered: bool
 ) -> None:
     record = accept(ledger)
-    record.admitted(1)
+    record.admitted()
     record.observe(0, [Started(10, 0), BlockDelta(0, "x"), finished("length")])
     record.released(Waste())
     if is_delivered:
@@ -193,7 +194,7 @@ def test_errors_have_an_outcome(error: Exception, outcome: str) -> None:
 
 def test_choices_are_counted_together_and_the_prompt_once(ledger: Ledger) -> None:
     record = accept(ledger, n=2)
-    record.admitted(2)
+    record.admitted()
     record.observe(0, [Started(10, 4), Sampled(1), BlockDelta(0, "x")])
     record.observe(1, [Started(10, 9), Sampled(1), BlockDelta(0, "y")])
     counts = record.counts
@@ -207,7 +208,7 @@ def test_choices_are_counted_together_and_the_prompt_once(ledger: Ledger) -> Non
 
 def test_a_prompt_that_was_cached_has_no_prefill_speed(clock: Clock, ledger: Ledger) -> None:
     record = accept(ledger)
-    record.admitted(1)
+    record.admitted()
     clock.now_s += 0.01
     record.observe(0, [Started(10, 9)])
     assert record.prefill_tokens_per_s == 0
@@ -224,14 +225,14 @@ def test_content_is_kept_only_where_it_is_shown(clock: Clock) -> None:
         assert (shown.messages is not None) is keeps
         assert shown.draft == (views.LastDraft(("x", "\ufffd"), 1) if keeps else None)
         hidden = views.request(record, with_content=False)
-        assert hidden.output is hidden.messages is hidden.draft is None
+        assert (hidden.output, hidden.messages, hidden.draft) == (None, None, None)
 
 
 def test_a_watcher_hears_of_states_at_once_and_of_text(clock: Clock) -> None:
     ledger = Ledger(slots=1, keeps_content=True, now_s=clock)
     watching = ledger.watcher = Watching()
     record = accept(ledger)
-    record.admitted(1)
+    record.admitted()
     record.observe(0, [Started(10, 0), Sampled(1), BlockDelta(0, "x")])
     record.observe(0, [Sampled(2, (b"y",), 1), finished()])
     record.released(Waste())
@@ -261,7 +262,7 @@ def test_what_is_refused_is_counted_by_status_and_code_and_told(ledger: Ledger) 
 
 
 def test_closing_settles_what_the_engine_can_say_no_more_about(ledger: Ledger, settled: list[Record]) -> None:
-    accept(ledger, "a").admitted(1)
+    accept(ledger, "a").admitted()
     accept(ledger, "b")
     ledger.close()
     assert [(r.about.id, r.outcome) for r in settled] == [("a", "shutdown"), ("b", "shutdown")]

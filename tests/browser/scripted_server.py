@@ -44,7 +44,8 @@ def slowly(chunks: Sequence[Chunk]) -> None:
 
 if __name__ == "__main__":
     backend = ScriptedBackend(replying(reply), ctx_tokens=2**18, on_step=slowly)
-    backend.model.vocabulary.pieces = list(backend.model.vocabulary.pieces)
-    backend.model.vocabulary.pieces[LONG_TOKEN] = LONG_LINE
+    pieces = list(backend.model.vocabulary.pieces)
+    pieces[LONG_TOKEN] = LONG_LINE
+    backend.model.vocabulary.pieces = tuple(pieces)
     settings = load({"bind": sys.argv[1], "status_content": True, "max_output_tokens": 2000})
     sys.exit(server.main(settings, Application(settings, lambda: (backend, "scripted"))))

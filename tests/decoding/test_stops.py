@@ -36,6 +36,16 @@ def test_any_chunking_equals_a_search_of_the_whole(pieces: list[str], stops: tup
     assert (shown, finder.found) == search("".join(pieces), stops)
 
 
+@given(st.lists(texts, max_size=10), stop_tuples)
+def test_what_ends_the_text_is_shown_with_it_where_that_is_wanted(
+    pieces: list[str], stops: tuple[str, ...]
+) -> None:
+    finder = StopFinder(stops, shows_found=True)
+    shown = "".join([finder.feed(piece) for piece in pieces]) + finder.finish()
+    text, found = search("".join(pieces), stops)
+    assert (shown, finder.found) == (text + (found or ""), found)
+
+
 @given(texts, stop_tuples)
 def test_holds_back_no_more_and_no_less_than_a_stop_string_could_need(
     text: str, stops: tuple[str, ...]

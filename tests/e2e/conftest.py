@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import openai
 import pytest
@@ -35,7 +36,15 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with one slot and one place in the queue, for all tests: who is not out, is in the way."""
-    server = corral(tmp_path_factory.mktemp("narrow"), "--slots", "1", "--queue", "1", "--keepalive-s", "0.2")
+    server = corral(
+        tmp_path_factory.mktemp("narrow"),
+        "--slots",
+        "1",
+        "--queue-requests",
+        "1",
+        "--stream-keepalive-s",
+        "0.2",
+    )
     with ExitStack() as running:
         running.callback(server.stop)
         server.until_healthy()
@@ -47,8 +56,8 @@ def sdk() -> Iterator[Callable[..., openai.OpenAI]]:
     """Makes OpenAI's own clients, without their retries: a test sees the first answer."""
     with ExitStack() as clients:
 
-        def make(base_url: str, **options: object) -> openai.OpenAI:
-            settings = {"api_key": "none", "max_retries": 0, "timeout": 30.0} | options
+        def make(base_url: str, **options: Any) -> openai.OpenAI:
+            settings: dict[str, Any] = {"api_key": "none", "max_retries": 0, "timeout": 30.0} | options
             return clients.enter_context(openai.OpenAI(base_url=base_url, **settings))
 
         yield make

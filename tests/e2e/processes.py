@@ -14,15 +14,18 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import pytest
+from openai.types.chat import ChatCompletionMessageParam
 
 CORRAL = (sys.executable, "-m", "corral", "serve")
 MODEL = "SmolLM2-135M-Instruct"
-QUESTION = [{"role": "user", "content": "What is a corral? Tell me in a few words."}]
+QUESTION: list[ChatCompletionMessageParam] = [
+    {"role": "user", "content": "What is a corral? Tell me in a few words."}
+]
 # The tokens that end an answer of this model, forbidden: such a stream goes on until the context is full.
-ENDLESS = {"logit_bias": {"0": -100, "2": -100}, "temperature": 0, "stream": True}
+ENDLESS: dict[str, Any] = {"logit_bias": {"0": -100, "2": -100}, "temperature": 0, "stream": True}
 START_S = 60.0
 STOP_S = 15.0
 

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import openai
 import pytest
@@ -53,7 +54,7 @@ def proxy(narrow: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     (folder / "nginx.conf").write_text(CONFIGURATION.format(folder=folder, port=port, upstream=narrow.port))
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            [NGINX, "-c", str(folder / "nginx.conf"), "-p", str(folder)], stdout=log, stderr=log
+            [str(NGINX), "-c", str(folder / "nginx.conf"), "-p", str(folder)], stdout=log, stderr=log
         )
     server = Server(process, port, folder / "log", folder / "log")
     try:
@@ -70,7 +71,7 @@ both_ways = pytest.mark.parametrize("way", ["/old", "/new"])
 @both_ways
 def test_an_answer_and_a_stream(proxy: Server, way: str, sdk: Callable[..., openai.OpenAI]) -> None:
     ask = sdk(f"{proxy.base}{way}/v1").chat.completions.create
-    request = {"model": MODEL, "messages": QUESTION, "max_tokens": 8, "temperature": 0}
+    request: dict[str, Any] = {"model": MODEL, "messages": QUESTION, "max_tokens": 8, "temperature": 0}
     assert ask(**request).usage.completion_tokens == 8
     assert [chunk.choices[0].finish_reason for chunk in ask(**request, stream=True)][-1] == "length"
 

@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import openai
 import pytest
@@ -23,6 +24,7 @@ def test_an_answer(wide: Server, sdk: SDK) -> None:
     assert (choice.message.role, choice.finish_reason) == ("assistant", "length")
     assert choice.message.content
     assert answer.model == MODEL
+    assert answer.usage is not None
     assert answer.usage.completion_tokens == 12
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + 12
 
@@ -42,6 +44,7 @@ def test_a_stream(wide: Server, sdk: SDK) -> None:
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
     assert [chunk.choices[0].finish_reason for chunk in chunks] == [None] * (len(chunks) - 1) + ["length"]
     assert last.choices == []
+    assert last.usage is not None
     assert last.usage.completion_tokens == 12
 
 
@@ -50,7 +53,9 @@ def test_log_probabilities(wide: Server, sdk: SDK) -> None:
         model=MODEL, messages=QUESTION, max_tokens=8, temperature=0, logprobs=True, top_logprobs=3
     )
     [choice] = answer.choices
+    assert choice.logprobs is not None
     tokens = choice.logprobs.content
+    assert tokens is not None
     assert len(tokens) == 8
     assert "".join(token.token for token in tokens) == choice.message.content
     for token in tokens:
@@ -62,7 +67,7 @@ def test_log_probabilities(wide: Server, sdk: SDK) -> None:
 
 def test_two_choices(wide: Server, sdk: SDK) -> None:
     ask = sdk(wide.api).chat.completions.create
-    request = {"model": MODEL, "messages": QUESTION, "max_tokens": 8, "n": 2, "seed": 1}
+    request: dict[str, Any] = {"model": MODEL, "messages": QUESTION, "max_tokens": 8, "n": 2, "seed": 1}
     answer = ask(**request)
     assert [choice.index for choice in answer.choices] == [0, 1]
     assert all(choice.message.content for choice in answer.choices)
@@ -121,6 +126,7 @@ def test_a_stream_that_is_left_half_read_frees_its_slot(narrow: Server, sdk: SDK
         stream.close()
     began = time.monotonic()
     answer = ask(model=MODEL, messages=QUESTION, max_tokens=1)
+    assert answer.usage is not None
     assert answer.usage.completion_tokens == 1
     assert time.monotonic() - began < 3, "the slot was held by somebody gone"
 
@@ -143,6 +149,7 @@ def test_eight_streams_at_once_are_whole(wide: Server, sdk: SDK) -> None:
         choices = [choice for chunk in chunks for choice in chunk.choices]
         [reason] = [choice.finish_reason for choice in choices if choice.finish_reason]
         assert reason in ("stop", "length")
+        assert chunks[-1].usage is not None
         assert (chunks[-1].usage.completion_tokens == 24) == (reason == "length")
         return "".join(choice.delta.content or "" for choice in choices)
 

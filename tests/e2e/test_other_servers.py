@@ -25,12 +25,13 @@ def test_hypercorn_serves_the_same(
 ) -> None:
     port = free_port()
     command = [sys.executable, "-m", "hypercorn", "--bind", f"127.0.0.1:{port}", *command]
-    settings = {"CORRAL_SLOTS": "1", "CORRAL_CTX_TOKENS": "4096", "CORRAL_KEEPALIVE_S": "0.2"}
+    settings = {"CORRAL_SLOTS": "1", "CORRAL_CTX_TOKENS": "4096", "CORRAL_STREAM_KEEPALIVE_S": "0.2"}
     server = launch(tmp_path, command, port=port, cwd=SRC, **settings)
     try:
         server.until_healthy()
         ask = sdk(server.api).chat.completions.create
         answer = ask(model=MODEL, messages=QUESTION, max_tokens=5, temperature=0)
+        assert answer.usage is not None
         assert answer.usage.completion_tokens == 5
         with server.stream() as running, server.stream() as waiting:
             assert running.frame()

@@ -7,6 +7,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -97,7 +98,7 @@ def test_tls_and_a_key(secure: tuple[Server, ssl.SSLContext], sdk: SDK) -> None:
     server, context = secure
     with openai.DefaultHttpxClient(verify=context) as transport:
         client = sdk(server.api, http_client=transport, api_key="sesame")
-        request = {"model": MODEL, "messages": QUESTION}
+        request: dict[str, Any] = {"model": MODEL, "messages": QUESTION}
         with pytest.raises(openai.AuthenticationError) as stranger:
             client.with_options(api_key="abracadabra").chat.completions.create(**request)
         assert stranger.value.code == "invalid_api_key"

@@ -10,6 +10,7 @@ from tests.engine.tales import TaleEngine, asking
 
 from corral.engine.contract import Engine, Handle, Waste
 from corral.engine.local.engine import LocalEngine
+from corral.engine.local.options import EngineOptions
 from corral.engine.local.scripted import ScriptedBackend
 from corral.errors import ContextExceeded, EngineFailed
 from corral.events import Event, Failed, Finished, Started
@@ -42,7 +43,7 @@ class Listener:
 
 
 def local() -> Engine:
-    return LocalEngine(ScriptedBackend(ctx_tokens=CTX_TOKENS), slots=2, step_budget_ms=30)
+    return LocalEngine(ScriptedBackend(ctx_tokens=CTX_TOKENS), EngineOptions(slots=2))
 
 
 def tales() -> Engine:

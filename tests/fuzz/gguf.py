@@ -8,6 +8,7 @@ import random
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 
 UINT8, INT8, UINT16, INT16, UINT32, INT32, FLOAT32, BOOL, STRING, ARRAY, UINT64, INT64, FLOAT64 = range(13)
 FORMATS = {UINT8: "B", INT8: "b", UINT16: "H", INT16: "h", UINT32: "I", INT32: "i", FLOAT32: "f", BOOL: "?"}
@@ -84,7 +85,10 @@ class Gguf:
         return bytes(raw)
 
     def __getitem__(self, key: str) -> Scalar | Array:
-        return next(entry for entry in self.metadata if entry.key == key.encode())
+        for entry in self.metadata:
+            if entry.key == key.encode():
+                return entry
+        raise KeyError(key)
 
     def scalar(self, key: str) -> Scalar:
         entry = self[key]
@@ -111,7 +115,7 @@ def _padded(raw: bytes) -> bytes:
 
 # The model
 
-EMBEDDING, HIDDEN, HEAD, HEADS_KV = 64, 128, 16, 2
+TOKENS, EMBEDDING, HIDDEN, HEAD, HEADS_KV = 300, 64, 128, 16, 2
 CONTROLS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 MERGES = ("Ġ t", "Ġ a", "i n", "h e", "r e", "o n", "e r", "Ġt he", "a t", "Ġ s", "Ġ o", "e n", "Ġ c", "e s")
 TEMPLATE = (
@@ -124,7 +128,7 @@ TEMPLATE = (
 def small_model() -> Gguf:
     """A model that loads and computes: random weights, GPT-2's 256 bytes as tokens and a few merges."""
     tokens = [*CONTROLS, *_byte_characters(), *(merge.replace(" ", "") for merge in MERGES)]
-    tokens += [f"<|reserved_{index}|>" for index in range(300 - len(tokens))]
+    tokens += [f"<|reserved_{index}|>" for index in range(TOKENS - len(tokens))]
     kinds = [3 if token.startswith("<|") else 1 for token in tokens]
     metadata: list[Scalar | Array] = [
         string("general.architecture", "llama"),
@@ -153,10 +157,9 @@ def small_model() -> Gguf:
         number("tokenizer.ggml.add_bos_token", BOOL, False),
         string("tokenizer.chat_template", TEMPLATE),
     ]
-    weights = random.Random(0)
     tensors = [
-        _tensor(weights, "token_embd", EMBEDDING, len(tokens)),
-        _tensor(weights, "output_norm", EMBEDDING),
+        _tensor("token_embd", EMBEDDING, len(tokens)),
+        _tensor("output_norm", EMBEDDING),
     ]
     for layer in range(2):
         for name, *sizes in (
@@ -170,15 +173,23 @@ def small_model() -> Gguf:
             ("ffn_up", EMBEDDING, HIDDEN),
             ("ffn_down", HIDDEN, EMBEDDING),
         ):
-            tensors.append(_tensor(weights, f"blk.{layer}.{name}", *sizes))
+            tensors.append(_tensor(f"blk.{layer}.{name}", *sizes))
     return Gguf(metadata, tensors)
 
 
-def _tensor(weights: random.Random, name: str, *sizes: int) -> Tensor:
-    values = [weights.uniform(-0.1, 0.1) for _ in range(math.prod(sizes))]
-    kind = "f" if len(sizes) == 1 else "e"
-    data = struct.pack(f"<{len(values)}{kind}", *values)
-    return Tensor(f"{name}.weight".encode(), list(sizes), data, F32 if kind == "f" else F16)
+def _tensor(name: str, *sizes: int) -> Tensor:
+    count, is_row = math.prod(sizes), len(sizes) == 1
+    data = _weights("f" if is_row else "e")[: count * (4 if is_row else 2)]
+    return Tensor(f"{name}.weight".encode(), list(sizes), data, F32 if is_row else F16)
+
+
+@cache
+def _weights(form: str) -> bytes:
+    """Small random numbers, as many as the largest tensor has."""
+    random_ = random.Random(0)
+    return struct.pack(
+        f"<{TOKENS * EMBEDDING}{form}", *(random_.uniform(-0.1, 0.1) for _ in range(TOKENS * EMBEDDING))
+    )
 
 
 def _byte_characters() -> list[str]:

@@ -25,6 +25,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tests.fuzz.mutations import mutant
@@ -75,6 +76,7 @@ def load_and_decode(path: Path) -> int:
     from corral.engine.local.prompts.writer import PromptWriter
     from corral.errors import CorralError, StartupError
     from corral.request import GenerationRequest, Message, Sampling
+    from corral.templates.environment import TemplateFault
 
     try:
         model_file = resolve(str(path))
@@ -87,7 +89,7 @@ def load_and_decode(path: Path) -> int:
         backend.decode([Chunk(0, 0, prompt[: backend.cache.shape.sequence_ctx_tokens], 1)])
         sampler = backend.sampler(Sampling(temperature=0), prompt)
         backend.logprobs(0, sampler.sample(0), 2)
-    except (CorralError, StartupError) as error:
+    except (CorralError, StartupError, TemplateFault) as error:
         print(f"corral: {error}", file=sys.stderr)
         return 1
     return 0
@@ -120,7 +122,8 @@ def _become(program: Callable[[Path], int], path: Path, stderr: int) -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         code = program(path)
     except BaseException:
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        sys.excepthook(*sys.exc_info())
+        raise
     finally:
         os._exit(code)
 
@@ -164,12 +167,15 @@ Files = Sequence[tuple[str, Callable[[], bytes]]]
 
 
 def run_all(files: Files, *, jobs: int, limit_s: float = LIMIT_S) -> Iterator[Case]:
-    """Run both programs on every file, in `jobs` processes that fork one for each run."""
+    """Run both programs on every file, in `jobs` processes that fork one for each run.
+
+    Raises ChildProcessError where one of those fails: then not every file was tried.
+    """
     preload()
     results: queue.SimpleQueue[Case | None] = queue.SimpleQueue()
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(jobs) as pool:
-        pipes = [_worker(files[job::jobs], Path(folder, f"{job}.gguf"), limit_s) for job in range(jobs)]
-        for pipe in pipes:  # threads begin only now: nothing is forked any more
+        workers = [_worker(files[job::jobs], Path(folder, f"{job}.gguf"), limit_s) for job in range(jobs)]
+        for _, pipe in workers:  # threads begin only now: nothing is forked any more
             pool.submit(_forward, pipe, results)
         left = jobs
         while left:
@@ -177,6 +183,8 @@ def run_all(files: Files, *, jobs: int, limit_s: float = LIMIT_S) -> Iterator[Ca
                 left -= 1
             else:
                 yield case
+    if any(os.waitpid(process, 0)[1] != 0 for process, _ in workers):
+        raise ChildProcessError("a process that tries files has failed")
 
 
 def _forward(pipe: int, results: "queue.SimpleQueue[Case | None]") -> None:
@@ -188,12 +196,13 @@ def _forward(pipe: int, results: "queue.SimpleQueue[Case | None]") -> None:
         results.put(None)
 
 
-def _worker(files: Files, path: Path, limit_s: float) -> int:
-    """Fork a process for these files; its cases come out of the pipe, pickled."""
+def _worker(files: Files, path: Path, limit_s: float) -> tuple[int, int]:
+    """Fork a process for these files; its id, and the pipe that its cases come out of, pickled."""
     reader, writer = os.pipe()
-    if os.fork() != 0:
+    if (process := os.fork()) != 0:
         os.close(writer)
-        return reader
+        return process, reader
+    code = 1
     try:
         with open(writer, "wb", buffering=0) as results:
             for name, make in files:
@@ -201,13 +210,19 @@ def _worker(files: Files, path: Path, limit_s: float) -> int:
                 described = run(describe, path, limit_s)
                 results.write(pickle.dumps(Case(name, "corral model", described)))
                 if described.kind == "well" or "template does not compile" in described.stderr:
-                    results.write(
-                        pickle.dumps(Case(name, "load and decode", run(load_and_decode, path, limit_s)))
-                    )
+                    loaded = run(load_and_decode, path, limit_s)
+                    results.write(pickle.dumps(Case(name, "load and decode", loaded)))
+        code = 0
     except BaseException:
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        sys.excepthook(*sys.exc_info())
+        raise
     finally:
-        os._exit(0)
+        os._exit(code)
+
+
+def mutated(seed: int) -> bytes:
+    """The file of a seed."""
+    return mutant(seed)[1]
 
 
 def main() -> int:
@@ -222,9 +237,7 @@ def main() -> int:
     seeds = range(arguments.seed, arguments.seed + arguments.count)
     kinds: dict[str, Counter[str]] = {"corral model": Counter(), "load and decode": Counter()}
     slowest_s = dict.fromkeys(kinds, 0.0)
-    for case in run_all(
-        [(str(seed), lambda seed=seed: mutant(seed)[1]) for seed in seeds], jobs=arguments.jobs
-    ):
+    for case in run_all([(str(seed), partial(mutated, seed)) for seed in seeds], jobs=arguments.jobs):
         kinds[case.program][case.outcome.kind] += 1
         slowest_s[case.program] = max(slowest_s[case.program], case.outcome.seconds)
         if not case.outcome.is_right:

@@ -111,9 +111,6 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "data beyond the file": (tensor(b"output_norm.weight", offset=2**40), "llama.cpp cannot load|truncated"),
     "a kind of tensor there is not": (tensor(b"output_norm.weight", type=2**31), "invalid ggml type"),
     "another architecture, with ESC": (named("general.architecture", b"\x1b[31mred"), r"\\x1b\[31mred"),
-    "a template that is not finished": (template(b"{% for x in y %}"), "template does not compile: "),
-    "a filter there is not": (template(b"{{ x | nosuch }}"), "template does not compile: "),
-    "too deep a template": (template(b"{{ " + b"(" * 9_000 + b")" * 9_000), "template does not compile|dies"),
     "a template that never ends": (
         template(b"{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"),
         "rendering the chat template of .* too much",
@@ -122,6 +119,15 @@ REFUSED: dict[str, tuple[Change, str]] = {
         template(b"{{ range(99999) | map('string') | map('center', 99999) | join | list | sort }}"),
         "chat template of .* too much|perhaps for lack of memory|more memory",
     ),
+    "a template that is not finished": (template(b"{% for x in y %}"), "template does not compile: line 1: "),
+    "a filter there is not": (template(b"{{ x | nosuch }}"), "template does not compile: line 1: "),
+    "too deep a template": (template(b"{{ " + b"(" * 9_000 + b")" * 9_000), "template does not compile|dies"),
+}
+
+REFUSED_WHEN_WRITTEN: dict[str, Change] = {
+    "a number too long to print": template(b"{{ 10**10000 }}"),
+    "a number that takes for ever": template(b"{{ 10**(10**9) }}"),
+    "a text of gigabytes": template(b"{{ 'a' * 10**10 }}"),
 }
 
 ACCEPTED: dict[str, Change] = {
@@ -158,7 +164,7 @@ def outcomes() -> dict[str, list[Outcome]]:
 
 def report() -> None:
     """Run all of the files below and write the cases to stdout."""
-    changes = {**{name: change for name, (change, _) in REFUSED.items()}, **ACCEPTED}
+    changes = {**{name: change for name, (change, _) in REFUSED.items()}, **REFUSED_WHEN_WRITTEN, **ACCEPTED}
     files = [(name, partial(changed, change)) for name, change in changes.items()]
     files += [(f"seed {seed}", partial(mutant_bytes, seed)) for seed in SEEDS]
     sys.stdout.buffer.write(pickle.dumps(list(run_all(files, jobs=2, limit_s=120))))
@@ -175,6 +181,16 @@ def test_what_llama_cpp_or_the_template_would_die_of_is_told_in_one_line(
     for outcome in outcomes[name]:
         assert outcome.kind == "refused"
         assert re.search(REFUSED[name][1], outcome.stderr), outcome.stderr
+
+
+@pytest.mark.parametrize("name", REFUSED_WHEN_WRITTEN)
+def test_what_a_template_would_never_finish_is_told_when_it_writes(
+    name: str, outcomes: dict[str, list[Outcome]]
+) -> None:
+    described, loaded = outcomes[name]
+    assert described.kind == "well"
+    assert loaded.kind == "refused"
+    assert "too large" in loaded.stderr or "Exceeds the limit" in loaded.stderr
 
 
 @pytest.mark.parametrize("name", ACCEPTED)

@@ -348,7 +348,7 @@ async def ask_http2(port: int, sent: list[tuple[str, str]], body: bytes) -> Repl
                 for event in client.receive_data(data):
                     match event:
                         case h2.events.ResponseReceived():
-                            answered = dict(event.headers)
+                            answered = {str(name): str(value) for name, value in event.headers}
                             if answered.get("content-type", "").startswith("text/event-stream"):
                                 return None
                         case h2.events.DataReceived():

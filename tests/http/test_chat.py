@@ -9,6 +9,7 @@ import trio.testing
 from tests.harness import Exchange, Gate, serving
 
 from corral.engine.local.scripted import ScriptedBackend, replying
+from corral.serving.service import DELIVERY_BYTES
 
 
 def frames(body: bytes) -> list[Any]:
@@ -204,7 +205,7 @@ async def test_a_client_that_leaves_does_not_disturb_the_others() -> None:
 
 
 async def test_a_reader_that_stops_is_evicted_and_its_slot_is_free_at_once() -> None:
-    async with serving(ScriptedBackend(), slots=1, reader_bytes=4096) as client:
+    async with serving(ScriptedBackend(), slots=1, reader_bytes=65_536) as client:
         stalled = client.chat(stream=True, buffered_chunks=2)  # and never reads
         await stalled.is_over.wait()
         assert stalled.aborted
@@ -227,6 +228,28 @@ async def test_silence_is_filled_with_keepalives_while_queued_and_while_a_step_s
                 assert frame["choices"][0]["delta"] == {}
         for stream in streams:
             await left_engine(stream)
+        gate.open()
+
+
+async def test_keepalives_that_fall_due_while_a_mailbox_is_exactly_full_evict_nobody(
+    mock_clock: trio.testing.MockClock,
+) -> None:
+    gate = Gate()
+    backend = ScriptedBackend(on_step=gate)
+    async with serving(backend, reader_bytes=16 * DELIVERY_BYTES, stream_keepalive_s=5) as client:
+        stream = client.chat(stream=True, buffered_chunks=0)  # its first write waits for the client
+        await gate.wait_arrived()
+        for _ in range(16):
+            gate.let()
+            await gate.wait_arrived()
+        for _ in range(5):
+            await trio.testing.wait_all_tasks_blocked()
+            mock_clock.jump(6)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not stream.aborted
+        gate.let()
+        await stream.is_over.wait()
+        assert stream.aborted, "one delivery more is one too many"
         gate.open()
 
 

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.harness import Client, Gate, serving
 from tests.http.watch import opening
 
-from corral.books.record import Outcome
+from corral.books.outcome import Outcome
 from corral.engine.local.scripted import ScriptedBackend, replying
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -113,7 +113,7 @@ async def test_every_way_out_settles_the_ledger_once(
     gate = Gate()
     backend = ScriptedBackend(replying(reply), on_step=gate)
     with caplog.at_level(logging.INFO, "corral.requests"):
-        async with serving(backend, request_deadline_s=60, reader_bytes=4096) as client, opening(gate):
+        async with serving(backend, request_deadline_s=60, reader_bytes=65_536) as client, opening(gate):
             async with watching(client) as watch:
                 records = settled(client)
                 await WAYS[outcome](client, gate, mock_clock)

@@ -4,7 +4,7 @@ import pytest
 import trio
 import trio.testing
 
-from corral.http.stream import EventStream
+from corral.http.stream import kept_alive
 from corral.serving.mailbox import Mailbox
 
 
@@ -31,7 +31,7 @@ async def test_a_keepalive_is_written_whenever_nothing_was_for_a_while(
     written: list[tuple[float, bytes]] = []
 
     async def write() -> None:
-        async with EventStream(source, keepalive_s=3) as stream:
+        async with kept_alive(source, keepalive_s=3) as stream:
             written.extend([(trio.current_time(), chunk) async for chunk in stream])
 
     began_s = trio.current_time()
@@ -56,7 +56,7 @@ async def test_a_keepalive_takes_no_room_in_a_mailbox_that_is_exactly_full(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     source = Letters(2)
-    async with EventStream(source, keepalive_s=3) as stream:
+    async with kept_alive(source, keepalive_s=3) as stream:
         assert await anext(stream) == b"."
         source.mailbox.push_nowait(b"a")
         source.mailbox.push_nowait(b"b")
@@ -70,7 +70,7 @@ async def test_a_stream_that_is_cancelled_takes_its_keepalive_task_along(
 ) -> None:
     before = trio.lowlevel.current_statistics().tasks_living
     with trio.move_on_after(10) as scope:
-        async with EventStream(Letters(2), keepalive_s=3) as stream:
+        async with kept_alive(Letters(2), keepalive_s=3) as stream:
             async for _ in stream:
                 pass
     assert scope.cancelled_caught
@@ -83,5 +83,5 @@ async def test_a_source_that_fails_ends_the_stream_with_its_error() -> None:
             raise RuntimeError("I am a bug")
 
     with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="I am a bug")):
-        async with EventStream(Broken(1), keepalive_s=3) as stream:
+        async with kept_alive(Broken(1), keepalive_s=3) as stream:
             await anext(stream)

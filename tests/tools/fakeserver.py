@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import trio
 
-from loadclient import Target
+from tools.clients.target import Target
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 DONE = b"data: [DONE]\n\n"

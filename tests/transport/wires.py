@@ -11,11 +11,11 @@ import socket
 import ssl
 import struct
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import h2.connection
 import h2.events
@@ -23,6 +23,7 @@ import h2.settings
 import trio
 from hypercorn.config import Config
 from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import Framework
 from hypercorn.utils import wrap_app
 from quart import Response, request
 from quart.wrappers.response import ResponseBody
@@ -199,7 +200,7 @@ def quart_app(journal: Journal) -> QuartTrio:
     @app.route("/<path:_>", methods=["GET", "POST"])
     async def any_path(_: str) -> Response:
         path = request.path
-        journal.extensions[path] = request.scope["extensions"][EXTENSION]  # type: ignore[typeddict-item]
+        journal.extensions[path] = request.scope["extensions"][EXTENSION]
         await journal.note(journal.started, path)
         if path.startswith("/body"):
             return Response(str(len(await request.get_data())))
@@ -295,10 +296,10 @@ async def laboratory(
             Connection,
             limits,
             census,
-            wrap_app(APPS[app](journal), 1 << 20, "asgi"),
+            wrap_app(cast(Framework, APPS[app](journal)), 1 << 20, "asgi"),
             quiet(),
             context,
-            {},  # type: ignore[arg-type]
+            {},
         )
 
         async def handler(stream: Any) -> None:
@@ -351,13 +352,15 @@ async def close(stream: trio.abc.Stream) -> None:
 
 async def reset(stream: trio.abc.Stream) -> None:
     """RST."""
-    transport = getattr(stream, "transport_stream", stream)
+    transport = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+    assert isinstance(transport, trio.SocketStream)
     transport.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     transport.socket.close()
     await trio.lowlevel.checkpoint()
 
 
-ENDINGS = {"FIN": close, "RST": reset}
+Ending = Callable[[trio.abc.Stream], Awaitable[None]]
+ENDINGS: dict[str, Ending] = {"FIN": close, "RST": reset}
 
 
 async def read_all(stream: trio.abc.Stream, within_s: float = 10) -> bytes:

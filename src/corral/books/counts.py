@@ -11,8 +11,7 @@ class Counts:
 
     choices: int
     cached_tokens: int | None = None
-    """Of the prompt, those that were reused. It is counted once, as cached as it was for the sequence
-    that found least of it: the others reused what that one computed. None before the first token."""
+    """Of the prompt, those that were reused, as `Usage.of_choices` counts; None before the first token."""
     drafted_tokens: int = 0
     accepted_tokens: int = 0
     _done: list[int] = field(init=False)

@@ -4,6 +4,7 @@
 Everything here is synchronous and runs on the event loop. With no watcher, an event costs one comparison.
 """
 
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -60,15 +61,21 @@ class Totals:
 class Ledger:
     """The records of all requests that are not settled yet, by id, and the sums over those that are.
 
-    `now_s` is a monotonic clock. With `keeps_content` a record holds its text. The callbacks may not
-    block or raise, and none may rely on another having been called.
+    `now_s` is a monotonic clock, `unix_s` the time of day. With `keeps_content` a record holds its text. The
+    callbacks may not block or raise, and none may rely on another having been called.
     """
 
     def __init__(
-        self, *, slots: int, keeps_content: bool = False, now_s: Callable[[], float] = trio.current_time
+        self,
+        *,
+        slots: int,
+        keeps_content: bool = False,
+        now_s: Callable[[], float] = trio.current_time,
+        unix_s: Callable[[], float] = time.time,
     ) -> None:
         self.keeps_content = keeps_content
         self.now_s = now_s
+        self.unix_s = unix_s
         self.live: dict[str, Record] = {}
         self.totals = Totals()
         self.lanes = Lanes(slots)
@@ -105,5 +112,5 @@ class Ledger:
         for record in tuple(self.live.values()):
             record.ended_by("shutdown")
             record.over()
-            while not record.is_settled:
+            while not record.life.is_settled:
                 record.released(Waste())

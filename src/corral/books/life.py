@@ -1,18 +1,24 @@
 """The states of a request, and how long it spends in each: all transitions are here and only here.
 
-    what happened     said by                          queued     prefill    decode     write
-    ----------------  -------------------------------  ---------  ---------  ---------  ---------
-    ADMITTED          admission: it has its slots      prefill
-    FIRST_TOKEN       the engine: a token was sampled             decode
-    ENGINE_ENDED      the engine, or whoever ended it  write      write      write
-    WRITE_BEGAN       http: a write is under way       (its time counts as `write` until it is taken)
-    WRITE_TAKEN       http: the connection took it
-    OVER              http: the response is over       over       over       over       over
+    what happened   said by                          queued     prefill    decode     write      over
+    --------------  -------------------------------  ---------  ---------  ---------  ---------  ---------
+    ADMITTED        serving: it has its slots        prefill
+    FIRST_TOKEN     the engine: a token was sampled             decode
+    ENGINE_ENDED    the engine, or whoever ended it  write      write      write
+    WRITE_BEGAN     http: a write is under way       (its time counts as `write` until it is taken)
+    WRITE_TAKEN     http: the connection took it
+    DELIVERED       http: it took the last of it     (noted, for the outcome)
+    OVER            http: the response is over       over       over       over       over
+    RELEASED        the engine let go of a sequence  (one less is held; also, and often, when it is over)
 
-What has no entry changes nothing: a second sequence's first token, an end after an end. `over` is not a
-state that takes time. A client that lets a write wait puts its request into `write` early, for as long as
-that write takes; the engine's state goes on beneath. So the times in the states add up to the total
-exactly, and the one that is large says why a request was slow.
+What has no entry changes nothing: a second sequence's first token, an end after an end. A client that lets a
+write wait puts its request into `write` early, for as long as that write takes; the engine's state goes on
+beneath. So the times in the states add up to the total exactly, and the one that is large says why a
+request was slow. `over` takes no time.
+
+A request is *settled* when it is over and the engine holds nothing of it. Which of the two comes last is not
+said: an engine may let go of what it has finished long before a slow client has read it, or, of what was
+cancelled, one step after its client has gone.
 """
 
 from collections.abc import Callable
@@ -29,7 +35,9 @@ class Happening(Enum):
     ENGINE_ENDED = auto()
     WRITE_BEGAN = auto()
     WRITE_TAKEN = auto()
+    DELIVERED = auto()
     OVER = auto()
+    RELEASED = auto()
 
 
 _NEXT: Final[dict[tuple[State, Happening], State]] = {
@@ -42,10 +50,11 @@ _NEXT: Final[dict[tuple[State, Happening], State]] = {
 
 
 class Life:
-    """One request's states on the clock `now_s`, which is monotonic, in seconds."""
+    """The states of one request of `sequences`, on the clock `now_s`, which is monotonic, in seconds."""
 
     __slots__ = (
         "_now_s",
+        "_sequences",
         "_since_s",
         "_spent_s",
         "admitted_s",
@@ -53,17 +62,23 @@ class Life:
         "ended_s",
         "engine_state",
         "first_token_s",
+        "held",
+        "is_delivered",
         "is_over",
         "is_writing",
     )
 
-    def __init__(self, now_s: Callable[[], float]) -> None:
+    def __init__(self, sequences: int, now_s: Callable[[], float]) -> None:
+        self._sequences = sequences
         self._now_s = now_s
         self.began_s = self._since_s = now_s()
         self._spent_s: dict[State, float] = dict.fromkeys(STATES, 0.0)
         self.engine_state: State = "queued"
         """As `state`, but for a write that waits while the engine goes on."""
+        self.held = 0
+        """Sequences that the engine has of it."""
         self.is_writing = False
+        self.is_delivered = False
         self.is_over = False
         self.admitted_s: float | None = None
         self.first_token_s: float | None = None
@@ -74,8 +89,18 @@ class Life:
     def state(self) -> State:
         return "write" if self.is_writing else self.engine_state
 
+    @property
+    def is_settled(self) -> bool:
+        """Nothing can happen to it any more."""
+        return self.is_over and not self.held
+
     def happened(self, what: Happening) -> bool:
         """Note it; whether the engine's state has changed by it."""
+        match what:
+            case Happening.ADMITTED:
+                self.held = self._sequences
+            case Happening.RELEASED:
+                self.held -= 1
         if self.is_over:
             return False
         now_s = self._now_s()
@@ -84,6 +109,9 @@ class Life:
         match what:
             case Happening.WRITE_BEGAN | Happening.WRITE_TAKEN:
                 self.is_writing = what is Happening.WRITE_BEGAN
+                return False
+            case Happening.DELIVERED:
+                self.is_delivered = True
                 return False
             case Happening.OVER:
                 self.is_over = True

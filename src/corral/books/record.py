@@ -7,12 +7,10 @@ it alone knows:
     serving                          admitted, ended_by
     http, by way of serving          writing, delivered, over
 
-It is *over* when its response is, and *settled* when the engine has let go of every sequence too: only
-then is it known what was computed for nobody. The first cause of its end is its outcome: a client that
-leaves because an operator stopped its request does not make it `disconnected`.
+The first cause of its end is its outcome: a client that leaves because an operator stopped its request does
+not make it `disconnected`. Only when it is settled (see `life`) is it known what was computed for nobody.
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -57,6 +55,9 @@ class Books(Protocol):
     """What a record needs of whoever keeps it."""
 
     now_s: Callable[[], float]
+    """Monotonic."""
+    unix_s: Callable[[], float]
+    """The time of day."""
     keeps_content: bool
     watcher: Watcher | None
     lanes: Lanes
@@ -72,9 +73,6 @@ class Record:
     __slots__ = (
         "_books",
         "_finished",
-        "_held",
-        "_is_delivered",
-        "_released",
         "_texts",
         "about",
         "counts",
@@ -97,8 +95,8 @@ class Record:
         self.request = request
         self.prompt_tokens = prompt_tokens
         self.max_tokens = max_tokens
-        self.started_at = time.time()
-        self.life = Life(books.now_s)
+        self.started_at = books.unix_s()
+        self.life = Life(request.n, books.now_s)
         self.counts = Counts(request.n)
         self.position: int | None = None
         """Its place in line; 0 is next, None is in the engine or past it."""
@@ -109,9 +107,6 @@ class Record:
         self.draft: Sampled | None = None
         """The last step that had a draft; None where content is not kept."""
         self._books = books
-        self._held = 0
-        self._released = 0
-        self._is_delivered = False
         self._finished: dict[int, Finished] = {}
         self._texts: list[list[str]] | None = [[] for _ in range(request.n)] if books.keeps_content else None
 
@@ -133,13 +128,14 @@ class Record:
         return self.life.ended_s is not None
 
     @property
-    def is_settled(self) -> bool:
-        return self.life.is_over and self._released >= self._held
+    def finished_at(self) -> float:
+        """The time of day at which it was over, or now."""
+        return self.started_at + self.life.total_s
 
     @property
     def engine_phase(self) -> Literal["prefill", "decode"] | None:
         """What the engine does for it; one that was cancelled is there until the engine has let go of it."""
-        if self._released >= self._held:
+        if not self.life.held:
             return None
         return "decode" if self.has_begun else "prefill"
 
@@ -159,11 +155,10 @@ class Record:
 
     # What happens
 
-    def admitted(self, sequences: int) -> None:
+    def admitted(self) -> None:
         """It has its slots."""
         self.position = None
-        self._held = sequences
-        self.lanes = self._books.lanes.take(sequences)
+        self.lanes = self._books.lanes.take(self.request.n)
         self._happened(Happening.ADMITTED)
 
     def observe(self, choice: int, events: list[Event]) -> None:
@@ -205,7 +200,7 @@ class Record:
 
     def delivered(self) -> None:
         """The client has all of the answer, its end included."""
-        self._is_delivered = True
+        self._happened(Happening.DELIVERED)
 
     def ended_by(self, outcome: Outcome) -> None:
         """Something other than the model ended it. The first cause stays."""
@@ -218,7 +213,7 @@ class Record:
         if self.life.is_over:
             return
         if self.outcome is None:
-            whole = self._is_delivered and len(self._finished) == self.request.n
+            whole = self.life.is_delivered and len(self._finished) == self.request.n
             self.outcome = self._finished[0].reason if whole else "disconnected"
         self._engine_ended()
         self._happened(Happening.OVER)
@@ -226,8 +221,8 @@ class Record:
 
     def released(self, waste: Waste) -> None:
         """The engine let go of one of its sequences."""
-        self._books.lanes.give(self.lanes[self._released : self._released + 1])
-        self._released += 1
+        self._happened(Happening.RELEASED)
+        self._books.lanes.give(self.lanes[self.life.held : self.life.held + 1])
         self.wasted += waste
         if (watcher := self._books.watcher) is not None:
             watcher.changed(self, at_once=True)
@@ -243,5 +238,5 @@ class Record:
             watcher.changed(self, at_once=True)
 
     def _settle_if_done(self) -> None:
-        if self.is_settled:
+        if self.life.is_settled:
             self._books.settle(self)

@@ -24,6 +24,7 @@ class AnswerDecoder:
     """
 
     __slots__ = (
+        "_includes_stop",
         "_kind",
         "_logprobs",
         "_one_call",
@@ -35,11 +36,19 @@ class AnswerDecoder:
         "stopped",
     )
 
-    def __init__(self, parser: BlockParser, stop: tuple[str, ...], *, one_call: bool = False) -> None:
+    def __init__(
+        self,
+        parser: BlockParser,
+        stop: tuple[str, ...],
+        *,
+        one_call: bool = False,
+        includes_stop: bool = False,
+    ) -> None:
         """Raises ValueError for an empty stop string."""
         self._parser = parser
         self._stop = stop
-        self._stops = StopFinder(stop)
+        self._includes_stop = includes_stop
+        self._stops = self._stop_finder()
         self._one_call = one_call
         self._utf8 = _utf8(errors="replace")
         self._kind: BlockKind | None = None
@@ -114,10 +123,13 @@ class AnswerDecoder:
                 case BlockClosed():
                     if self._kind == "text":
                         self._tell(BlockDelta(event.index, ""), self._stops.finish(), events)
-                        self._stops = StopFinder(self._stop)
+                        self._stops = self._stop_finder()
                     self._kind = None
                     events.append(event)
         return events
+
+    def _stop_finder(self) -> StopFinder:
+        return StopFinder(self._stop, shows_found=self._includes_stop)
 
     def _tell(self, delta: BlockDelta, text: str, events: list[Event]) -> None:
         """Text of a text block that is no part of a stop string; the block ends where one is complete."""

@@ -30,7 +30,7 @@ from corral.request import Tool
 __all__ = ["BlockEvent", "BlockParser", "Markers"]
 
 Ending = Literal["stop", "length"]
-_Act = Literal["call", "thought", "unthought", "open", "drop", "leave", "last"]
+_Act = Literal["call", "thought", "unthought", "open", "drop", "leave", "last", "closer"]
 _MOST_BEGUN = 32
 _MOST_CLOSER = 256
 _MOST_HEADER = 200
@@ -295,12 +295,15 @@ class BlockParser:
             if act == "open" and not writer.is_blank and not has_control(atoms):
                 self._pass_one(self._text)
                 continue
-            if act == "last":
-                # Not a control token, so it ends a turn only where the turn ends.
+            if act == "last" or (act == "closer" and writer.calls):
+                # No control token, or none that ends a turn: it does only where the turn ends.
                 text = reader.text[reader.at : reader.at + length]
                 reader.at += length
                 if (yield from reader.more()):
                     self._text(text)
+                continue
+            if act == "closer":
+                self._pass_one(self._text)
                 continue
             reader.at += length
             self._skipped(length)
@@ -324,6 +327,9 @@ class BlockParser:
             triggers.append((markers.glue, "drop", None))
         for end in filter(None, (*markers.ends, markers.content_closer)):
             triggers.append((end, "drop" if has_control(end) else "last", None))
+        if not self._is_off:
+            closers = dict.fromkeys(closer for lead in markers.calls for closer in lead.closers)
+            triggers += [(closer, "closer", None) for closer in closers if has_control(closer)]
         return triggers
 
     def _call(self, lead: Lead, length: int) -> Steps:
@@ -386,35 +392,33 @@ class BlockParser:
         start = self._markers.encode(markers.headers.start)
         header = prompt[prompt.rfind(start) + len(start) :] if start in prompt else ""
         body = self._markers.encode(markers.headers.body)
-        is_inside = body in header
-        if is_inside:
-            header = header.partition(body)[0]
-            yield from self._body(markers, header)
+        has_begun = body in header
+        if has_begun:
+            yield from self._body(markers, header.partition(body)[0])
         while (yield from reader.more()):
-            if not is_inside:
-                kept = reader.keep()
-                found = yield from reader.until(markers.body, _MOST_HEADER)
-                text = reader.kept(kept)
-                if found is None or not (yield from reader.accept(markers.body)):
-                    # No header: the model just writes. One that its end cut says nothing.
-                    reader.give_back(text)
-                    if reader.ended and has_control(tuple(reader.text[reader.at :])):
-                        return
-                    yield from self._content(markers.ends)
-                else:
-                    writer.marker()
-                    yield from self._body(markers, text)
-            is_inside = False
-            yield from reader.skip_space()
-            yield from reader.accept(markers.start)
+            if has_begun:
+                yield from reader.skip_space()
+                yield from reader.accept(markers.start)
+            has_header = yield from reader.until(markers.body, _MOST_HEADER)
+            if has_header is not None:
+                yield from reader.accept(markers.body)
+                writer.marker()
+                yield from self._body(markers, has_header)
+            elif reader.ended and (has_begun or has_control(tuple(reader.text[reader.at :]))):
+                return  # cut in a header, which says nothing
+            else:
+                yield from self._content(markers.ends)  # no header: the model just writes
+            has_begun = True
 
     def _body(self, markers: HeaderMarkers, header: str) -> Steps:
         headers = markers.headers
         words = " ".join(self._markers.spell(header).split())
         name = self._recipient(headers.recipient, words)
-        if headers.thought is not None and _is_header(words, headers.thought, headers.content):
+        is_thought, is_certain = _is_thought(words, headers.thought, headers.content)
+        is_call = name is not None and not self._is_off
+        if is_thought and (is_certain or not is_call):
             yield from self._reasoning(markers.ends)
-        elif name is not None and not self._is_off and (yield from self._reader.skip_space()) == "{":
+        elif name is not None and is_call and (yield from self._reader.skip_space()) == "{":
             outcome = yield from self._calls.read_arguments(name, markers.ends)
             self.malformed = self.malformed or outcome is Outcome.BROKEN
             if outcome is Outcome.BROKEN:
@@ -424,7 +428,11 @@ class BlockParser:
                 if found is not None:
                     self._reader.at += found[1]
         else:
+            # A call whose arguments are no object, unless a call of another form begins here.
+            calls = self._writer.calls
             yield from self._content(markers.ends)
+            is_fault = is_call and name in self._calls.known and self._writer.calls == calls
+            self.malformed = self.malformed or is_fault
 
     def _recipient(self, prefix: str | None, header: str) -> str | None:
         if prefix is None:
@@ -486,12 +494,17 @@ def _first_characters(options: Sequence[Atoms]) -> re.Pattern[str]:
     return re.compile("|".join(parts) if parts else r"(?!)")
 
 
-def _is_header(words: str, thought: str, content: str) -> bool:
-    """Whether a header is that of a thought: the same, or one of its words is none of an answer's."""
+def _is_thought(words: str, thought: str | None, content: str) -> tuple[bool, bool]:
+    """Whether a header is that of a thought, and whether it is the very same.
+
+    Else it is one if one of its words is a thought's and none of an answer's.
+    """
+    if thought is None:
+        return False, False
     if words == " ".join(thought.split()):
-        return True
+        return True, True
     own = set(_WORD.findall(thought)) - set(_WORD.findall(content))
-    return bool(own & set(_WORD.findall(words)))
+    return bool(own & set(_WORD.findall(words))), False
 
 
 def _any_of(markers: Sequence[Atoms]) -> re.Pattern[str]:

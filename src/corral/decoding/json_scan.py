@@ -27,6 +27,8 @@ _WORD = re.compile(r"[\w$.\-]+")
 _OPEN_ESCAPE = re.compile(r"(?<!\\)((?:\\\\)*)\\u([0-9a-fA-F]{0,3}|[dD][89abAB][0-9a-fA-F]{2})$")
 _BARE = re.compile(r"[^\s,\]}]+")
 _WHOLE_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
+_HEX_DIGITS = {"u": 4, "x": 2, "U": 8}
+_LAST_CODE_POINT = 0x10FFFF
 _HEX = frozenset("0123456789abcdefABCDEF")
 
 # A number's states, by the last character; where a number may not end, an underscore.
@@ -70,6 +72,7 @@ class JsonScanner:
         "_stack",
         "_state",
         "_wanted",
+        "_was_ended",
         "done",
         "failed",
     )
@@ -93,6 +96,7 @@ class JsonScanner:
         self._held = ""
         self._escape_kind = ""
         self._number = ""
+        self._was_ended = False
         self.done = False
         self.failed = False
 
@@ -102,8 +106,14 @@ class JsonScanner:
 
     @property
     def rejected(self) -> str:
-        """What was consumed and was neither JSON nor mended: the word that the scanner failed at."""
-        return self._held if self.failed and self._state == "word" else ""
+        """What was consumed and was neither JSON nor mended: the word that the scanner failed at.
+
+        A key or a word that was cut is not: nobody knows what it was to be.
+        """
+        if not self.failed or self._state != "word":
+            return ""
+        is_cut = self._was_ended and (self._is_key or any(word.startswith(self._held) for word in _WORDS))
+        return "" if is_cut else self._held
 
     def take(self) -> str:
         out, self._out = "".join(self._out), []
@@ -139,10 +149,14 @@ class JsonScanner:
 
     def finish(self) -> None:
         """No more comes: ends a number or word that stands at the top."""
+        self._was_ended = not self.done and not self.failed
         if self._state == "number":
             self._end_number()
         elif self._state == "word":
-            self._end_word()
+            if self._is_key:
+                self.failed = True  # a key without a value
+            else:
+                self._end_word()
 
     def _space(self, text: str) -> None:
         if self._comma:
@@ -278,7 +292,7 @@ class JsonScanner:
         self._state = "string"
         if c in _ESCAPES:
             self._out.append("\\" + c)
-        elif c == "u" or (c == "x" and self._close == "'"):
+        elif c == "u" or (c in "xU" and self._close == "'"):
             self._state, self._escape_kind, self._held = "hex", c, ""
         elif c == "'":
             self._out.append(c)
@@ -291,12 +305,18 @@ class JsonScanner:
 
     def _hex(self, text: str, at: int) -> int:
         """Collect the digits of an escape, which leaves whole, or as the text it is where it is none."""
-        wanted = 4 if self._escape_kind == "u" else 2
+        wanted = _HEX_DIGITS[self._escape_kind]
         while at < len(text) and len(self._held) < wanted and text[at] in _HEX:
             self._held += text[at]
             at += 1
-        if len(self._held) == wanted:
+        if len(self._held) == wanted and self._escape_kind != "U":
             self._out.append("\\u" + self._held.rjust(4, "0"))
+            self._state = "string"
+        elif len(self._held) == wanted and int(self._held, 16) <= _LAST_CODE_POINT:
+            self._out.append(json.dumps(chr(int(self._held, 16)))[1:-1])
+            self._state = "string"
+        elif len(self._held) == wanted:
+            self._out.append("\\\\U" + self._held)
             self._state = "string"
         elif at < len(text):
             self._out.append("\\\\" + self._escape_kind + self._held)

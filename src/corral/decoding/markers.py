@@ -78,6 +78,8 @@ class CallMarkers:
     end: tuple[Atoms, ...]
     json: JsonBody | None
     named: "NameMarkers | None"
+    named_needs_known: bool
+    """The format says nothing of calls that begin with a name, so only the name of a tool is one."""
     pairs: PairsMarkers | None
     owns_fence: bool
     begins_each: bool
@@ -102,6 +104,7 @@ class Markers:
 
     __slots__ = (
         "bare",
+        "calls",
         "codes",
         "content_closer",
         "content_opener",
@@ -134,6 +137,7 @@ class Markers:
         calls = [self._call(call) for call in form.calls if not _is_in_header(call, form.headers)]
         others = {marker[:1] for marker in (*self.ends, self.thought_opener, self.content_opener) if marker}
         self.leads = tuple(lead for call in calls for lead in _leads(call, others))
+        self.calls = tuple(calls)
         self.bare = tuple(call for call in calls if call.is_bare)
 
     def encode(self, text: str) -> str:
@@ -172,10 +176,14 @@ class Markers:
             prefix = _name_prefix(begin[-1])
             if prefix and len(units) > 1:
                 units = units[:-1]
-        end = _groups(self._atoms(form.end))
-        closers: dict[Atoms, None] = dict.fromkeys(end + _groups(self._atoms(form.section_end)))
+        key = pattern_atoms(self._pattern(pairs.before_key)) if pairs else ()
+        end = _groups(self._atoms(form.end), key)
+        closers: dict[Atoms, None] = dict.fromkeys(end + _groups(self._atoms(form.section_end), key))
         if pairs and pattern_atoms(pairs.after_name)[-1:] == ("(",):
             closers[(")",)] = None
+        by_name: NameMarkers | None = None
+        if not named and not pairs and any(is_distinctive(unit[-1]) for unit in units):
+            by_name = NameMarkers((), (), "", "", is_quoted=False)
         literals = form.section_begin + "".join(form.begin) + "".join(getattr(named, "after_name", ()))
         return CallMarkers(
             form=form,
@@ -183,7 +191,8 @@ class Markers:
             closers=tuple(closers),
             end=end,
             json=_json_body(form) or self._other_json(units),
-            named=self._names(named, prefix) if named else None,
+            named=self._names(named, prefix) if named else by_name,
+            named_needs_known=by_name is not None,
             pairs=self._pairs(pairs, prefix) if pairs else None,
             owns_fence="```" in literals,
             begins_each=bool(pattern_atoms(begin)) and not (prefix and len(pattern_atoms(begin)) == 1),
@@ -270,13 +279,21 @@ def _units(marker: Atoms) -> tuple[Atoms, ...]:
     return tuple(units)
 
 
-def _groups(marker: tuple[str, ...]) -> tuple[Atoms, ...]:
-    """Each atom by itself, but a word between two control tokens together with both."""
+def _groups(marker: tuple[str, ...], key: Atoms) -> tuple[Atoms, ...]:
+    """Each atom by itself, but a word between two control tokens together with both.
+
+    What a key begins with, too, tells nothing by itself: it is taken together with the next atom.
+    """
     groups: list[tuple[str, ...]] = []
     for index, atom in enumerate(marker):
         joins = bool(groups) and _is_control(groups[-1][-1:]) and atom.isalnum()
         follows = bool(groups) and groups[-1][-1].isalnum() and len(groups[-1]) > 1
-        if (joins and _is_control(marker[index + 1 : index + 2])) or (follows and _is_control((atom,))):
+        is_shared = bool(groups) and len(groups[-1]) < len(key) and key[: len(groups[-1])] == groups[-1]
+        if (
+            is_shared
+            or (joins and _is_control(marker[index + 1 : index + 2]))
+            or (follows and _is_control((atom,)))
+        ):
             groups[-1] = (*groups[-1], atom)
         else:
             groups.append((atom,))

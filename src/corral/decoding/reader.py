@@ -119,6 +119,18 @@ class Reader:
 
     def status(self, marker: Atoms) -> int:
         """How long the marker is that stands here, or NO, or PARTIAL while it may still become one."""
+        status = self._status(marker)
+        return NO if status == PARTIAL and self.ended else status
+
+    def is_cut(self, markers: Sequence[Atoms]) -> bool:
+        """Whether the text ended inside one of the markers: nobody knows what was to come."""
+        return self.ended and any(self._status(marker) == PARTIAL for marker in markers)
+
+    def drop(self) -> None:
+        """Consume all there is."""
+        self.at = len(self.text)
+
+    def _status(self, marker: Atoms) -> int:
         text, at, end = self.text, self.at, len(self.text)
         for index, atom in enumerate(marker):
             if atom is None:
@@ -126,7 +138,7 @@ class Reader:
                 assert following is not None
                 found = text.find(following, at, at + _MOST_HOLE + len(following))
                 hole = text[at:found] if found >= 0 else text[at:]
-                if "\n" in hole or len(hole) > _MOST_HOLE or (found < 0 and self.ended):
+                if "\n" in hole or len(hole) > _MOST_HOLE:
                     return NO
                 if found < 0:
                     return PARTIAL
@@ -138,7 +150,7 @@ class Reader:
             if at - begun > _MOST_SPACE:
                 return NO
             if not text.startswith(atom, at):
-                may_come = not self.ended and end - at < len(atom) and atom.startswith(text[at:])
+                may_come = end - at < len(atom) and atom.startswith(text[at:])
                 return PARTIAL if may_come else NO
             at += len(atom)
         return at - self.at

@@ -22,10 +22,12 @@ class StopFinder:
     time in proportion to the characters of all stop strings, so a dialect has to bound those.
     """
 
-    __slots__ = ("_children", "_depths", "_fallbacks", "_found", "_held", "_state", "found")
+    __slots__ = ("_children", "_depths", "_fallbacks", "_found", "_held", "_shows_found", "_state", "found")
 
-    def __init__(self, stops: tuple[str, ...]) -> None:
-        """Raises ValueError for an empty stop string, which would end every text before it begins."""
+    def __init__(self, stops: tuple[str, ...], *, shows_found: bool = False) -> None:
+        """With `shows_found` the stop string that ends the text is shown too.
+
+        Raises ValueError for an empty stop string, which would end every text before it begins."""
         if "" in stops:
             raise ValueError("a stop string cannot be empty")
         # One entry per state. State 0 is the empty prefix; a fallback is the longest proper suffix that is
@@ -39,6 +41,7 @@ class StopFinder:
         self._link()
         self._state = 0
         self._held = ""
+        self._shows_found = shows_found
         self.found: str | None = None
         """The stop string that ended the text; nothing is passed through after it."""
 
@@ -55,7 +58,9 @@ class StopFinder:
             state = children[state].get(character, 0)
             stop = self._found[state]
             if stop is not None:
-                shown = (self._held + piece[:end]).removesuffix(stop)
+                shown = self._held + piece[:end]
+                if not self._shows_found:
+                    shown = shown.removesuffix(stop)
                 self.found, self._held = stop, ""
                 return shown
         text = self._held + piece

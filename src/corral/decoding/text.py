@@ -23,10 +23,10 @@ class TextDecoder:
 
     __slots__ = ("_decoded_chars", "_is_open", "_logprobs", "_shown_chars", "_stops", "_utf8")
 
-    def __init__(self, stop: tuple[str, ...]) -> None:
+    def __init__(self, stop: tuple[str, ...], *, includes_stop: bool = False) -> None:
         """Raises ValueError for an empty stop string."""
         self._utf8 = _utf8(errors="replace")
-        self._stops = StopFinder(stop)
+        self._stops = StopFinder(stop, shows_found=includes_stop)
         self._is_open = False
         self._decoded_chars = 0
         self._shown_chars = 0

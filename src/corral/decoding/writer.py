@@ -30,10 +30,13 @@ class BlockWriter:
 
     __slots__ = (
         "_behind_marker",
+        "_beyond",
         "_events",
         "_fence",
+        "_has_text",
         "_index",
         "_kind",
+        "_last",
         "_line",
         "_new_id",
         "_space",
@@ -48,8 +51,11 @@ class BlockWriter:
         self._kind: BlockKind | Literal[""] = ""
         self._space: list[str] = []
         self._behind_marker = False
+        self._has_text = False
         self._fence = ""
         self._line = ""
+        self._beyond = ""
+        self._last = ""
         self.calls = 0
         """Whole calls so far."""
         self.is_blank = True
@@ -62,11 +68,11 @@ class BlockWriter:
     @property
     def in_fence(self) -> bool:
         """Whether what comes next stands in a code fence, or on the line that opens one."""
-        return bool(self._fence) or _FENCE.match(self._line) is not None
+        return bool(self._fence) or bool(self._fence_marks()[0])
 
     @property
     def behind_backtick(self) -> bool:
-        return self._kind == "text" and self._line.endswith("`")
+        return self._kind == "text" and self._last == "`"
 
     @property
     def is_empty(self) -> bool:
@@ -84,7 +90,7 @@ class BlockWriter:
         self._space.clear()
         self._behind_marker = True
         if not self._fence:
-            self._line = ""
+            self._line = self._beyond = self._last = ""
 
     def open_call(self, name: str) -> None:
         self.marker()
@@ -100,11 +106,12 @@ class BlockWriter:
         self._events.append(BlockClosed(self._index, is_whole))
         self._kind = ""
         self.calls += is_whole
-        self._behind_marker = True
+        # Text goes on behind a call as it began before it.
+        self._behind_marker = not self._has_text
 
     def finish(self) -> None:
         """Write the whitespace at the end, unless it stands behind a marker, and close what is open."""
-        if self._space and not self._behind_marker:
+        if self._space and not self._behind_marker and (self._kind or self._index < 0):
             space = "".join(self._space)
             if not self._kind:
                 self._open("text")
@@ -122,6 +129,8 @@ class BlockWriter:
         following = [text[len(body) :]] if len(body) < len(text) else []
         if self._behind_marker or (kind == "reasoning" and self._kind != kind):
             body = body.lstrip(SPACE)
+            if kind == self._kind == "reasoning":
+                body = "\n" + body  # one more thought
             self._behind_marker = False
         elif self._space:
             body = "".join(self._space) + body
@@ -132,6 +141,7 @@ class BlockWriter:
         self._delta(body)
         if kind == "text":
             self.is_blank = False
+            self._has_text = True
 
     def _open(self, kind: BlockKind, call_id: str | None = None, name: str | None = None) -> None:
         self._index += 1
@@ -151,21 +161,34 @@ class BlockWriter:
             self._events.append(BlockDelta(self._index, text))
 
     def _watch_fences(self, text: str) -> None:
-        if "\n" not in text:
-            self._line = self._line[:_LINE_CHARS] + text[-_LINE_CHARS:]
-            return
-        *lines, rest = (self._line + text).split("\n")
+        *lines, rest = text.split("\n")
         for line in lines:
-            match = _FENCE.match(line)
-            if match is None:
-                continue
-            marks, info = match.groups()
-            if not self._fence:
-                if "`" not in info or marks[0] == "~":
-                    self._fence = marks
-            elif marks[0] == self._fence[0] and len(marks) >= len(self._fence) and not info.strip():
-                self._fence = ""
-        self._line = rest[:_LINE_CHARS]
+            self._add_to_line(line)
+            marks, info = self._fence_marks()
+            if self._fence:
+                is_end = marks[:1] == self._fence[0] and len(marks) >= len(self._fence)
+                if is_end and not info.strip():
+                    self._fence = ""
+            elif marks:
+                self._fence = marks
+            self._line = self._beyond = self._last = ""
+        self._add_to_line(rest)
+
+    def _add_to_line(self, text: str) -> None:
+        room = _LINE_CHARS - len(self._line)
+        self._line += text[:room]
+        self._last = text[-1:] or self._last
+        beyond = text[max(room, 0) :]
+        # Of the rest only this matters: a backtick, or anything that is no whitespace.
+        self._beyond = "`" if "`" in self._beyond + beyond else (self._beyond or beyond.strip()[:1])
+
+    def _fence_marks(self) -> tuple[str, str]:
+        """The marks that begin the line if they open or close a fence, and what stands behind them."""
+        match = _FENCE.match(self._line)
+        if match is None:
+            return "", ""
+        marks, info = match[1], match[2] + self._beyond
+        return ("", "") if marks[0] == "`" and "`" in info else (marks, info)
 
 
 class CallLog:

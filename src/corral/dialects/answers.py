@@ -23,7 +23,6 @@ STATUSES: Final[dict[type[BaseException], int]] = {
     errors.NotFound: 404,
     errors.MethodNotAllowed: 405,
     errors.RequestTimeout: 408,
-    errors.ClientTooSlow: 408,
     errors.PayloadTooLarge: 413,
     errors.TargetTooLong: 414,
     errors.UnsupportedMediaType: 415,
@@ -41,7 +40,7 @@ STATUSES: Final[dict[type[BaseException], int]] = {
     errors.VersionNotSupported: 505,
 }
 
-_NOT_AGAIN: Final = (errors.ClientTooSlow, errors.StoppedByOperator, errors.DeadlineExceeded)
+_NOT_AGAIN: Final = (errors.StoppedByOperator, errors.DeadlineExceeded)
 
 
 def kind_of(error: Exception) -> type[BaseException]:

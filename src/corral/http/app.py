@@ -58,8 +58,8 @@ class CorralApp(QuartTrio):
             return None
         return self.url_map.bind("localhost", path_info=request.path, default_method=request.method)
 
-    async def make_default_options_response(self) -> Response:
-        """What a path takes, without the empty HTML page that Quart sends along."""
+    async def make_default_options_response(self, _context: object = None) -> Response:
+        """What a path takes, without the empty HTML page that Quart sends along; 0.23 gives a context."""
         methods = set() if request.url_rule is None else request.url_rule.methods
         return Response(b"", status=204, headers={"Allow": ", ".join(sorted(methods or ()))})
 

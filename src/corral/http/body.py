@@ -126,11 +126,16 @@ async def read_body(
         raise too_large
     body = bytearray()
     with trio.move_on_after(timeout_s) as scope:
-        async for data in request.body:
-            grow(len(data))
-            body += data
-            if len(body) > limit_bytes:
-                raise too_large
+        try:
+            async for data in request.body:
+                grow(len(data))
+                body += data
+                if len(body) > limit_bytes:
+                    raise too_large
+        except Exception as error:
+            if type(error).__name__ != "ClientDisconnectedError":  # Quart 0.22 has no such class
+                raise
+            await trio.sleep_forever()  # 0.23 tells of a client that is gone, moments before it cancels us
     if scope.cancelled_caught:
         raise RequestTimeout(f"the request body did not arrive within {timeout_s:g} s")
     return bytes(body)

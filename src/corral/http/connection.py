@@ -78,22 +78,35 @@ class UnhurriedBody(TrioBody):
     def __init__(self, expected_content_length: int | None, max_content_length: int | None) -> None:
         super().__init__(None, None)
         self._is_wanted = False
-
-    @property
-    def held_bytes(self) -> int:
-        """What has arrived and was not read."""
-        return len(self._data)
+        self.held_bytes = 0
+        """What has arrived while nobody read; 0 where it was dropped, or is being read."""
 
     def __aiter__(self) -> Body:
         self._is_wanted = True
+        self.held_bytes = 0
         return super().__aiter__()
 
     def append(self, data: bytes) -> None:
-        if self._is_wanted or len(self._data) + len(data) <= UNREAD_BYTES:
+        """Quart 0.22 hands over what arrives here,"""
+        if self._takes(data):
             super().append(data)
-        else:
+
+    async def put(self, data: bytes) -> None:
+        """and Quart 0.23 here."""
+        if self._takes(data):
+            await cast(Any, super()).put(data)
+
+    def _takes(self, data: bytes) -> bool:
+        if self._is_wanted:
+            return True
+        if self._must_raise is None and self.held_bytes + len(data) <= UNREAD_BYTES:
+            self.held_bytes += len(data)
+            return True
+        self.held_bytes = 0
+        self._must_raise = RequestEntityTooLarge()
+        if isinstance(self._data, bytearray):
             self._data.clear()
-            self._must_raise = RequestEntityTooLarge()
+        return False
 
 
 class CorralRequest(TrioRequest):

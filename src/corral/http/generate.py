@@ -14,7 +14,7 @@ from corral.http.connection import enter_for_request, peer_of
 from corral.http.marks import speaks
 from corral.http.options import HttpOptions, ModelCard
 from corral.http.replies import JSON
-from corral.http.stream import EVENT_STREAM, HEADERS, AnswerBody, EventStream, GenerationSource
+from corral.http.stream import AnswerBody, GenerationSource, event_stream
 from corral.serving.generation import Generation
 from corral.serving.service import Service
 
@@ -61,12 +61,9 @@ async def _respond(call: Call, head: Head, generation: Generation, options: Http
         response = Response(AnswerBody(answer, generation), content_type=JSON)
         response.content_length = len(answer)
         return response
-    stream = EventStream(
+    return event_stream(
         GenerationSource(generation, call.stream(head)), keepalive_s=options.stream_keepalive_s
     )
-    response = Response(stream, content_type=EVENT_STREAM, headers=HEADERS)
-    response.timeout = None  # else Quart's RESPONSE_TIMEOUT cuts every stream after a minute
-    return response
 
 
 def _headers(request: Request) -> Headers:

@@ -11,7 +11,7 @@ from corral.http.connection import enter_for_request, peer_of
 from corral.http.marks import Access, access
 from corral.http.operator import COOKIE, OperatorCheck
 from corral.http.replies import json_reply
-from corral.http.stream import EVENT_STREAM, HEADERS, EventStream
+from corral.http.stream import EVENT_STREAM, HEADERS, event_stream
 from corral.serving.service import Service
 from corral.watching.broker import KEEPALIVE, Viewer
 from corral.watching.watch import Watching
@@ -23,6 +23,8 @@ COOKIE_AGE_S = 30 * 86_400
 
 class ViewerSource:
     """What a viewer's mailbox brings, until the server shuts down."""
+
+    __slots__ = ("_viewer",)
 
     def __init__(self, viewer: Viewer) -> None:
         self._viewer = viewer
@@ -65,10 +67,7 @@ def add_status(
                 on_evicted=peer_of(request).abort,
             )
         )
-        stream = EventStream(ViewerSource(viewer), keepalive_s=keepalive_s)
-        response = Response(stream, content_type=EVENT_STREAM, headers=HEADERS)
-        response.timeout = None  # else Quart's RESPONSE_TIMEOUT cuts every stream after a minute
-        return response
+        return event_stream(ViewerSource(viewer), keepalive_s=keepalive_s)
 
     @app.post("/status/key")
     @access(Access.PUBLIC)

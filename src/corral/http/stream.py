@@ -7,12 +7,13 @@ itself: frames never race, and nothing but news travels in a reader's channel.
 """
 
 import logging
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Protocol, Self, cast
 
 import trio
+from quart import Response
 from quart.wrappers.response import ResponseBody
 
 from corral.dialects import StreamEncoder
@@ -44,37 +45,38 @@ class Source(Protocol):
         ...
 
 
-class EventStream(ResponseBody):
-    """Server-sent events, as long as the source has any. Cancelling it loses at most the chunk in hand."""
+def event_stream(source: Source, *, keepalive_s: float) -> Response:
+    """A response of server-sent events, as long as the source has any."""
+    response = Response(content_type=EVENT_STREAM, headers=HEADERS)
+    # Of a body, Quart wants just this: to enter it, to read chunks from what that gives, and to leave it.
+    response.response = cast(ResponseBody, kept_alive(source, keepalive_s=keepalive_s))
+    response.timeout = None  # else Quart's RESPONSE_TIMEOUT cuts every stream after a minute
+    return response
 
-    def __init__(self, source: Source, *, keepalive_s: float) -> None:
+
+@asynccontextmanager
+async def kept_alive(source: Source, *, keepalive_s: float) -> AsyncIterator[AsyncIterator[bytes]]:
+    """The source's chunks, and a keepalive whenever there was none for `keepalive_s`.
+
+    Cancelling it at any checkpoint loses at most the chunk in hand.
+    """
+    chunks = _Chunks(source)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(chunks.keep_alive, keepalive_s)
+        yield chunks
+        nursery.cancel_scope.cancel()
+
+
+class _Chunks:
+    """Reads a source; `keep_alive` ends its wait, and it says so with a keepalive."""
+
+    __slots__ = ("_source", "_wait", "_wrote_s")
+
+    def __init__(self, source: Source) -> None:
         self._source = source
-        self._keepalive_s = keepalive_s
-        self._wrote_s = 0.0
         self._wait = trio.CancelScope()
         """Around the wait for the next chunk, while there is one."""
-        self._exits = AsyncExitStack()
-
-    async def __aenter__(self) -> Self:
-        await self._exits.enter_async_context(self._kept_alive())
-        return self
-
-    def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> Coroutine[Any, Any, None]:
-        return self._leave(exc_type, exc_value, traceback)
-
-    async def _leave(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        # Nobody inside cancels the nursery that ends here, so there is nothing of ours to be swallowed.
-        await self._exits.__aexit__(exc_type, exc_value, traceback)
+        self._wrote_s = trio.current_time()
 
     def __aiter__(self) -> Self:
         return self
@@ -85,27 +87,21 @@ class EventStream(ResponseBody):
             return await self._source.chunk()
         return self._source.keepalive()
 
-    @asynccontextmanager
-    async def _kept_alive(self) -> AsyncIterator[None]:
-        async with trio.open_nursery() as nursery:
-            self._wrote_s = trio.current_time()
-            nursery.start_soon(self._keep_alive)
-            yield
-            nursery.cancel_scope.cancel()
-
-    async def _keep_alive(self) -> None:
+    async def keep_alive(self, keepalive_s: float) -> None:
+        """End every wait that lasts as long as this."""
         while True:
-            due_s = self._wrote_s + self._keepalive_s
+            due_s = self._wrote_s + keepalive_s
             if trio.current_time() < due_s:
                 await trio.sleep_until(due_s)
             else:
-                # Harmless while a chunk is being written: that scope has been left.
-                self._wait.cancel()
-                await trio.sleep(self._keepalive_s)
+                self._wait.cancel()  # harmless while a chunk is being written: that scope has been left
+                await trio.sleep(keepalive_s)
 
 
 class GenerationSource:
     """Encodes a generation until all its choices have ended, and tells it how the writing goes."""
+
+    __slots__ = ("_encoder", "_generation", "_has_started", "_running_choices")
 
     def __init__(self, generation: Generation, encoder: StreamEncoder) -> None:
         self._generation = generation

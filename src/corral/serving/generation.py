@@ -39,6 +39,19 @@ class Generation:
     how that goes.
     """
 
+    __slots__ = (
+        "_admission",
+        "_engine",
+        "_handles",
+        "_is_evicted",
+        "_mailbox",
+        "_on_released",
+        "_peer",
+        "prepared",
+        "record",
+        "ticket",
+    )
+
     def __init__(
         self,
         engine: Engine,
@@ -120,7 +133,7 @@ class Generation:
         self._happened(0, [Failed(error)])
 
     def _start(self) -> None:
-        self.record.admitted(self.choices)
+        self.record.admitted()
         for choice in range(self.choices):
             sink = _Sink(partial(self._happened, choice), self._released)
             try:

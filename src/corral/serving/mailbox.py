@@ -11,6 +11,8 @@ T = TypeVar("T")
 class Mailbox(Generic[T]):
     """A trio memory channel that is bounded in items and in bytes. One task receives, anybody may push."""
 
+    __slots__ = ("_max_bytes", "_receive", "_send", "_waiting_bytes")
+
     def __init__(self, max_items: float, *, max_bytes: float = math.inf) -> None:
         self._max_bytes = max_bytes
         self._waiting_bytes = 0

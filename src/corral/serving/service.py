@@ -33,9 +33,9 @@ from corral.serving.peer import Peer
 FIRST_GUESS_S = 2.0
 """How long a request takes, before any has finished."""
 SMOOTHING = 0.2
-READER_DELIVERIES = 256
-"""Deliveries, of one or a few engine steps, that a client may lag behind: some seconds of any model. What
-they hold is bounded by a setting."""
+DELIVERY_BYTES = 4096
+"""What a delivery, of one or a few engine steps, counts at least of what a client may lag behind. So by
+default a client that reads nothing is evicted after 256 of them, some seconds of any model."""
 FAREWELL_S = 1.0
 """How long those that were ended at shutdown may take to be gone."""
 
@@ -185,7 +185,7 @@ class Service:
         # A whole answer is collected by us, not by its client, so there is nobody to be too slow.
         limits = MailboxLimits()
         if about.streams:
-            limits = MailboxLimits(READER_DELIVERIES, options.reader_bytes)
+            limits = MailboxLimits(options.reader_bytes // DELIVERY_BYTES, options.reader_bytes)
         generation = Generation(
             self._engine,
             self._admission,

@@ -10,7 +10,7 @@ _SHORTEST_PART = 3
 
 @dataclass(frozen=True, slots=True)
 class Sought:
-    """`words` are all texts and names of fields it mentions, `parts` those it looks for inside of texts."""
+    """`words` are all texts and names of fields it mentions, `parts` those it looks for inside others."""
 
     words: frozenset[str]
     parts: frozenset[str]

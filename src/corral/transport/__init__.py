@@ -4,9 +4,10 @@
 may rely on, and what a connection may cost, is in docs/transport.md.
 """
 
+from corral.transport.ending import Ending
 from corral.transport.exchange import EXTENSION, ClientDisconnectedError
 from corral.transport.install import install
 from corral.transport.limits import Limits
 from corral.transport.serve import serve
 
-__all__ = ["EXTENSION", "ClientDisconnectedError", "Limits", "install", "serve"]
+__all__ = ["EXTENSION", "ClientDisconnectedError", "Ending", "Limits", "install", "serve"]

@@ -16,23 +16,24 @@ import logging
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import suppress
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import trio
-from h2.errors import ErrorCodes
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol.h11 import H2ProtocolAssumedError
 from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import AppWrapper, ASGIReceiveEvent, ConnectionState, LifespanState, Scope
+from hypercorn.typing import AppWrapper, ConnectionState, HTTPScope, LifespanState
 from hypercorn.utils import parse_socket_addr
 
+from corral.transport.allowance import Allowance
 from corral.transport.answers import too_many_connections
 from corral.transport.census import Census
 from corral.transport.exchange import EXTENSION, Exchange, Send
 from corral.transport.http1 import HTTP1, Cut
 from corral.transport.http2 import HTTP2
 from corral.transport.limits import Limits
+from corral.transport.protocol import HTTPProtocol, Put, Surroundings
 from corral.transport.wire import Wire
 
 logger = logging.getLogger("corral.transport")
@@ -45,9 +46,15 @@ READ_BYTES = 65536
 # is not taken for stalled takes one piece per send_timeout_s. Also the largest TLS record.
 PIECE_BYTES = 16384
 
+# How much of the event loop's time one connection's parsing may take: about so much between two pauses, and
+# such a share for long. Requests and bodies come nowhere near it; frames and chunks with nothing in them do.
+PARSING_AT_ONCE_S = 0.001
+PARSING_SHARE = 0.25
+
 # After an early answer the client may still be sending. Closing then would reset it, and the reset would
 # overtake the answer: read on and throw away, this long at most.
 LINGER_S = 2.0
+SHUTDOWN_LINGER_S = 0.5
 
 # How long saying goodbye may take (TLS close_notify, a 503 to a client too many).
 FAREWELL_S = 1.0
@@ -77,10 +84,11 @@ class Connection:
         self._socket = transport.socket
         self._wire = Wire(transport, limits.notsent_lowat_bytes)
         self._cleartext = not isinstance(stream, trio.SSLStream)
-        self._protocol: HTTP1 | HTTP2
+        self._protocol: HTTPProtocol
         self._http2: Callable[[], HTTP2]
         self._nursery: trio.Nursery
         self._reading = trio.CancelScope()  # cancelled: stop reading, close
+        self._timekeeping = trio.CancelScope()
         self._idle = trio.CancelScope()  # its deadline: when a connection that is not serving is closed
         self._send_lock = trio.Lock()
         self._writes: set[trio.CancelScope] = set()
@@ -92,6 +100,7 @@ class Connection:
         self._closing = False  # no more requests, no more bytes but those under way
         self._closed = False
         self._stalled = False  # it was reset because it took nothing
+        self._parsing = Allowance(PARSING_AT_ONCE_S, PARSING_SHARE)
 
     def __await__(self) -> Generator[Any, None, None]:
         return self.run().__await__()
@@ -125,10 +134,19 @@ class Connection:
     async def _shake_hands(self) -> bool:
         if not isinstance(self._stream, trio.SSLStream):
             return True
-        with trio.move_on_after(self._limits.tls_handshake_timeout_s), suppress(trio.BrokenResourceError):
-            await self._stream.do_handshake()
-            return True
-        return False  # trio closes what it accepted when we return
+        is_done = False
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._cancel_at_shutdown, nursery.cancel_scope)
+            nursery.cancel_scope.deadline = trio.current_time() + self._limits.tls_handshake_timeout_s
+            with suppress(trio.BrokenResourceError):
+                await self._stream.do_handshake()
+                is_done = True
+            nursery.cancel_scope.cancel()
+        return is_done  # if not, trio closes what it accepted when we return
+
+    async def _cancel_at_shutdown(self, scope: trio.CancelScope) -> None:
+        await self._context.terminated.wait()
+        scope.cancel()
 
     async def _refuse(self) -> None:
         """Answer a client too many: 503 where that costs nothing but a small write."""
@@ -145,12 +163,12 @@ class Connection:
     async def _serve(self, client: tuple[str, int] | None, server: tuple[str, int] | None) -> None:
         tls = not self._cleartext
         state = ConnectionState(self._state.copy())
-        setting = (self._app, self._config, self._context, self, state, tls, client, server, self._send)
-        self._http2 = partial(HTTP2, self._limits, *setting)
+        around = Surroundings(self, self._app, self._config, self._context, state, tls, client, server)
+        self._http2 = partial(HTTP2, self._limits, around)
         if isinstance(self._stream, trio.SSLStream) and self._stream.selected_alpn_protocol() == "h2":
             self._protocol = self._http2()
         else:
-            self._protocol = HTTP1(self._limits, *setting)
+            self._protocol = HTTP1(self._limits, around)
         async with trio.open_nursery() as self._nursery:
             await self._nursery.start(self._keep_time)
             try:
@@ -161,7 +179,7 @@ class Connection:
                     await self._close()
                 self.abort()  # if that was not to be done in good order
             # The socket is closed and every app knows: they are waited for, the time-keeper is not.
-            self._idle.cancel()
+            self._timekeeping.cancel()
 
     async def _read(self) -> None:
         """Read until the client is gone or the connection is to close."""
@@ -198,7 +216,7 @@ class Connection:
             logger.exception("Could not handle what a client sent")
             await self._protocol.fail()
             await self._hang_up()
-        if data and not self._head_begun and self._protocol.idle and isinstance(self._protocol, HTTP1):
+        if data and not self._head_begun and self._protocol.expects_head:
             self._head_begun = True
             self._idle.deadline = trio.current_time() + self._limits.header_timeout_s
 
@@ -216,7 +234,7 @@ class Connection:
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(watch)
-            await cast(HTTP1, self._protocol).room()
+            await self._protocol.room()
             nursery.cancel_scope.cancel()
         return not gone
 
@@ -224,12 +242,12 @@ class Connection:
         """Serve on after a FIN; return when the client turns out to be gone.
 
         A write that waits needs no help: its bytes, once acknowledged or refused, say the same. While nothing
-        waits, the lock is free, so what is said ahead stands between two whole writes. Where nothing can be
-        said, the response has to go on saying something by itself.
+        waits, the lock is free, so what is said ahead stands between two whole writes. Inside a body of known
+        length there is no such byte; then only the body's next bytes can tell.
         """
         asked = bool(self._said_ahead)
         if not self._send_lock.locked() and not asked:
-            bytes_ahead, to_leave_out = cast(HTTP1, self._protocol).ahead()
+            bytes_ahead, to_leave_out = self._protocol.ahead()
             sent = self._wire.write_nowait(bytes_ahead) if bytes_ahead else 0
             self._said_ahead = to_leave_out[:sent]
             asked = sent > 0
@@ -245,17 +263,19 @@ class Connection:
     async def _keep_time(self, task_status: trio.TaskStatus[None]) -> None:
         """Close the connection when it has stood idle too long, or at shutdown when it is idle."""
         try:
-            with self._idle:
-                self._idle.deadline = trio.current_time() + self._limits.header_timeout_s
-                task_status.started()
-                await self._context.terminated.wait()
-                if isinstance(self._protocol, HTTP2):
+            with self._timekeeping:
+                with self._idle:
+                    self._idle.deadline = trio.current_time() + self._limits.header_timeout_s
+                    task_status.started()
+                    await self._context.terminated.wait()
                     await self._protocol.announce_shutdown()
-                if not self._protocol.idle:
-                    await trio.sleep_forever()  # until the response ends and says so: `_mark`
-            if not self._closing:
-                await self._protocol.time_out()
-                await self._hang_up()
+                    if not self._protocol.idle:
+                        await trio.sleep_forever()  # until the response ends and says so: `_mark`
+                if not self._closing:
+                    await self._protocol.time_out()
+                    await self._hang_up()
+                await self._context.terminated.wait()
+                self._linger()
         except trio.Cancelled:
             # The server's patience is over, and writes are shielded from that: let out who waits in one, and
             # give a last word, if an app has one, no more than a moment.
@@ -272,10 +292,15 @@ class Connection:
         if self._protocol.unread and not self._fin_seen:
             if self._cleartext:
                 self._wire.finish()
-            self._reading.deadline = trio.current_time() + LINGER_S
+            self._linger()
         else:
             self._reading.cancel()
         await self._protocol.handle(Closed())
+
+    def _linger(self) -> None:
+        """Read on for a while at most, to throw it away; never longer than was said before."""
+        linger_s = SHUTDOWN_LINGER_S if self._context.terminated.is_set() else LINGER_S
+        self._reading.deadline = min(self._reading.deadline, trio.current_time() + linger_s)
 
     async def _close(self) -> None:
         """Tell the apps, and close the socket unless somebody still waits to write to it."""
@@ -285,9 +310,9 @@ class Connection:
             await self._stream.aclose()
             self._closed = True
 
-    # What the protocols send
+    # What the protocols ask for: protocol.Host
 
-    async def _send(self, event: Event) -> None:
+    async def send(self, event: Event) -> None:
         if isinstance(event, RawData):
             await self._write(event.data)
         elif isinstance(event, Updated):
@@ -345,46 +370,38 @@ class Connection:
     def _patience_ends(self) -> float:
         return trio.current_time() + self._patience_s
 
-    # What the protocols start: hypercorn.typing.TaskGroup
-
     def spawn(self, func: Callable[..., Awaitable[object]], *args: object) -> None:
-        """Run a task until the connection ends."""
         self._nursery.start_soon(func, *args)
 
-    async def spawn_app(
-        self, app: AppWrapper, config: Config, scope: Scope, send: Send
-    ) -> Callable[[ASGIReceiveEvent], Awaitable[None]]:
-        """Run the app for one request; returns what hands it messages. Not a checkpoint."""
-        del config
+    async def spend(self, parsing_s: float) -> None:
+        if self._parsing.charge(parsing_s):
+            await trio.sleep(self._parsing.owed_s)
+
+    def start_app(self, stream_id: int, scope: HTTPScope, send: Send) -> Put:
         protocol = self._protocol
-        stream_id: int = send.__self__.stream_id  # type: ignore[attr-defined]  # HTTPStream.app_send
 
         async def taken(size: int) -> None:
-            if isinstance(protocol, HTTP2):
-                await protocol.taken(stream_id, size)
-            else:
-                await protocol.taken(size)
+            await protocol.taken(stream_id, size)
 
         def abort() -> None:
             if exchange.gone:
                 return  # over, or being ended: what the connection does now is not this app's business
             exchange.disconnect_nowait()
-            if isinstance(protocol, HTTP2) and not self._closed:
-                protocol.drop_nowait(stream_id, ErrorCodes.ENHANCE_YOUR_CALM)
+            if not self._closed and protocol.drop_nowait(stream_id):
                 self.spawn(self._flush_or_drop)
             else:
                 self.abort()
 
         def stalled() -> bool:
-            return self._stalled or (isinstance(protocol, HTTP2) and protocol.has_stalled(stream_id))
+            return self._stalled or protocol.has_stalled(stream_id)
 
         exchange = Exchange(scope, send, taken, self._limits.send_timeout_s)
-        scope["extensions"][EXTENSION] = {  # type: ignore[typeddict-item]  # none but HTTP here
+        scope["extensions"][EXTENSION] = {
             "abort": abort,
             "stalled": stalled,
             "terminated": self._context.terminated,
         }
-        self._nursery.start_soon(exchange.run, app)
+        self._nursery.start_soon(exchange.run, self._app)
         return exchange.put
 
     async def _flush_or_drop(self) -> None:
@@ -392,6 +409,6 @@ class Connection:
         with trio.move_on_after(self._limits.evict_grace_s):
             async with self._send_lock:
                 pass
-            await cast(HTTP2, self._protocol).flush()
+            await self._protocol.flush()
             return
         self.abort()

@@ -1,7 +1,6 @@
 """One request and its response, between a connection and the app that serves it."""
 
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -31,9 +30,10 @@ def _is_disconnect(error: BaseException) -> bool:
 class Exchange:
     """What an app sees of a connection: `receive`, `send`, and the end of both.
 
-    Messages from the client never wait for the app: how much may lie here is bounded by whoever puts it in
+    What the client sends never waits for the app: how much may lie here is bounded by whoever puts it in
     (HTTP/1.1 stops reading, HTTP/2 gives no more window), so that an app that does not read keeps neither
-    the parser from its work nor a disconnect from being heard.
+    the parser from its work nor a disconnect from being heard. It is kept as bytes, however small the pieces
+    were in which it came.
     """
 
     def __init__(
@@ -43,7 +43,9 @@ class Exchange:
         self._send = send
         self._taken = taken
         self._end_within_s = end_within_s
-        self._messages: deque[ASGIReceiveEvent] = deque()
+        self._body = bytearray()
+        self._has_more = True  # the client has not ended its body
+        self._has_news = False  # there is something that the app has not been told
         self._arrived = trio.Event()
         self.gone = False
 
@@ -51,28 +53,37 @@ class Exchange:
         """Hand a message to the app. Neither blocks nor is a checkpoint."""
         if message["type"] == "http.disconnect":
             self.disconnect_nowait()
-        elif not self.gone:
-            self._messages.append(message)
-            self._arrived.set()
+        elif not self.gone and message["type"] == "http.request":
+            self._body += message["body"]
+            self._has_more = message["more_body"]
+            if message["body"] or not self._has_more:
+                self._has_news = True
+                self._arrived.set()
 
     def disconnect_nowait(self) -> None:
         """Tell the app that the client is gone. Overtakes what of the body it has not read. Idempotent."""
         self.gone = True
-        self._messages.clear()
+        self._has_news = False
+        self._body.clear()
         self._arrived.set()
 
     async def receive(self) -> ASGIReceiveEvent:
-        """Wait for the next message. Cancel-safe; a checkpoint. After a disconnect it says so for ever."""
+        """Wait for the next message: all of the body that is here. Cancel-safe; a checkpoint.
+
+        After a disconnect it says so for ever.
+        """
         await trio.lowlevel.checkpoint()
-        while not self._messages:
+        while not self._has_news:
             if self.gone:
                 return {"type": "http.disconnect"}
             self._arrived = trio.Event()
             await self._arrived.wait()
-        message = self._messages.popleft()
-        if message["type"] == "http.request" and message["body"]:
-            await self._taken(len(message["body"]))
-        return message
+        body = bytes(self._body)
+        self._body.clear()
+        self._has_news = False
+        if body:
+            await self._taken(len(body))
+        return {"type": "http.request", "body": body, "more_body": self._has_more}
 
     async def send(self, message: ASGISendEvent) -> None:
         """Write a message to the client; returns when there is room for the next.

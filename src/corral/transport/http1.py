@@ -10,7 +10,7 @@ client that said FIN has closed or only half-closed.
 
 from dataclasses import replace
 from enum import Enum, auto
-from typing import Any
+from time import thread_time
 
 import h11
 import trio
@@ -21,20 +21,25 @@ from hypercorn.protocol.h11 import STREAM_ID, H2ProtocolAssumedError, H11Protoco
 from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.typing import H11SendableEvent
 
-from corral.errors import CorralError, VersionNotSupported
+from corral.errors import CorralError, InvalidRequest, VersionNotSupported
 from corral.transport.answers import (
     FAILED,
     REQUEST_LINE_BYTES,
     TOO_SLOW,
-    AnsweringStream,
     answer_to,
     path_of,
     unreadable,
 )
 from corral.transport.limits import Limits
+from corral.transport.protocol import HTTPProtocol, StreamTasks, Surroundings
 
 # Unread bytes of a connection kept in memory: enough that a fast upload does not stutter.
 READ_AHEAD_BYTES = 256 * 1024
+
+# A chunk's size, its extensions and the ends of its lines may take this much; what all chunks of a body take
+# beyond that may add up to so much.
+CHUNK_FRAMING_BYTES = 16
+EXCESS_BYTES = 16 * 1024
 
 # Every head that h11 writes, interim or final, begins with this, also for a client that speaks HTTP/1.0.
 STATUS_LINE_START = b"HTTP/1.1 "
@@ -52,30 +57,47 @@ class Framing(Enum):
     CLOSE = auto()
 
 
-class HTTP1(H11Protocol):
-    """Parses requests, serializes responses; `send` is where the bytes go."""
+class HTTP1(HTTPProtocol, H11Protocol):
+    """Parses requests, serializes responses."""
 
     connection: h11.Connection
     stream: HTTPStream | None
 
-    def __init__(self, limits: Limits, *args: Any) -> None:
-        super().__init__(*args)
+    def __init__(self, limits: Limits, around: Surroundings) -> None:
+        super().__init__(
+            around.app,
+            around.config,
+            around.context,
+            StreamTasks(around.host),
+            around.state,
+            around.tls,
+            around.client,
+            around.server,
+            around.host.send,
+        )
+        self._around = around
         self.connection = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.header_bytes)
+        self._closed = False
         self._untaken_bytes = 0
         self._room = trio.Event()
         self._framing = Framing.CLOSE
+        self._unparsed_bytes = 0  # given to h11, and not in an event yet
+        self._excess_bytes = 0  # how much a body's framing has over what it may have
         self._beginning = b""  # of the request's head, to know whose client it is if the rest is no good
 
     # What the connection asks
 
     @property
     def idle(self) -> bool:
-        """No request is being served."""
+        return self.stream is None
+
+    @property
+    def expects_head(self) -> bool:
         return self.stream is None
 
     @property
     def survives_fin(self) -> bool:
-        """Whether a FIN now may come from a client that waits for its answer.
+        """A FIN now may come from a client that waits for its answer.
 
         It may once its request is whole, unless the response has begun and is framed by our own FIN alone:
         there is then no byte to find out with, and HTTP/1.0 proxies close without a word more.
@@ -90,23 +112,20 @@ class HTTP1(H11Protocol):
 
     @property
     def saturated(self) -> bool:
-        """More is here than the app has taken or the parser may look at."""
         return self._untaken_bytes + len(self.connection.trailing_data[0]) >= READ_AHEAD_BYTES
 
     @property
     def unread(self) -> bool:
-        """The client may still be sending: closing now would reset it, and lose what we wrote last."""
         done = (h11.DONE, h11.CLOSED, h11.MUST_CLOSE, h11.IDLE)
         return self.connection.their_state not in done or bool(self.connection.trailing_data[0])
 
     async def room(self) -> None:
-        """Wait until not `saturated`. Cancel-safe."""
         while self.saturated:
             self._room = trio.Event()
             await self._room.wait()
 
     def ahead(self) -> tuple[bytes, bytes]:
-        """Bytes that mean nothing yet: (to write now, what of them the next write must leave out).
+        """Bytes that mean nothing yet: (to write now, the prefix that the next write must drop).
 
         Before the head it is the beginning of any head. Between two chunks it is a zero: it becomes a leading
         zero of the next chunk's size, or of the last chunk's (RFC 9112, 7.1: 1*HEXDIG and 1*"0"). Inside a
@@ -118,54 +137,57 @@ class HTTP1(H11Protocol):
             return b"0", b""
         return b"", b""
 
-    async def taken(self, size: int) -> None:
-        """The app has read `size` bytes of its body."""
+    async def taken(self, stream_id: int, size: int) -> None:
+        del stream_id  # there is one at a time
         self._untaken_bytes -= size
         self._room.set()
 
     async def time_out(self) -> None:
-        """Say what can be said to a client that has taken too long; the connection closes after it."""
         if self.stream is None and self.connection.trailing_data[0]:
             await self._answer(TOO_SLOW)
 
     async def fail(self) -> None:
-        """Answer 500 if a response can still be given; the connection closes after it."""
         await self._answer(FAILED)
 
     # What Hypercorn's protocol does, and how it is done here
+
+    async def initiate(self) -> None:
+        pass  # the client begins
 
     async def handle(self, event: Event) -> None:
         if isinstance(event, RawData):
             if self.stream is None and len(self._beginning) < REQUEST_LINE_BYTES:
                 self._beginning += event.data[:REQUEST_LINE_BYTES]
             self.connection.receive_data(event.data)
+            self._unparsed_bytes += len(event.data)
             await self._handle_events()
         elif isinstance(event, Closed):
+            self._closed = True
             await self._close_stream()
 
     async def _handle_events(self) -> None:
         # Two tasks may be in here: the connection's, and one that goes on after a response has ended. Each
         # event is dispatched without a checkpoint after it was taken from h11, so their order cannot mix.
-        while True:
+        while not self._closed:
             if self.connection.they_are_waiting_for_100_continue:
                 headers = self.config.response_headers("h11")
                 await self._send_h11_event(h11.InformationalResponse(status_code=100, headers=headers))
             if self.connection.their_state is h11.MUST_CLOSE:
                 return  # that was its last request: what else it says (a stray CRLF) does it no harm
+            began_s = thread_time()
             try:
                 event = self.connection.next_event()
             except h11.RemoteProtocolError as error:
                 in_line = b"\n" not in self.connection.trailing_data[0].lstrip(b"\r\n")
                 in_body = self.stream is not None
-                await self._close_stream()
-                await self._answer(unreadable(error.error_status_hint, in_body=in_body, in_line=in_line))
-                await self.send(Closed())
+                await self._refuse(unreadable(error.error_status_hint, in_body=in_body, in_line=in_line))
                 return
             if isinstance(event, h11.Request):
+                self._unparsed_bytes = len(self.connection.trailing_data[0])
+                self._excess_bytes = 0
                 await self._check_protocol(event)
                 if not event.http_version.startswith(b"1."):
-                    await self._answer(VersionNotSupported("this connection speaks HTTP/1.1"))
-                    await self.send(Closed())
+                    await self._refuse(VersionNotSupported("this connection speaks HTTP/1.1"))
                     return
                 await self.send(Updated(idle=False))
                 await self._create_stream(event)
@@ -180,23 +202,35 @@ class HTTP1(H11Protocol):
             elif isinstance(event, h11.Data):
                 self._untaken_bytes += len(event.data)
                 await self.stream.handle(Body(stream_id=STREAM_ID, data=bytes(event.data)))
+                if self._is_mostly_framing(event):
+                    await self._refuse(InvalidRequest("the body is mostly chunk extensions"))
+                    return
+                await self._around.host.spend(thread_time() - began_s)
             elif isinstance(event, h11.EndOfMessage):
                 await self.stream.handle(EndBody(stream_id=STREAM_ID))
 
+    def _is_mostly_framing(self, part: h11.Data) -> bool:
+        """Whether the sizes and extensions of chunks have become out of all proportion to what is in them.
+
+        Chunks of one byte are fine, so each may cost CHUNK_FRAMING_BYTES, and more if there is more in it.
+        What goes beyond that adds up. (The rule of Go's net/http, after CVE-2023-39326.)
+        """
+        unparsed_bytes = len(self.connection.trailing_data[0])
+        framing_bytes = self._unparsed_bytes - unparsed_bytes - len(part.data)
+        self._unparsed_bytes = unparsed_bytes
+        allowed_bytes = 2 * len(part.data) + (CHUNK_FRAMING_BYTES if part.chunk_end else 0)
+        self._excess_bytes = max(0, self._excess_bytes + framing_bytes - allowed_bytes)
+        return self._excess_bytes > EXCESS_BYTES
+
+    async def _refuse(self, error: CorralError) -> None:
+        """Answer what cannot be served, if an answer can still be given, and ask for the end."""
+        await self._close_stream()
+        await self._answer(error)
+        await self.send(Closed())
+
     async def _create_stream(self, request: h11.Request) -> None:
         # No WebSocket: nothing here serves one, and an upgrade may be left unanswered.
-        self.stream = AnsweringStream(
-            self.app,
-            self.config,
-            self.context,
-            self.task_group,
-            self.ssl,
-            self.client,
-            self.server,
-            self.stream_send,
-            STREAM_ID,
-        )
-        stream = self.stream
+        stream = self.stream = self._around.stream(STREAM_ID, self.stream_send)
         await stream.handle(
             Request(
                 stream_id=STREAM_ID,

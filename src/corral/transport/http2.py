@@ -9,13 +9,14 @@ Differences, and why:
 - What arrives for a stream that is over is dropped, but its bytes are given back to the connection's window.
 - A request that cannot become an ASGI scope is answered 400 on its stream.
 - A client that resets streams faster than anybody changes their mind loses the connection (CVE-2023-44487).
+- So does one that sends many frames which carry nothing of a request.
 - PRIORITY is ignored (RFC 9113, 5.3.2), and with it a tree that any client could grow.
 """
 
 import re
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from time import thread_time
 from urllib.parse import unquote
 
 import h2.config
@@ -45,8 +46,11 @@ from hyperframe.frame import GoAwayFrame
 from priority.priority import MissingStreamError
 
 from corral.errors import InvalidRequest
-from corral.transport.answers import AnsweringStream, answer_to
+from corral.transport.allowance import Allowance
+from corral.transport.answers import answer_to
+from corral.transport.frames import FrameCutter, Piece
 from corral.transport.limits import Limits
+from corral.transport.protocol import HTTPProtocol, StreamTasks, Surroundings
 from corral.transport.stream_buffer import StreamBuffer
 
 # Window of the whole connection for request bodies. HTTP/2's own 64 KiB would let one app that does not read
@@ -54,31 +58,47 @@ from corral.transport.stream_buffer import StreamBuffer
 CONNECTION_WINDOW_BYTES = 1024 * 1024
 _DEFAULT_WINDOW_BYTES = 65_535
 
-# The longest frame we allow: HTTP/2's default, and h2's.
-FRAME_BYTES = 16384
-
 # Streams a client may reset while they are being answered: so many at once, so many per second for long. More
 # is an attack that lets us begin requests it never means to wait for.
 RESETS_AT_ONCE = 200
 RESETS_PER_S = 50
 
+# Frames that carry nothing of a request (SETTINGS, PING, WINDOW_UPDATE, PRIORITY, empty DATA, unknown ones):
+# so many at once, so many per second for long, and some for each DATA frame of ours, which clients answer
+# with WINDOW_UPDATEs for stream and connection, and with a PING to measure the way. (Envoy counts alike.)
+IDLE_FRAMES_AT_ONCE = 2000
+IDLE_FRAMES_PER_S = 200
+IDLE_FRAMES_PER_SENT = 4
+
 _METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _PATH = re.compile(rb"(/[\x21-\x7e]*|\*)")
 
 
-class HTTP2(H2Protocol):
-    """Parses frames into requests, writes responses in turns of one DATA frame; `send` takes the bytes."""
+class HTTP2(HTTPProtocol, H2Protocol):
+    """Parses frames into requests, writes responses in turns of one DATA frame."""
 
-    streams: dict[int, HTTPStream]  # type: ignore[assignment]  # no WebSocket here
-    stream_buffers: dict[int, StreamBuffer]  # type: ignore[assignment]
-
-    def __init__(self, limits: Limits, *args: Any) -> None:
-        super().__init__(*args)
+    def __init__(self, limits: Limits, around: Surroundings) -> None:
+        super().__init__(
+            around.app,
+            around.config,
+            around.context,
+            StreamTasks(around.host),
+            around.state,
+            around.tls,
+            around.client,
+            around.server,
+            around.host.send,
+        )
+        self._around = around
         self._limits = limits
+        self._requests: dict[int, HTTPStream] = {}  # in the place of `streams`, which may hold WebSockets
+        self._buffers: dict[int, StreamBuffer] = {}  # in the place of `stream_buffers`
         self._uploads: set[int] = set()  # streams whose request is not whole yet
         self._stalled: set[int] = set()  # streams that were reset because they took nothing
         self._at_odds = False  # one of us broke the protocol
-        self._resets_paid_until = 0.0  # when, at RESETS_PER_S, all resets so far would be paid for
+        self._frames = FrameCutter()
+        self._resets = Allowance(RESETS_AT_ONCE, RESETS_PER_S)
+        self._idle_frames = Allowance(IDLE_FRAMES_AT_ONCE, IDLE_FRAMES_PER_S)
         self.connection.local_settings = h2.settings.Settings(
             client=False,
             initial_values={
@@ -92,18 +112,7 @@ class HTTP2(H2Protocol):
 
     @property
     def idle(self) -> bool:
-        """No request is being served."""
-        return not self.streams
-
-    @property
-    def saturated(self) -> bool:
-        """Never: the windows bound what can be here."""
-        return False
-
-    @property
-    def survives_fin(self) -> bool:
-        """Never: a stream ends with END_STREAM; FIN ends the connection."""
-        return False
+        return not self._requests
 
     @property
     def unread(self) -> bool:
@@ -111,15 +120,12 @@ class HTTP2(H2Protocol):
         return self._at_odds
 
     def has_stalled(self, stream_id: int) -> bool:
-        """The client took nothing of this stream for too long."""
         return stream_id in self._stalled
 
     async def time_out(self) -> None:
-        """Say GOAWAY: the connection has nothing to do any more and closes after this."""
         await self._go_away(ErrorCodes.NO_ERROR)
 
     async def fail(self) -> None:
-        """Say GOAWAY: this side made a mistake, and the connection closes after this."""
         await self._go_away(ErrorCodes.INTERNAL_ERROR)
 
     async def announce_shutdown(self) -> None:
@@ -130,24 +136,21 @@ class HTTP2(H2Protocol):
         frame = GoAwayFrame(0, last_stream_id=self.connection.highest_inbound_stream_id)
         await self.send(RawData(data=frame.serialize()))
 
-    def drop_nowait(self, stream_id: int, code: ErrorCodes) -> None:
-        """End a stream with RST_STREAM, its buffer with it. The frame still has to be flushed."""
-        with suppress(ProtocolError):  # over already, or the whole connection is
-            self.connection.reset_stream(stream_id, code)
-        self._forget(stream_id)
+    def drop_nowait(self, stream_id: int) -> bool:
+        self._reset_nowait(stream_id, ErrorCodes.ENHANCE_YOUR_CALM)
+        return True
 
     async def flush(self) -> None:
-        """Write what h2 has to say."""
         await self._flush()
 
     async def taken(self, stream_id: int, size: int) -> None:
-        """The app has read `size` bytes of a stream's body: give the window back."""
+        """Give the window back."""
         self._acknowledge(stream_id, size)
         await self._flush()
 
     # What Hypercorn's protocol does, and how it is done here
 
-    async def initiate(self, headers: Any = None, settings: Any = None) -> None:
+    async def initiate(self, headers: object = None, settings: object = None) -> None:
         del headers, settings  # of an upgrade from HTTP/1.1, which is not served
         self.connection.initiate_connection()
         self.connection.increment_flow_control_window(CONNECTION_WINDOW_BYTES - _DEFAULT_WINDOW_BYTES)
@@ -156,25 +159,37 @@ class HTTP2(H2Protocol):
 
     async def handle(self, event: Event) -> None:
         if isinstance(event, RawData):
-            try:
-                events = self.connection.receive_data(event.data)
-            except ProtocolError:
-                self._at_odds = True
-                await self._flush()  # h2 has its GOAWAY ready
-                await self.send(Closed())
-                return
-            await self._handle_events(events)
-            # h2 minds a frame that is too long only once it has all of it, 16 MiB perhaps: look ourselves.
-            if int.from_bytes(self.connection.incoming_buffer._data[:3], "big") > FRAME_BYTES:
-                await self._go_away(ErrorCodes.FRAME_SIZE_ERROR)
-                await self.send(Closed())
+            for piece in self._frames.cut(event.data):
+                if self.closed:
+                    return
+                await self._parse(piece)
         elif isinstance(event, Closed):
             self.closed = True
-            for stream_id in list(self.streams):
+            for stream_id in list(self._requests):
                 await self._close_stream(stream_id)
-            for stream_id in list(self.stream_buffers):
+            for stream_id in list(self._buffers):
                 self._forget(stream_id)
             await self.has_data.set()
+
+    async def _parse(self, piece: Piece) -> None:
+        if piece.idle_frames and self._idle_frames.charge(piece.idle_frames):
+            await self._leave(ErrorCodes.ENHANCE_YOUR_CALM)
+            return
+        began_s = thread_time()
+        try:
+            events = self.connection.receive_data(piece.data)
+        except ProtocolError:
+            self._at_odds = True
+            await self._flush()  # h2 has its GOAWAY ready
+            await self.send(Closed())
+            return
+        await self._handle_events(events)
+        parsing_s = thread_time() - began_s
+        if piece.is_too_long and not self.closed:
+            await self._leave(ErrorCodes.FRAME_SIZE_ERROR)
+            return
+        await self._flush()
+        await self._around.host.spend(parsing_s)
 
     async def _handle_events(self, events: list[h2.events.Event]) -> None:
         for event in events:
@@ -187,12 +202,11 @@ class HTTP2(H2Protocol):
                 await self._receive_body(event)
             elif isinstance(event, h2.events.StreamEnded):
                 self._uploads.discard(event.stream_id)
-                if event.stream_id in self.streams:
-                    await self.streams[event.stream_id].handle(EndBody(stream_id=event.stream_id))
+                if event.stream_id in self._requests:
+                    await self._requests[event.stream_id].handle(EndBody(stream_id=event.stream_id))
             elif isinstance(event, h2.events.StreamReset):
-                if event.stream_id in self.streams and not self._may_reset():
-                    await self._go_away(ErrorCodes.ENHANCE_YOUR_CALM)
-                    await self.send(Closed())
+                if event.stream_id in self._requests and self._resets.charge():
+                    await self._leave(ErrorCodes.ENHANCE_YOUR_CALM)
                     return
                 self._forget(event.stream_id)
                 await self._close_stream(event.stream_id)
@@ -205,15 +219,9 @@ class HTTP2(H2Protocol):
             elif isinstance(event, h2.events.ConnectionTerminated):
                 await self.send(Closed())
                 return
-        await self._flush()
-
-    def _may_reset(self) -> bool:
-        now = trio.current_time()
-        self._resets_paid_until = max(self._resets_paid_until, now) + 1 / RESETS_PER_S
-        return self._resets_paid_until - now <= RESETS_AT_ONCE / RESETS_PER_S
 
     async def _receive_body(self, event: h2.events.DataReceived) -> None:
-        stream = self.streams.get(event.stream_id)
+        stream = self._requests.get(event.stream_id)
         if stream is None or stream.closed:
             self._acknowledge(event.stream_id, event.flow_controlled_length)
             return
@@ -227,18 +235,8 @@ class HTTP2(H2Protocol):
         if not _METHOD.fullmatch(method) or not _PATH.fullmatch(path):
             self._refuse(stream_id, method, path)
             return
-        stream = self.streams[stream_id] = AnsweringStream(
-            self.app,
-            self.config,
-            self.context,
-            self.task_group,
-            self.ssl,
-            self.client,
-            self.server,
-            self.stream_send,
-            stream_id,
-        )
-        self.stream_buffers[stream_id] = StreamBuffer(self._limits.notsent_lowat_bytes)
+        stream = self._requests[stream_id] = self._around.stream(stream_id, self.stream_send)
+        self._buffers[stream_id] = StreamBuffer(self._limits.notsent_lowat_bytes)
         self.priority.insert_stream(stream_id)
         self.priority.block(stream_id)
         if request.stream_ended is None:
@@ -272,7 +270,7 @@ class HTTP2(H2Protocol):
 
     async def stream_send(self, event: StreamEvent) -> None:
         stream_id = event.stream_id
-        buffer = self.stream_buffers.get(stream_id)
+        buffer = self._buffers.get(stream_id)
         if isinstance(event, StreamClosed):
             await self._end_stream(stream_id)
         elif buffer is None or buffer.dropped:
@@ -306,17 +304,17 @@ class HTTP2(H2Protocol):
         """Hold the app until its stream has moved; reset a stream that does not."""
         if not await buffer.wait_for(reached, self._limits.send_timeout_s):
             self._stalled.add(stream_id)
-            self.drop_nowait(stream_id, ErrorCodes.ENHANCE_YOUR_CALM)
+            self._reset_nowait(stream_id, ErrorCodes.ENHANCE_YOUR_CALM)
             await self._flush()
             await self._close_stream(stream_id)
 
     async def _end_stream(self, stream_id: int) -> None:
         """The app has no more to say: make sure the client learns how that was meant."""
-        buffer = self.stream_buffers.get(stream_id)
+        buffer = self._buffers.get(stream_id)
         if buffer is not None and not buffer.ended:
-            self.drop_nowait(stream_id, ErrorCodes.INTERNAL_ERROR)  # the body was cut short
+            self._reset_nowait(stream_id, ErrorCodes.INTERNAL_ERROR)  # the body was cut short
         elif stream_id in self._uploads and buffer is None:
-            self.drop_nowait(stream_id, ErrorCodes.NO_ERROR)  # answered: stop uploading (RFC 9113, 8.1)
+            self._reset_nowait(stream_id, ErrorCodes.NO_ERROR)  # answered: stop uploading (RFC 9113, 8.1)
         self._uploads.discard(stream_id)
         await self._close_stream(stream_id)
         await self._flush()
@@ -327,7 +325,7 @@ class HTTP2(H2Protocol):
     async def _send_data(self, stream_id: int) -> None:
         # No checkpoint between taking bytes from the buffer and handing them to h2: a stream cannot be
         # dropped in between, and whoever waits for the buffer to drain finds END_STREAM said.
-        buffer = self.stream_buffers.get(stream_id)
+        buffer = self._buffers.get(stream_id)
         if buffer is None:
             self._forget(stream_id)
             return
@@ -337,6 +335,7 @@ class HTTP2(H2Protocol):
             finished = buffer.ended and buffer.drained
             if data:
                 self.connection.send_data(stream_id, data, end_stream=finished)
+                self._idle_frames.earn(IDLE_FRAMES_PER_SENT)
             elif finished:
                 self.connection.end_stream(stream_id)  # needs no window
             else:
@@ -353,19 +352,25 @@ class HTTP2(H2Protocol):
         await self.has_data.set()
 
     async def _window_updated(self, stream_id: int | None) -> None:
-        for known in list(self.stream_buffers) if not stream_id else [stream_id]:
-            if known in self.stream_buffers:
+        for known in list(self._buffers) if not stream_id else [stream_id]:
+            if known in self._buffers:
                 self.priority.unblock(known)
         await self.has_data.set()
 
     async def _close_stream(self, stream_id: int) -> None:
-        stream = self.streams.pop(stream_id, None)
+        stream = self._requests.pop(stream_id, None)
         if stream is not None:
             await stream.handle(StreamClosed(stream_id=stream_id))
 
+    def _reset_nowait(self, stream_id: int, code: ErrorCodes) -> None:
+        """End a stream with RST_STREAM, its buffer with it. The frame still has to be flushed."""
+        with suppress(ProtocolError):  # over already, or the whole connection is
+            self.connection.reset_stream(stream_id, code)
+        self._forget(stream_id)
+
     def _forget(self, stream_id: int) -> None:
         """Drop a stream's buffer and its turn. Idempotent."""
-        buffer = self.stream_buffers.pop(stream_id, None)
+        buffer = self._buffers.pop(stream_id, None)
         if buffer is not None:
             buffer.drop()
         with suppress(MissingStreamError):
@@ -375,6 +380,11 @@ class HTTP2(H2Protocol):
         if size and not self.closed:
             with suppress(ProtocolError):  # the connection is closing: nobody waits for window any more
                 self.connection.acknowledge_received_data(size, stream_id)
+
+    async def _leave(self, code: ErrorCodes) -> None:
+        """Say GOAWAY and ask for the end."""
+        await self._go_away(code)
+        await self.send(Closed())
 
     async def _go_away(self, code: ErrorCodes) -> None:
         self._at_odds = code is not ErrorCodes.NO_ERROR

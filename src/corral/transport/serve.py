@@ -14,12 +14,10 @@ from hypercorn.config import Config, Sockets
 from hypercorn.typing import ASGIFramework
 from hypercorn.utils import wrap_app
 
+from corral.transport.ending import CUT_S
 from corral.transport.install import install
 from corral.transport.limits import Limits
 from corral.transport.worker import serve_without_signals
-
-# After the drain, for the last words of what was cut to reach the wire.
-CUT_S = 1.0
 
 # How long an app may take to start (it may load a model first) and to stop after its last response.
 STARTUP_S = 600.0
@@ -34,6 +32,7 @@ async def serve(  # noqa: ASYNC128  # Hypercorn calls started()
     certfile: str | None = None,
     keyfile: str | None = None,
     shutdown_trigger: Callable[[], Awaitable[None]] | None = None,
+    on_closing: Callable[[], None] = lambda: None,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve `app` until `shutdown_trigger()` returns, then drain and return.
@@ -42,8 +41,11 @@ async def serve(  # noqa: ASYNC128  # Hypercorn calls started()
     the addresses as URLs once the app has started and connections are accepted.
 
     At shutdown listening stops and idle connections close at once; running responses go on for up to
-    `drain_s` and are then cut. Returns at most `drain_s` + about 7 s after the trigger, whatever clients and
-    app do. Cancelled, it drops everything at once.
+    `drain_s` and are then cut. `on_closing` is called when no connection is left and the app is told to
+    stop; it may not raise. Cancelled, it drops everything at once.
+
+    Returns at most `drain_s` + 2 s after the trigger whatever clients do, if the app stops at once when its
+    lifespan is over. For an app that does not, see `Ending`.
 
     Raises OSError, with the address in its message, if an address cannot be listened on; StartupError if
     the app says that it cannot start; and what its lifespan raises, at once, whenever that is.
@@ -68,6 +70,7 @@ async def serve(  # noqa: ASYNC128  # Hypercorn calls started()
             sockets=Sockets(sockets if secure else [], [] if secure else sockets, []),
             shutdown_trigger=shutdown_trigger,
             task_status=task_status,
+            on_closing=on_closing,
         )
 
 

@@ -10,8 +10,8 @@ When an app's lifespan fails, Hypercorn's worker warns and goes on serving an ap
 Here that ends the server, with the app's own error.
 """
 
-import signal
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -22,6 +22,7 @@ from hypercorn.typing import AppWrapper
 from hypercorn.utils import check_multiprocess_shutdown_event
 
 from corral.errors import StartupError
+from corral.transport.ending import Ending
 
 Trigger = Callable[..., Awaitable[None]]
 
@@ -45,14 +46,17 @@ def run_on_trio(
     trio.run(partial(worker_serve, app, config, sockets=sockets, shutdown_trigger=shutdown_trigger))
 
 
-async def serve_without_signals(app: AppWrapper, config: Config, **options: Any) -> None:
+async def serve_without_signals(
+    app: AppWrapper, config: Config, *, on_closing: Callable[[], None] = lambda: None, **options: Any
+) -> None:
     """Hypercorn's own `worker_serve`, except that a lifespan that fails ends it.
 
-    Raises StartupError with the message of `lifespan.startup.failed`, or what the app's lifespan raised,
-    before or after it had started. Connections are then dropped at once.
+    `on_closing` is called when the app is told to stop: no connection is left then. Raises StartupError with
+    the message of `lifespan.startup.failed`, or what the app's lifespan raised, before or after it had
+    started. Connections are then dropped at once.
     """
     with trio.CancelScope() as scope:
-        lifespan = _Lifespan(app, scope)
+        lifespan = _Lifespan(app, scope, on_closing)
         await _hypercorn_worker_serve(lifespan, config, **options)
     if lifespan.failure is not None:
         raise lifespan.failure
@@ -61,9 +65,10 @@ async def serve_without_signals(app: AppWrapper, config: Config, **options: Any)
 class _Lifespan:
     """An app as Hypercorn wraps them, whose lifespan cancels `scope` when it fails, and tells us why."""
 
-    def __init__(self, app: AppWrapper, scope: trio.CancelScope) -> None:
+    def __init__(self, app: AppWrapper, scope: trio.CancelScope, on_closing: Callable[[], None]) -> None:
         self._app = app
         self._scope = scope
+        self._on_closing = on_closing
         self.failure: Exception | None = None
 
     async def __call__(
@@ -78,6 +83,12 @@ class _Lifespan:
             await self._app(scope, receive, send, sync_spawn, call_soon)
             return
 
+        async def receive_and_tell() -> Any:
+            message = await receive()
+            if message["type"] == "lifespan.shutdown":
+                self._on_closing()
+            return message
+
         async def send_unless_failed(message: Any) -> None:
             if message["type"] == "lifespan.startup.failed":
                 self._fail(StartupError(message.get("message", "")))
@@ -85,7 +96,7 @@ class _Lifespan:
             await send(message)
 
         try:
-            await self._app(scope, receive, send_unless_failed, sync_spawn, call_soon)
+            await self._app(scope, receive_and_tell, send_unless_failed, sync_spawn, call_soon)
         except Exception as error:
             self._fail(error)
 
@@ -97,29 +108,36 @@ class _Lifespan:
 async def worker_serve(
     app: AppWrapper, config: Config, *, shutdown_trigger: Trigger | None = None, **options: Any
 ) -> None:
-    """Hypercorn's `worker_serve`, ended by SIGTERM or SIGINT as by its trigger; for the main thread only.
+    """Hypercorn's `worker_serve`, ended by signals as `Ending` says, or by its trigger.
 
-    A second signal ends it at once, except SIGTERM in a worker process: its parent sends one to all workers
-    as soon as the first of them has ended, however busy the others still are.
+    For the main thread only.
     """
-    has_parent = shutdown_trigger is not None
-    signalled = trio.Event()
-
-    async def listen(task_status: trio.TaskStatus[None]) -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            task_status.started()
-            async for number in signals:
-                if signalled.is_set() and not (has_parent and number == signal.SIGTERM):
-                    nursery.cancel_scope.cancel()
-                signalled.set()
+    ending = Ending(config.graceful_timeout, has_parent=shutdown_trigger is not None)
 
     async def forward(trigger: Trigger) -> None:
         await trigger()
-        signalled.set()
+        ending.ask_nowait()
 
-    async with trio.open_nursery() as nursery:
-        await nursery.start(listen)
-        if shutdown_trigger is not None:
-            nursery.start_soon(forward, shutdown_trigger)
-        await serve_without_signals(app, config, shutdown_trigger=signalled.wait, **options)
-        nursery.cancel_scope.cancel()
+    with ending.by_signals():
+        async with trio.open_nursery() as nursery:
+            if shutdown_trigger is not None:
+                nursery.start_soon(forward, shutdown_trigger)
+            await serve_without_signals(
+                app,
+                config,
+                shutdown_trigger=ending.asked.wait,
+                on_closing=ending.closing_nowait,
+                task_status=_Started(partial(ending.serving_nowait, nursery.cancel_scope)),
+                **options,
+            )
+            nursery.cancel_scope.cancel()
+
+
+@dataclass(frozen=True, slots=True)
+class _Started:
+    """As a task status: calls back when the server serves."""
+
+    then: Callable[[], None]
+
+    def started(self, value: object = None) -> None:
+        self.then()

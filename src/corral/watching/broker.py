@@ -44,7 +44,8 @@ than every LONG_ROUND_S."""
 SNAPSHOT_AGE_S = 0.1
 """With nothing published, how old a shared snapshot's running times may be."""
 KEEPALIVE = b": keepalive\n\n"
-RETRY_MS = 2000
+RETRY = b"retry: 2000\n\n"
+"""How soon a browser comes back, in ms; told first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,18 @@ class _Batch:
 
 class Viewer:
     """One reader's end. `receive` is called by one task; everything else is the broker's."""
+
+    __slots__ = (
+        "_awaits_snapshot",
+        "_broker",
+        "_mailbox",
+        "_max_batches",
+        "_missed",
+        "_on_evicted",
+        "is_evicted",
+        "seen_seq",
+        "sees_content",
+    )
 
     def __init__(
         self, broker: "Broker", *, sees_content: bool, max_batches: int, on_evicted: Callable[[], None]
@@ -89,11 +102,11 @@ class Viewer:
         Raises EndOfChannel after the broker's end.
         """
         parts = await self._mailbox.receive_all()
-        if self._awaits_snapshot:  # what waited was only a reason to come here
+        if self._awaits_snapshot:  # which has all that is in the parts
             self._awaits_snapshot = False
             self.seen_seq = self._broker.seq
             return self._broker.snapshot(self.sees_content)
-        return b"".join(parts)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def push_nowait(self, data: bytes) -> None:
         """Never blocks and never raises."""
@@ -104,12 +117,12 @@ class Viewer:
                 self._broker.evicted += 1
                 self._on_evicted()
         elif not self._mailbox.push_nowait(data):
-            # Everything that waits is older than the snapshot will be. Nothing can be received in between:
-            # the reader runs only once this synchronous call is over.
+            # All of it will be in the snapshot. Of what waits only this stays, or the reader would not come.
+            # Nothing can be received in between: the reader runs once this synchronous call is over.
             self._mailbox.clear()
+            self._mailbox.push_nowait(data)
             self._awaits_snapshot = True
             self._missed = 0
-            self._mailbox.push_nowait(b"")
 
     def close(self) -> None:
         """What waits is still received, then the channel ends."""
@@ -191,10 +204,8 @@ class Broker:
         viewer = Viewer(
             self, sees_content=sees_content, max_batches=self._viewer_batches, on_evicted=on_evicted
         )
-        first = self._missed_since(last_event_id, sees_content)
-        viewer.push_nowait(
-            b"retry: %d\n\n" % RETRY_MS + (self.snapshot(sees_content) if first is None else first)
-        )
+        missed = self._missed_since(last_event_id, sees_content)
+        viewer.push_nowait(self.snapshot(sees_content) if missed is None else missed)
         if self._is_closed:
             viewer.close()
         self._viewers[viewer] = None
@@ -210,12 +221,16 @@ class Broker:
                 self._on_watched(False)
 
     def snapshot(self, sees_content: bool) -> bytes:
-        """The state as one event that replaces all before it; viewers that need one at once share it."""
+        """The state as one event that replaces all before it.
+
+        Viewers that need one at once get the same bytes object: it may be large, and whoever writes to a
+        viewer holds on to what it wrote last.
+        """
         now_s = trio.current_time()
         seq, made_s, frame = self._snapshots.get(sees_content, (-1, -inf, b""))
         if seq != self.seq or made_s < now_s - SNAPSHOT_AGE_S:
             data = self._encode_snapshot(sees_content)
-            frame = b"id: %b\nevent: snapshot\ndata: %b\n\n" % (self._id(), data)
+            frame = b"%bid: %b\nevent: snapshot\ndata: %b\n\n" % (RETRY, self._id(), data)
             self._snapshots[sees_content] = self.seq, now_s, frame
         return frame
 
@@ -276,7 +291,7 @@ class Broker:
         oldest = self._ring[0].seq if self._ring else self.seq + 1
         if last + 1 < oldest or last > self.seq:
             return None
-        return _join([entry for entry in self._ring if entry.seq > last], sees_content)
+        return RETRY + _join([entry for entry in self._ring if entry.seq > last], sees_content)
 
     def _id(self) -> bytes:
         return f"{self._run_id}-{self.seq}".encode()

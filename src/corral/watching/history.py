@@ -1,6 +1,5 @@
 """The requests that are over: a row of each for a while, and the last few whole."""
 
-import time
 from collections import deque
 
 import msgspec
@@ -22,7 +21,7 @@ class History:
 
     def add(self, record: Record, *, with_content: bool) -> views.Row:
         """Keep a settled request; returns its row."""
-        row = views.row(record, time.time())
+        row = views.row(record)
         self._rows.append(row)
         self._recent.append(views.request(record, with_content=with_content))
         return row

@@ -79,11 +79,14 @@ class Picture:
         by_outcome: dict[Outcome, int] = {}
         for (_, outcome), count in totals.by_outcome.items():
             by_outcome[outcome] = by_outcome.get(outcome, 0) + count
+        refused_by: dict[int, dict[str, int]] = {}
+        for (status, code), count in totals.refused.items():
+            refused_by.setdefault(status, {})[code] = count
         return views.Totals(
             requests=sum(by_outcome.values()),
             by_outcome=by_outcome,
             refused=totals.refused.total(),
-            refused_by={f"{status} {code}": count for (status, code), count in totals.refused.items()},
+            refused_by=refused_by,
             prompt_tokens=totals.prompt_tokens,
             cached_tokens=totals.cached_tokens,
             completion_tokens=totals.completion_tokens,

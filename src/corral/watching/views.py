@@ -151,8 +151,8 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     requests: int
     by_outcome: dict[Outcome, int]
     refused: int
-    refused_by: dict[str, int]
-    """By HTTP status and code, such as `429 queue_full`."""
+    refused_by: dict[int, dict[str, int]]
+    """By HTTP status, and within it by code, such as `queue_full`."""
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
@@ -266,7 +266,7 @@ def messages(record: Record) -> tuple[Message, ...]:
     )
 
 
-def row(record: Record, finished_at: float) -> Row:
+def row(record: Record) -> Row:
     counted = counters(record)
     drafted, accepted = record.counts.drafted_tokens, record.counts.accepted_tokens
     return Row(
@@ -280,7 +280,7 @@ def row(record: Record, finished_at: float) -> Row:
         decode_ms=counted.decode_ms,
         blocked_write_ms=counted.blocked_write_ms,
         total_ms=counted.total_ms,
-        finished_at=round(finished_at, 3),
+        finished_at=round(record.finished_at, 3),
         cached_tokens=counted.cached_tokens,
         ttft_ms=counted.ttft_ms,
         prefill_tok_s=counted.prefill_tok_s,

@@ -11,6 +11,7 @@ from tests.engine.test_contract import Listener, started, submitted
 
 from corral.engine.local.backend import Chunk
 from corral.engine.local.engine import LocalEngine
+from corral.engine.local.options import EngineOptions
 from corral.engine.local.scripted import ScriptedBackend
 from corral.errors import EngineFailed, InvalidRequest
 from corral.events import Failed
@@ -18,7 +19,7 @@ from corral.request import Sampling
 
 
 def engine_on(backend: ScriptedBackend) -> LocalEngine:
-    return LocalEngine(backend, slots=2, step_budget_ms=30)
+    return LocalEngine(backend, EngineOptions(slots=2))
 
 
 async def test_cancelling_the_engine_ends_its_thread() -> None:

@@ -3,9 +3,10 @@ from typing import Any
 
 import pytest
 
+from corral.engine.contract import Waste
 from corral.engine.local import outbox
 from corral.engine.local.outbox import Outbox
-from corral.engine.local.task import Delivery, Waste
+from corral.engine.local.task import Delivery
 from corral.errors import EngineFailed
 from corral.events import BlockDelta, Event, Failed, Prefill, Sampled, Started
 

@@ -1,17 +1,19 @@
 """The worker, turn by turn and without a thread, on the scripted backend."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
 import pytest
-from tests.engine.local.drive import FixedPace
+from tests.engine.local.drive import FixedPace, run_tasks
 
 from corral.engine.contract import Waste
-from corral.engine.local.backend import BackendLost, Chunk
-from corral.engine.local.drafts.lookup import draft_budget
+from corral.engine.local.backend import BackendLost, CacheShape, Chunk, SavedSequence
 from corral.engine.local.drafts.model import DraftModel
-from corral.engine.local.scripted import ScriptedBackend, rambling, replying
+from corral.engine.local.options import EngineOptions
+from corral.engine.local.pace import Load
+from corral.engine.local.scripted import ScriptedBackend, ScriptedCache, rambling, replying
 from corral.engine.local.task import Delivery, Task
 from corral.engine.local.worker import Worker
 from corral.errors import EngineFailed
@@ -25,10 +27,21 @@ class Bench:
     """A worker and everything it has delivered, by task key."""
 
     def __init__(
-        self, backend: ScriptedBackend, idle_tokens: int = 64, pace: FixedPace | None = None, **options: Any
+        self,
+        backend: ScriptedBackend,
+        idle_tokens: int = 64,
+        pace: FixedPace | None = None,
+        draft_model: DraftModel | None = None,
+        **options: Any,
     ) -> None:
         self.backend = backend
-        self.worker = Worker(backend, pace=pace or FixedPace(idle_tokens), deliver=self.take, **options)
+        self.worker = Worker(
+            backend,
+            EngineOptions(slots=backend.cache.shape.sequences, **options),
+            deliver=self.take,
+            draft_model=draft_model,
+            pace=pace or FixedPace(idle_tokens),
+        )
         self.events: dict[int, list[Event]] = {}
         self.released: list[int] = []
         self.work: dict[int, Waste] = {}
@@ -46,7 +59,7 @@ class Bench:
         self.worker.submit_nowait(task)
 
     def turn(self) -> None:
-        delivery = self.worker.turn()
+        delivery = self.worker.run_once()
         assert delivery is not None
         self.take(delivery)
 
@@ -241,7 +254,7 @@ def test_a_shared_prompt_is_computed_once_and_nobody_hears_another_s_answer() ->
     system = list(range(200))
     alone = []
     for key in range(6):
-        bench = Bench(ScriptedBackend(), reuses_prefixes=False)
+        bench = Bench(ScriptedBackend(), prefix_reuse=False)
         bench.submit(key, [*system, key, key])
         alone += bench.finish(key)
     together = Bench(ScriptedBackend())
@@ -255,8 +268,8 @@ def test_a_shared_prompt_is_computed_once_and_nobody_hears_another_s_answer() ->
 
 def test_conversations_that_do_not_fit_together_are_saved_and_go_on_where_they_were() -> None:
     """Ten of 100 tokens take turns in a cache for three."""
-    bench = Bench(ScriptedBackend(ctx_tokens=360), saved_bytes=10_000)
-    fresh = Bench(ScriptedBackend(ctx_tokens=360), reuses_prefixes=False)
+    bench = Bench(ScriptedBackend(ctx_tokens=360), host_cache_bytes=10_000)
+    fresh = Bench(ScriptedBackend(ctx_tokens=360), prefix_reuse=False)
     for turn in range(2):
         for number in range(10):
             key = 10 * turn + number
@@ -286,14 +299,13 @@ def test_saved_sequences_are_forgotten_when_the_backend_is_lost() -> None:
         if chunks[0].tokens[0] == 7:
             raise BackendLost("lost")
 
-    bench = Bench(ScriptedBackend(ctx_tokens=120, on_step=fail), saved_bytes=10_000)
+    bench = Bench(ScriptedBackend(ctx_tokens=120, on_step=fail), host_cache_bytes=10_000)
     for key in (1, 2):
         bench.submit(key, [key] * 80)
         bench.finish(key)
-    assert bench.worker.saved_sequences == 1
+    assert bench.backend.cache.saves == 1
     bench.submit(3, [7] * 80)
     bench.turns_until(lambda: 3 in bench.released)
-    assert bench.worker.saved_sequences == 0
     bench.submit(4, [1] * 80)
     [completion] = bench.finish(4)
     assert completion.finished.usage.cached_tokens == 0
@@ -329,17 +341,19 @@ def test_leaving_aborts_the_step_if_that_saves_more_than_it_costs(leaver_tokens:
 )
 def test_drafting_changes_the_number_of_steps_and_nothing_else(text: str) -> None:
     backends = [answers(text), answers(text)]
-    benches = [Bench(backend, drafts=drafts) for backend, drafts in zip(backends, (False, True), strict=True)]
-    plain, drafted = ((bench.submit(1, max_tokens=200), bench.finish(1)[0])[1] for bench in benches)
+    benches = [
+        Bench(backend, prompt_lookup=drafts) for backend, drafts in zip(backends, (False, True), strict=True)
+    ]
+    for bench in benches:
+        bench.submit(1, max_tokens=200)
+    plain, drafted = (bench.finish(1)[0] for bench in benches)
     assert drafted.text == plain.text == text
     assert drafted.finished.usage.completion_tokens == plain.finished.usage.completion_tokens
-    assert drafted.finished.usage.accepted_tokens > 0
-    assert len(backends[1].steps) == len(backends[0].steps) - drafted.finished.usage.accepted_tokens
     sampled = [event for event in benches[1].events[1] if isinstance(event, Sampled)]
-    usage = drafted.finished.usage
-    assert sum(step.tokens for step in sampled) == usage.completion_tokens
-    assert sum(len(step.draft) for step in sampled) == usage.drafted_tokens
-    assert sum(step.accepted for step in sampled) == usage.accepted_tokens
+    accepted = sum(step.accepted for step in sampled)
+    assert accepted > 0
+    assert len(backends[1].steps) == len(backends[0].steps) - accepted
+    assert sum(step.tokens for step in sampled) == drafted.finished.usage.completion_tokens
     assert all(step.tokens == step.accepted + 1 for step in sampled)
     assert all(b"".join(step.draft[: step.accepted]) in text.encode() for step in sampled)
     for bench in benches:
@@ -351,7 +365,8 @@ def test_a_draft_never_runs_past_the_end(end: str) -> None:
     options = {"stop": ("sat on the h",)} if end == "stop string" else {"max_tokens": 37}
     texts = []
     for drafts in (False, True):
-        bench = Bench(answers("the cat sat on the mat; the cat sat on the hat; the cat"), drafts=drafts)
+        backend = answers("the cat sat on the mat; the cat sat on the hat; the cat")
+        bench = Bench(backend, prompt_lookup=drafts)
         bench.submit(1, **options)
         texts.append(bench.finish(1)[0].text)
         bench.worker.check_idle()
@@ -359,8 +374,8 @@ def test_a_draft_never_runs_past_the_end(end: str) -> None:
 
 
 def test_text_that_waits_for_more_says_the_same_in_fewer_deliveries() -> None:
-    def run(interval_s: float) -> tuple[str, int]:
-        bench = Bench(ScriptedBackend(), interval_s=interval_s)
+    def run(interval_ms: float) -> tuple[str, int]:
+        bench = Bench(ScriptedBackend(), stream_interval_ms=interval_ms)
         bench.submit(1, max_tokens=40)
         bench.submit(2, max_tokens=40)
         bench.run_until_released(1, 2)
@@ -368,8 +383,8 @@ def test_text_that_waits_for_more_says_the_same_in_fewer_deliveries() -> None:
 
     text, deliveries = run(0)
     assert deliveries >= 40
-    assert run(3600)[0] == text
-    assert run(3600)[1] < 10, "what begins, what ends, and what had come until then"
+    assert run(3.6e6)[0] == text
+    assert run(3.6e6)[1] < 10, "what begins, what ends, and what had come until then"
 
 
 def test_text_that_waits_is_told_before_a_failure() -> None:
@@ -379,7 +394,7 @@ def test_text_that_waits_is_told_before_a_failure() -> None:
         if next(steps) == 4:
             raise BackendLost("gone")
 
-    bench = Bench(ScriptedBackend(on_step=fail), interval_s=3600)
+    bench = Bench(ScriptedBackend(on_step=fail), stream_interval_ms=3.6e6)
     bench.submit(1, max_tokens=40)
     bench.run_until_released(1)
     said = [event for event in bench.events[1] if isinstance(event, BlockDelta)]
@@ -400,7 +415,7 @@ def test_text_does_not_wait_for_a_step_that_prefills(arrives: int) -> None:
             sampled = sum(chunk.rows for step in steps for chunk in step if chunk.sequence == 0)
             untold.append(sampled - sum(isinstance(event, Sampled) for event in bench.events.get(1, ())))
 
-    bench = Bench(ScriptedBackend(on_step=look), idle_tokens=16, interval_s=3600)
+    bench = Bench(ScriptedBackend(on_step=look), idle_tokens=16, stream_interval_ms=3.6e6)
     bench.submit(1, [1], max_tokens=30)
     bench.run_until_released(1, 2)
     assert len(untold) >= 4
@@ -412,19 +427,18 @@ def test_what_still_waits_when_the_worker_stops_is_told() -> None:
         if len(bench.backend.steps) == 4:
             bench.worker.stop_nowait()
 
-    bench = Bench(ScriptedBackend(on_step=stop), interval_s=3600)
+    bench = Bench(ScriptedBackend(on_step=stop), stream_interval_ms=3.6e6)
     bench.submit(1, [1], max_tokens=30)
     bench.worker.run()
     assert sum(isinstance(event, Sampled) for event in bench.events[1]) == len(bench.backend.steps) == 5
 
 
 def test_all_drafts_of_a_step_together_are_bounded() -> None:
-    bench = Bench(answers("abc " * 60))
+    bench = Bench(ScriptedBackend(replying(lambda _: "abc " * 60), batch_rows=9))
     for key in range(4):
         bench.submit(key, max_tokens=100)
     bench.finish(*range(4))
-    sizes = [sum(len(chunk.tokens) for chunk in step) for step in bench.backend.steps if len(step) == 4]
-    assert 4 < max(sizes) <= 4 + draft_budget(4)
+    assert max(sum(chunk.rows for chunk in step) for step in bench.backend.steps if len(step) == 4) == 8
 
 
 def test_with_nowhere_to_save_them_remainders_share_one_context() -> None:
@@ -445,9 +459,9 @@ class HoldingPace(FixedPace):
         self.asked: list[tuple[int, int]] = []
         self.aborted = 0
 
-    def holds_decoding(self, *, prefilling: int, tokens: int) -> bool:
-        self.asked.append((prefilling, tokens))
-        return prefilling > 1
+    def prefill_first(self, load: Load) -> bool:
+        self.asked.append((load.prefilling, load.prefill_tokens))
+        return load.prefilling > 1
 
     def observe_aborted(self, elapsed_ms: float) -> None:
         assert elapsed_ms > 0
@@ -469,7 +483,7 @@ def test_a_burst_is_computed_first_if_the_pace_says_so() -> None:
 def test_nobody_drafts_for_a_step_that_is_held() -> None:
     small = ScriptedBackend()
     backend = ScriptedBackend()
-    bench = Bench(backend, pace=HoldingPace(16), drafts=False, draft_model=DraftModel(small, backend))
+    bench = Bench(backend, pace=HoldingPace(16), prompt_lookup=False, draft_model=DraftModel(small, backend))
     bench.submit(1, [1], max_tokens=40)
     bench.turns_until(lambda: bool(small.steps))
     drafted = len(small.steps)
@@ -493,13 +507,13 @@ def test_a_prefill_that_was_cut_short_counts_as_time_that_streams_waited() -> No
 @pytest.mark.parametrize(("shares_cells", "saved"), [(True, 0), (False, 3)])
 def test_remainders_are_counted_as_the_backend_keeps_them(shares_cells: bool, saved: int) -> None:
     """Five conversations with one long beginning, of which one runs: as one copy of it or as five."""
-    bench = Bench(ScriptedBackend(shares_cells=shares_cells), saved_bytes=2**20)
+    bench = Bench(ScriptedBackend(shares_cells=shares_cells), host_cache_bytes=2**20)
     for key in range(4):
         bench.submit(key, [*range(600), 1000 + key], max_tokens=1)
         bench.finish(key)
     bench.submit(9, [*range(600), 2000], max_tokens=20)
     bench.finish(9)
-    assert bench.worker.saved_sequences == saved
+    assert bench.backend.cache.saves == saved
 
 
 def test_a_lost_backend_fails_what_runs_is_rebuilt_and_serves_the_next() -> None:
@@ -520,3 +534,57 @@ def test_a_lost_backend_fails_what_runs_is_rebuilt_and_serves_the_next() -> None
     [completion] = bench.finish(3)
     assert completion.finished.usage.cached_tokens == 0, "nothing of the lost cache is believed"
     bench.worker.check_idle()
+
+
+class FragileCache(ScriptedCache):
+    """Is lost when something happens to it that `breaks` for the first time."""
+
+    def __init__(self, shape: CacheShape, breaks: str) -> None:
+        super().__init__(shape)
+        self._breaks = breaks
+
+    def remove(self, sequence: int, start: int) -> None:
+        if start > 0:
+            self._break("cut")
+        super().remove(sequence, start)
+
+    def save(self, sequence: int) -> SavedSequence:
+        self._break("save")
+        return super().save(sequence)
+
+    def _break(self, what: str) -> None:
+        if what == self._breaks:
+            self._breaks = ""
+            raise BackendLost(f"lost in a {what}")
+
+
+@pytest.mark.parametrize("breaks", ["cut", "save"])
+def test_a_cache_that_is_lost_between_steps_is_rebuilt_like_one_lost_in_a_step(breaks: str) -> None:
+    """A refused draft is cut off; and what an ended task left is saved when the next one needs its room."""
+    backend = answers("the cat sat on the mat; the cat sat on the hat; the end of the cat")
+    backend.cache = FragileCache(replace(backend.cache.shape, ctx_tokens=256), breaks)
+    bench = Bench(backend, host_cache_bytes=10_000)
+    bench.submit(1, "another beginning " * 10 + CONVERSATION, max_tokens=1)
+    bench.finish(1)
+    bench.submit(2, max_tokens=60)
+    bench.turns_until(lambda: 2 in bench.released)
+    [failed] = [event for event in bench.events[2] if isinstance(event, Failed)]
+    assert failed.error.message == f"lost in a {breaks}"
+    assert [delivery.has_recovered for delivery in bench.told][-1]
+    bench.submit(3, max_tokens=60)
+    assert bench.finish(3)[0].text.startswith("the cat sat on the mat; the cat sat on the hat")
+    bench.worker.check_idle()
+
+
+def test_what_was_learned_of_costs_can_be_read_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG", "corral.engine")
+    backend = ScriptedBackend()
+    worker = Worker(backend, EngineOptions(slots=1), deliver=lambda _: None)
+    run_tasks(worker, [Task(1, list(range(64)), Sampling(), 5)])
+    worker.stop_nowait()
+    worker.run()
+    rows = [line.split() for line in caplog.text.splitlines()]
+    [one] = [row for row in rows if row[:1] == ["1"]]
+    [prompt] = [row for row in rows if row[:1] == ["64"]]
+    assert one[1].endswith("*")
+    assert prompt[2].endswith("*")

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Collection
 
-from corral.decoding.formats.form import CallForm, Format, JsonBody, NamedBody, PairsBody
+from corral.decoding.formats.form import CallForm, Headers, JsonBody, NamedBody, PairsBody
 
 GENERIC = CallForm((JsonBody(),), begin=("<tool_call>\n",), end="\n</tool_call>", joiner="\n")
 """What we ask for ourselves, where a template says nothing about calls."""
@@ -17,7 +17,7 @@ _NAME_KEY = r"[\"']?(name|tool_name|function_name|function|tool)[\"']?\s*:"
 _ARGUMENTS_KEY = r"[\"']?(arguments|parameters|args|params|tool_input)[\"']?\s*:"
 _OBJECT = re.compile(
     rf"(?P<open>{_MARK}\s*)?(?P<word>\b\w{{4,16}}\s*)?(?P<list>\[\s*)?\{{+\s*{_NAME_KEY}[^{{}}\n]{{0,80}}?"
-    rf"{_ARGUMENTS_KEY}.{{0,160}}?\}}\s*(?:,?\s*(?:\.\.\.|…)?\s*)?(?P<end>\])?\s*(?P<close>{_CLOSE})?",
+    rf"{_ARGUMENTS_KEY}.{{0,160}}?\}}+\s*(?:,?\s*(?:\.\.\.|…)?\s*)?(?P<end>\])?\s*(?P<close>{_CLOSE})?",
     re.DOTALL,
 )
 _MENTION = re.compile(
@@ -99,14 +99,25 @@ def _counterpart(token: str, names: Collection[str]) -> str:
     return ""
 
 
-def by_tokens(form: Format) -> tuple[CallForm, ...]:
-    """Forms that their tokens give away: headers with a recipient carry calls without a form of their own."""
-    if form.headers is not None and form.headers.recipient is not None:
-        return (
-            CallForm(
-                (NamedBody(after_name=(form.headers.body,)),),
-                begin=(form.headers.recipient,),
-                end=form.headers.ends[-1],
-            ),
-        )
-    return ()
+_CHANNELS = Headers(
+    start="<|start|>assistant",
+    body="<|message|>",
+    ends=("<|return|>", "<|end|>", "<|call|>"),
+    thought="<|channel|>analysis",
+    content="<|channel|>final",
+    recipient=" to=functions.",
+)
+_CHANNEL_TOKENS = frozenset({"<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|call|>"})
+
+
+def headers_by_tokens(tokens: Collection[str]) -> Headers | None:
+    """Headers with channels and recipients, where the tokens that write them are all there."""
+    return _CHANNELS if _CHANNEL_TOKENS.issubset(tokens) else None
+
+
+def by_headers(headers: Headers | None) -> tuple[CallForm, ...]:
+    """The calls of headers that name a recipient: they need no other form."""
+    if headers is None or headers.recipient is None:
+        return ()
+    body = NamedBody(after_name=(headers.body,))
+    return (CallForm((body,), begin=(headers.recipient,), end=headers.ends[-1]),)

@@ -14,9 +14,10 @@ from typing import Any
 from corral.decoding.formats.cuts import Cutter
 from corral.decoding.formats.fallbacks import (
     GENERIC,
+    by_headers,
     by_instructions,
-    by_tokens,
     by_vocabulary,
+    headers_by_tokens,
 )
 from corral.decoding.formats.form import CallForm, Format, Headers, NamedBody, PairsBody, Source, ThoughtForm
 from corral.decoding.formats.learn_calls import CallLearner
@@ -87,7 +88,8 @@ class _Learner:
         prompts = learn_prompts(prober, cutter)
         text = prober.answer({"content": CONTENT}) or ""
         answer, _, end = text.partition(CONTENT)
-        headers = learn_headers(prober, cutter, prompts, answer, end)
+        tokens = self.vocabulary or cutter.controls_in(self.source)
+        headers = learn_headers(prober, cutter, prompts, answer, end) or headers_by_tokens(tokens)
         thought = ThoughtLearner(prober, cutter, prompts, answer, self.source).learn(headers)
         form = Format(
             source="learned",
@@ -110,7 +112,6 @@ class _Learner:
     def _with_calls(
         self, form: Format, prober: Prober, cutter: Cutter, prompts: Prompts, answer: str, end: str
     ) -> tuple[Format, SelfTest]:
-        known = by_tokens(form)
         learned = self._learned_calls(prober, cutter, answer, end, prompts)
         if learned:
             form, learned = _arranged(form, learned, prompts)
@@ -124,7 +125,7 @@ class _Learner:
         fallbacks: tuple[tuple[Source, tuple[CallForm, ...]], ...] = (
             ("instructions", by_instructions(text)),
             ("vocabulary", by_vocabulary(self.vocabulary or cutter.controls_in(self.source))),
-            ("known", known),
+            ("known", by_headers(form.headers)),
         )
         for source, calls in fallbacks:
             if calls:
@@ -161,8 +162,7 @@ class _Learner:
 
     def _controlled(self, form: Format, cutter: Cutter) -> Format:
         """The format with the control tokens that its literals name."""
-        literals = list(_literals(form))
-        controls = set(cutter.controls_in(*literals))
+        controls = set(cutter.controls_in(*literals(form)))
         for call_form in form.calls:
             for body in call_form.bodies:
                 if isinstance(body, PairsBody) and body.quote:
@@ -257,7 +257,8 @@ def _with_call(form: CallForm, **changes: Any) -> CallForm:
     return CallForm(**{**values, **changes})
 
 
-def _literals(form: Format) -> Iterable[str]:
+def literals(form: Format) -> Iterable[str]:
+    """All literals of a format, empty ones too."""
     yield from (form.content_opener, form.content_closer, form.glue, *form.ends)
     if form.thought is not None:
         yield from (form.thought.opener, form.thought.closer)

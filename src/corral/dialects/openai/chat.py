@@ -5,8 +5,8 @@ where that leaves room or real clients need more:
 
 - The first chunk of every choice carries the role and goes out on acceptance; all chunks have the same id.
 - A keepalive is a chunk with an empty delta: clients restart their idle timers on parsed chunks only.
-- `finish_reason` knows one `stop` for two endings. `stop_reason`, a field vLLM introduced, tells them apart:
-  the stop string, or null where the model ended by itself.
+- `finish_reason` knows one `stop` for three endings. `stop_reason`, a field of vLLM's, tells them apart:
+  the stop string, the id of a stop token, or null where the model ended by itself.
 - A failed stream ends with an error frame and without `[DONE]`.
 - `usage` counts the prompt once and the completion tokens of all choices.
 
@@ -79,7 +79,7 @@ class _ChunkChoice(msgspec.Struct, gc=False):
     delta: _Delta
     logprobs: _Logprobs | None = None
     finish_reason: str | None = None
-    stop_reason: str | UnsetType | None = UNSET
+    stop_reason: str | int | UnsetType | None = UNSET
 
 
 class _Chunk(msgspec.Struct, gc=False, tag_field="object", tag="chat.completion.chunk"):
@@ -102,7 +102,7 @@ class _Choice(msgspec.Struct, gc=False):
     message: _Message
     logprobs: _Logprobs | None
     finish_reason: str
-    stop_reason: str | None
+    stop_reason: str | int | None
 
 
 class _Completion(msgspec.Struct, gc=False, tag_field="object", tag="chat.completion"):
@@ -139,7 +139,7 @@ class ChatStream:
             case Finished():
                 self._finished[choice] = event.usage
                 reason = FINISH_REASONS[event.reason]
-                return self._chunk(_ChunkChoice(choice, _Delta(), None, reason, event.stop_sequence))
+                return self._chunk(_ChunkChoice(choice, _Delta(), None, reason, _stop_reason(event)))
             case _:
                 return b""
 
@@ -194,7 +194,7 @@ class ChatCall:
             _Message("assistant", completion.text),
             logprobs,
             FINISH_REASONS[finished.reason],
-            finished.stop_sequence,
+            _stop_reason(finished),
         )
 
 
@@ -219,6 +219,11 @@ class ChatDialect(OpenAIErrors):
         )
 
 
+def _stop_reason(finished: Finished) -> str | int | None:
+    """The request's own stop string or token that ended it, if one did."""
+    return finished.stop_token if finished.stop_sequence is None else finished.stop_sequence
+
+
 def _logprobs(tokens: Iterable[TokenLogprob]) -> _Logprobs:
     return _Logprobs(
         [
@@ -238,14 +243,9 @@ def _text(token: TokenLogprob) -> str:
     return token.raw.decode("utf-8", "replace")
 
 
-def _usage(sequences: Iterable[Usage]) -> _Usage:
-    """Sum up the sequences of one request, which all begin with the same prompt.
-
-    The prompt is counted once, as cached as it was for the sequence that found least of it: the others
-    reused what that one computed.
-    """
-    usages = list(sequences)
-    prompt = usages[0].prompt_tokens
-    completion = sum(usage.completion_tokens for usage in usages)
-    cached = min(usage.cached_tokens for usage in usages)
-    return _Usage(prompt, completion, prompt + completion, _CachedTokens(cached))
+def _usage(choices: Iterable[Usage]) -> _Usage:
+    usage = Usage.of_choices(choices)
+    total_tokens = usage.prompt_tokens + usage.completion_tokens
+    return _Usage(
+        usage.prompt_tokens, usage.completion_tokens, total_tokens, _CachedTokens(usage.cached_tokens)
+    )

@@ -1,54 +1,21 @@
-"""Requests of `POST /v1/chat/completions`, parsed.
+"""Requests of `POST /v1/chat/completions`, parsed. `fields` says which there are, and what becomes of each.
 
-`null` means absent. A field whose effect corral does not have is refused, unless its value asks for what
-happens anyway; a field that promises nothing a client could notice is accepted; unknown fields pass.
+`null` means absent. Unknown fields pass. An assistant message's `audio` and `function_call` are refused; a
+last message of the assistant is continued.
 
-| field | taken |
-|---|---|
-| `messages` | system, developer, user, assistant, tool; text only; a last assistant message is continued |
-| `model` | any, checked by the server; absent means the one it serves |
-| `max_completion_tokens`, `max_tokens` | 1 and more, one of the two; absent means to the end of the context |
-| `temperature`, `top_p`, `min_p` | 0 to 2, 0 to 1, 0 to 1 |
-| `top_k` | -1 and more; -1 and 0 turn it off |
-| `repeat_penalty` | above 0, up to 10; as in llama.cpp |
-| `frequency_penalty`, `presence_penalty` | -2 to 2 |
-| `logit_bias` | token ids to -100 to 100 |
-| `seed` | 64 bits, signed |
-| `stop` | a string or up to 16, of 1 to 256 characters each |
-| `n` | 1 to 128; the number of slots bounds it later |
-| `logprobs`, `top_logprobs` | the latter 0 to 20 and only with `logprobs: true` |
-| `stream`, `stream_options.include_usage` | the latter only with `stream: true` |
-
-| refused | unless |
-|---|---|
-| `tools`, `functions` | empty |
-| `tool_choice`, `function_call` | `"none"` |
-| `response_format` | `{"type": "text"}` |
-| `modalities` | `["text"]` |
-| `stream_options.include_obfuscation` | false: padding against traffic analysis must not be pretended |
-| `best_of`, `repetition_penalty`, `typical_p` | 1 |
-| `mirostat`, `min_tokens` | 0 |
-| `ignore_eos`, `echo` | false |
-| `audio`, `web_search_options`, `moderation` | never |
-| `grammar`, `json_schema`, `structured_outputs`, the four `guided_*` fields | never |
-| an assistant message's `audio`, `function_call` | never |
-
-Accepted without effect: `user`, `metadata`, `store` (nothing is stored), `service_tier`, `safety_identifier`,
-`parallel_tool_calls`, the `prompt_cache_*` fields, and the hints `prediction`, `reasoning_effort` and
-`verbosity`.
-
-Sources: OpenAI's API reference, https://platform.openai.com/docs/api-reference/chat/create; llama.cpp's
-server for `top_k`, `min_p` and `repeat_penalty`.
+Sources: OpenAI's API reference, https://platform.openai.com/docs/api-reference/chat/create.
 """
 
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
 from msgspec import Meta
 
+from corral.dialects.openai.fields import REFUSED
+from corral.dialects.openai.sampling import SamplingFields, agreed, max_tokens_of, sampling_of, stop_of, whole
 from corral.dialects.wire import decode
 from corral.errors import InvalidRequest
-from corral.request import GenerationRequest, Message, Role, Sampling, ToolCall
+from corral.request import GenerationRequest, Message, Role, ToolCall
 
 
 class _TextPart(msgspec.Struct, tag_field="type", tag="text"):
@@ -109,60 +76,17 @@ class _StreamOptions(msgspec.Struct):
     include_obfuscation: bool | None = None
 
 
-_Count = Annotated[int, Meta(ge=1, le=2**31 - 1)]
-_Share = Annotated[float, Meta(ge=0, le=1)]
-_Penalty = Annotated[float, Meta(ge=-2, le=2)]
-_Token = Annotated[int, Meta(ge=0, le=2**31 - 1)]  # a llama_token is 32 bits
-_Bias = Annotated[float, Meta(ge=-100, le=100)]
-_Stop = Annotated[
-    str, Meta(min_length=1, max_length=256)
-]  # the stop finder's set-up takes time per character
+_Choices = Annotated[int, Meta(ge=1, le=128)] | Annotated[float, Meta(ge=1, le=128)]
 
+if TYPE_CHECKING:
 
-class _Refused(msgspec.Struct):
-    """Known fields whose effect corral does not have."""
+    class _Refused(SamplingFields):
+        """Fields whose effect corral does not have, of any type."""
 
-    audio: object = None
-    best_of: object = None
-    echo: object = None
-    function_call: object = None
-    functions: object = None
-    grammar: object = None
-    guided_choice: object = None
-    guided_grammar: object = None
-    guided_json: object = None
-    guided_regex: object = None
-    ignore_eos: object = None
-    json_schema: object = None
-    min_tokens: object = None
-    mirostat: object = None
-    modalities: object = None
-    moderation: object = None
-    repetition_penalty: object = None
-    response_format: object = None
-    structured_outputs: object = None
-    tool_choice: object = None
-    tools: object = None
-    typical_p: object = None
-    web_search_options: object = None
-
-
-_HARMLESS: Final[dict[str, object]] = {
-    "best_of": 1,
-    "echo": False,
-    "function_call": "none",
-    "functions": [],
-    "ignore_eos": False,
-    "min_tokens": 0,
-    "mirostat": 0,
-    "modalities": ["text"],
-    "repetition_penalty": 1,
-    "response_format": {"type": "text"},
-    "tool_choice": "none",
-    "tools": [],
-    "typical_p": 1,
-}
-"""The value with which a refused field asks for what happens anyway, where there is one."""
+else:
+    _Refused = msgspec.defstruct(
+        "_Refused", [(name, object, None) for name in REFUSED], bases=(SamplingFields,)
+    )
 
 
 class ChatBody(_Refused, kw_only=True):
@@ -173,21 +97,11 @@ class ChatBody(_Refused, kw_only=True):
         Meta(min_length=1),
     ]
     model: str | None = None
-    max_tokens: _Count | None = None
-    max_completion_tokens: _Count | None = None
-    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
-    top_p: _Share | None = None
-    top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
-    min_p: _Share | None = None
-    repeat_penalty: Annotated[float, Meta(gt=0, le=10)] | None = None
-    frequency_penalty: _Penalty | None = None
-    presence_penalty: _Penalty | None = None
-    logit_bias: dict[_Token, _Bias] | None = None
-    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
-    stop: _Stop | Annotated[list[_Stop], Meta(max_length=16)] | None = None
-    n: Annotated[int, Meta(ge=1, le=128)] | None = None
+    n: _Choices | None = None
+    n_cmpl: _Choices | None = None
+    no_stop_trim: bool | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | Annotated[float, Meta(ge=0, le=20)] | None = None
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
 
@@ -207,11 +121,13 @@ def generation_request(chat: ChatBody) -> GenerationRequest:
     """What a body asks for; raises InvalidRequest."""
     return GenerationRequest(
         messages=_messages(chat),
-        sampling=_sampling(chat),
-        max_tokens=_max_tokens(chat),
-        stop=_stop(chat),
+        sampling=sampling_of(chat),
+        max_tokens=max_tokens_of(chat),
+        stop=stop_of(chat),
+        includes_stop=bool(chat.include_stop_str_in_output or chat.no_stop_trim),
+        shows_control=chat.skip_special_tokens is False,
         top_logprobs=_top_logprobs(chat),
-        n=chat.n or 1,
+        n=agreed(chat, ("n", "n_cmpl"))[1] or 1,
     )
 
 
@@ -229,10 +145,10 @@ def wants_usage(chat: ChatBody) -> bool:
 
 
 def _refuse_what_has_no_effect(chat: ChatBody) -> None:
-    for field in _Refused.__struct_fields__:
-        value = getattr(chat, field)
-        if value is not None and (field not in _HARMLESS or value != _HARMLESS[field]):
-            raise InvalidRequest(f"'{field}' is not supported by this server.", param=field)
+    for name, field in REFUSED.items():
+        value = getattr(chat, name)
+        if value is not None and value not in field.unless:
+            raise InvalidRequest(f"'{name}' is not supported by this server.", param=name)
 
 
 def _messages(chat: ChatBody) -> tuple[Message, ...]:
@@ -272,39 +188,9 @@ def _joined(content: _Text | list[_TextPart | _RefusalPart]) -> str:
     return "\n".join(part.text if isinstance(part, _TextPart) else part.refusal for part in content)
 
 
-def _sampling(chat: ChatBody) -> Sampling:
-    names = (
-        "temperature",
-        "top_p",
-        "min_p",
-        "repeat_penalty",
-        "frequency_penalty",
-        "presence_penalty",
-        "seed",
-    )
-    given = {name: value for name in names if (value := getattr(chat, name)) is not None}
-    if chat.top_k is not None:
-        given["top_k"] = max(chat.top_k, 0)
-    return Sampling(**given, logit_bias=tuple((chat.logit_bias or {}).items()))
-
-
-def _max_tokens(chat: ChatBody) -> int | None:
-    old, new = chat.max_tokens, chat.max_completion_tokens
-    if old is not None and new is not None and old != new:
-        what = "'max_tokens' is the old name of 'max_completion_tokens': they cannot differ."
-        raise InvalidRequest(what, param="max_tokens")
-    return old if new is None else new
-
-
-def _stop(chat: ChatBody) -> tuple[str, ...]:
-    if isinstance(chat.stop, str):
-        return (chat.stop,)
-    return tuple(chat.stop or ())
-
-
 def _top_logprobs(chat: ChatBody) -> int | None:
     if chat.logprobs:
-        return chat.top_logprobs or 0
+        return whole(chat.top_logprobs or 0, "top_logprobs")
     if chat.top_logprobs is not None:
         raise InvalidRequest("'top_logprobs' needs 'logprobs' to be true.", param="top_logprobs")
     return None

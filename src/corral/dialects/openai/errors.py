@@ -25,7 +25,6 @@ CODES: Final[dict[type[BaseException], str | None]] = {
     errors.NotFound: "not_found",
     errors.MethodNotAllowed: "method_not_allowed",
     errors.RequestTimeout: "request_timeout",
-    errors.ClientTooSlow: "client_too_slow",
     errors.PayloadTooLarge: "payload_too_large",
     errors.TargetTooLong: "uri_too_long",
     errors.UnsupportedMediaType: "unsupported_media_type",

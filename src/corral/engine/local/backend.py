@@ -101,6 +101,9 @@ class Model(Protocol):
     def vocabulary(self) -> Vocabulary: ...
     @property
     def chat_format(self) -> ChatFormat: ...
+    def make_ready(self, sampling: Sampling) -> None:
+        """Do beforehand what would take long in `Backend.sampler`; from any thread."""
+        ...
 
     @property
     def prompts(self) -> Prompts | None:

@@ -2,7 +2,8 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from itertools import count
 
 import trio
@@ -10,7 +11,7 @@ import trio
 from corral.engine.contract import Capacity, Prepared, Sink, Waste
 from corral.engine.local.backend import Backend
 from corral.engine.local.drafts.model import DraftModel
-from corral.engine.local.pace import Pace
+from corral.engine.local.options import EngineOptions
 from corral.engine.local.prompts import bounds
 from corral.engine.local.prompts.inline import InlinePrompts
 from corral.engine.local.prompts.writer import PromptWriter
@@ -54,36 +55,27 @@ class LocalEngine:
     def __init__(
         self,
         backend: Backend,
+        options: EngineOptions,
         *,
-        slots: int,
-        step_budget_ms: float,
-        reuses_prefixes: bool = True,
-        saved_bytes: int = 0,
-        drafts: bool = True,
         draft_backend: Backend | None = None,
-        stream_interval_s: float = 0.0,
     ) -> None:
         """Raises StartupError if the draft model does not go with the model."""
         shape = backend.cache.shape
-        if slots > shape.sequences:
-            raise ValueError(f"{slots} slots on a backend of {shape.sequences} sequences")
+        if options.slots > shape.sequences:
+            raise ValueError(f"{options.slots} slots on a backend of {shape.sequences} sequences")
         request_ctx_tokens = min(shape.ctx_tokens, shape.sequence_ctx_tokens)
         model = backend.model
         self._longest_token_bytes = max(map(len, model.vocabulary.pieces))
         self.capacity = Capacity(
-            slots,
+            options.slots,
             shape.ctx_tokens,
             request_ctx_tokens,
             prompt_bytes=request_ctx_tokens * self._longest_token_bytes,
         )
-        self._reuses_prefixes = reuses_prefixes
-        self._saved_bytes = saved_bytes
-        self._drafts = drafts
-        self._stream_interval_s = stream_interval_s
+        self._options = options
         self._draft_model = None if draft_backend is None else DraftModel(draft_backend, backend)
         self.failure: EngineFailed | None = None
         self._backend = backend
-        self._pace = Pace(step_budget_ms, backend.batch_tokens)
         self._prompts = model.prompts or InlinePrompts(PromptWriter(model.chat_format, model.vocabulary))
         self._sinks: dict[int, Sink] = {}
         self._keys = count(1)
@@ -105,17 +97,8 @@ class LocalEngine:
         def deliver(delivery: Delivery) -> None:
             to_trio.run_sync_soon(self._deliver, delivery)
 
-        worker = Worker(
-            self._backend,
-            pace=self._pace,
-            deliver=deliver,
-            reuses_prefixes=self._reuses_prefixes,
-            saved_bytes=self._saved_bytes,
-            drafts=self._drafts,
-            draft_model=self._draft_model,
-            interval_s=self._stream_interval_s,
-        )
         await self._prompts.ready()
+        worker = Worker(self._backend, self._options, deliver=deliver, draft_model=self._draft_model)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._prompts.run)
             nursery.start_soon(self._supervise, worker)
@@ -133,11 +116,16 @@ class LocalEngine:
         Raises InvalidRequest or ContextExceeded. Cancelling leaves at once.
         """
         known = len(self._backend.model.vocabulary.pieces)
-        for token, _ in request.sampling.logit_bias:
+        named = [("logit_bias", token) for token, _ in request.sampling.logit_bias]
+        named += [("stop_token_ids", token) for token in request.sampling.stop_tokens]
+        for param, token in named:
             if token >= known:
-                raise InvalidRequest(f"token {token} is not one of the model's {known}", param="logit_bias")
+                raise InvalidRequest(f"token {token} is not one of the model's {known}", param=param)
         limit_tokens = self.capacity.request_ctx_tokens
         bounds.check(request, limit_tokens=limit_tokens, longest_token_bytes=self._longest_token_bytes)
+        if request.sampling.dry is not None:
+            ready = partial(self._backend.model.make_ready, request.sampling)
+            await trio.to_thread.run_sync(ready, abandon_on_cancel=True)
         prompt = await self._prompts.prompt(request, client=client, limit_tokens=limit_tokens)
         tokens = prompt.tokens.tolist()
         return LocalPrepared(request, tokens, self._output_tokens(request, len(tokens)))
@@ -152,11 +140,18 @@ class LocalEngine:
         if self._worker is None or self.failure is not None:
             raise self.failure or EngineFailed("the engine is not running")
         request, key = prepared.request, next(self._keys)
-        sampling = request.sampling
-        if sampling.seed is not None:
-            sampling = replace(sampling, seed=sampling.seed + choice)
+        sampling = request.sampling.of_choice(choice)
         self._sinks[key] = sink
-        task = Task(key, prepared.prompt, sampling, max_tokens, request.stop, request.top_logprobs)
+        task = Task(
+            key,
+            prepared.prompt,
+            sampling,
+            max_tokens,
+            request.stop,
+            request.top_logprobs,
+            includes_stop=request.includes_stop,
+            shows_control=request.shows_control,
+        )
         self._worker.submit_nowait(task)
         return LocalHandle(key, self)
 

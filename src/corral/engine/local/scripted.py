@@ -54,7 +54,7 @@ def replying(reply: Callable[[str], str | bytes]) -> Script:
 class ByteVocabulary:
     """Tokens 0 to 255 are the bytes; then come ChatML's two control tokens."""
 
-    bos = None
+    bos: int | None = None
     pieces = (*(bytes([value]) for value in range(256)), b"", b"")
     end_tokens = frozenset({END})
     control_texts: ClassVar = CONTROL_TEXTS
@@ -86,6 +86,9 @@ class ScriptedModel:
     def __init__(self) -> None:
         self.vocabulary = ByteVocabulary()
         self.chat_format = ChatFormat(template=None, bos_text="", eos_text="<|im_end|>")
+
+    def make_ready(self, sampling: Sampling) -> None:
+        pass
 
 
 class ScriptedCache:
@@ -161,12 +164,24 @@ class ScriptedCache:
 
 
 class ScriptedSampler:
-    def __init__(self, backend: "ScriptedBackend") -> None:
+    """What the script says, or the next token where that may not be."""
+
+    def __init__(self, backend: "ScriptedBackend", sampling: Sampling) -> None:
         self._backend = backend
+        self._sampling = sampling
+        self._sampled_tokens = 0
         backend.open_samplers += 1
 
     def sample(self, row: int) -> int:
-        return self._backend.script(self._backend.rows[row])
+        token = self._backend.script(self._backend.rows[row])
+        vocabulary, sampling = self._backend.model.vocabulary, self._sampling
+        self._sampled_tokens += 1
+        is_early = self._sampled_tokens <= sampling.min_tokens
+        while (token in vocabulary.end_tokens and (is_early or sampling.ignores_end)) or (
+            token in sampling.stop_tokens and is_early
+        ):
+            token = (token + 1) % len(vocabulary.pieces)
+        return token
 
     def close(self) -> None:
         self._backend.open_samplers -= 1
@@ -186,6 +201,7 @@ class ScriptedBackend:
         ctx_tokens: int = 4096,
         sequence_ctx_tokens: int | None = None,
         batch_tokens: int = 512,
+        batch_rows: int = 512,
         sequences: int = 32,
         can_cut: bool = True,
         shares_cells: bool = True,
@@ -196,7 +212,8 @@ class ScriptedBackend:
     ) -> None:
         self.script = script
         self.model = ScriptedModel()
-        self.batch_tokens = self.batch_rows = batch_tokens
+        self.batch_tokens = batch_tokens
+        self.batch_rows = batch_rows
         self.steps: list[tuple[Chunk, ...]] = []
         self.rows: list[list[int]] = []
         """Of each row of the last step, all tokens up to the one that it follows."""
@@ -224,6 +241,7 @@ class ScriptedBackend:
         if self._keep_steps:
             self.steps.append(tuple(chunks))
         assert 0 < sum(len(chunk.tokens) for chunk in chunks) <= self.batch_tokens
+        assert sum(chunk.rows for chunk in chunks) <= self.batch_rows
         self.rows = []
         for chunk in chunks:
             tokens = self.cache.append(chunk)
@@ -241,7 +259,7 @@ class ScriptedBackend:
         return TokenLogprob(entries[0].raw, entries[0].logprob, tuple(entries[:top]))
 
     def sampler(self, sampling: Sampling, prompt: Sequence[int]) -> ScriptedSampler:
-        return ScriptedSampler(self)
+        return ScriptedSampler(self, sampling)
 
     def abort(self) -> None:
         self.is_aborting = True

@@ -1,16 +1,11 @@
-"""What the two sides of the engine say to each other, and the worker's record of a running task."""
+"""What the two sides of the engine say to each other: tasks and commands in, deliveries out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from time import perf_counter
 
-from corral.decoding import TextDecoder
 from corral.engine.contract import Waste
-from corral.engine.local.backend import Sampler
-from corral.engine.local.drafts.lookup import PromptLookup
-from corral.engine.local.scheduler import Sequence as Scheduled
 from corral.errors import EngineFailed
-from corral.events import BlockDelta, Event, Finished, FinishReason, Sampled, Started, Timings, Usage
+from corral.events import BlockDelta, Event, Sampled
 from corral.request import Sampling
 
 
@@ -24,6 +19,12 @@ class Task:
     max_tokens: int
     stop: tuple[str, ...] = ()
     top_logprobs: int | None = None
+    includes_stop: bool = False
+    shows_control: bool = False
+
+    def is_last(self, token: int) -> bool:
+        """Whether the request itself ends with this token."""
+        return token in self.sampling.stop_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,62 +81,3 @@ class Delivery:
         self.released += later.released
         self.failure = later.failure or self.failure
         self.has_recovered |= later.has_recovered
-
-
-class Running:
-    """A task on the worker: its sequence, its sampler, its text, its counts. Only the worker touches it."""
-
-    def __init__(self, task: Task, sequence: Scheduled, sampler: Sampler) -> None:
-        self.task = task
-        self.sequence = sequence
-        self.sampler = sampler
-        self.decoder = TextDecoder(task.stop)
-        self.lookup = PromptLookup(sequence.tokens)
-        self.completion_tokens = 0
-        self.drafted_tokens = 0
-        self.accepted_tokens = 0
-        self.cached_tokens = 0
-        self.aborted_tokens = 0
-        self.submitted_s = perf_counter()
-        self.first_token_s = 0.0
-        self.last_token_s = 0.0
-
-    def started(self) -> Started:
-        """The prompt is in: note when, and how much of it had been there."""
-        self.first_token_s = perf_counter()
-        self.cached_tokens = self.sequence.cached_tokens
-        return Started(self.sequence.prompt_tokens, self.cached_tokens)
-
-    @property
-    def tokens_left(self) -> int:
-        """How many more tokens may be sampled."""
-        return self.task.max_tokens - self.completion_tokens
-
-    def finished(self, reason: FinishReason) -> Finished:
-        """The last event of a task that ended as it should."""
-        return Finished(
-            reason=reason,
-            stop_sequence=self.decoder.stopped,
-            usage=Usage(
-                prompt_tokens=self.sequence.prompt_tokens,
-                cached_tokens=self.cached_tokens,
-                completion_tokens=self.completion_tokens,
-                drafted_tokens=self.drafted_tokens,
-                accepted_tokens=self.accepted_tokens,
-            ),
-            timings=Timings(
-                prefill_ms=1e3 * (self.first_token_s - self.submitted_s),
-                decode_ms=1e3 * (perf_counter() - self.first_token_s),
-            ),
-        )
-
-    def released(self, cancelled_s: float | None) -> Waste:
-        """What was in vain, if it was cancelled at `cancelled_s`."""
-        if cancelled_s is None:
-            return Waste()
-        computed = self.sequence.computed - self.sequence.cached_tokens
-        return Waste(
-            decoded_after_cancel=int(self.last_token_s > cancelled_s),
-            prefill_dropped=self.aborted_tokens,
-            prefill_kept=max(0, computed) if self.completion_tokens == 0 else 0,
-        )

@@ -1,12 +1,10 @@
-"""The engine's thread: one loop that owns the backend and runs every sequence in one batch.
+"""The engine's thread: one loop that owns the backend and runs every task in one batch.
 
     drain commands -> plan -> decode -> sample, detokenize, find ends -> deliver        (repeat)
 
-Nothing else touches the backend, so nothing here is locked but the abort of a running step. Commands come
-in on a SimpleQueue and are drained between steps; what a step produced goes out in one `deliver` call, all
-sequences together, and with it that of the next steps if they are quick. A generation ends in the very step
-that produced its last token, so nothing is computed to be thrown away. With nothing to run the thread sleeps
-in the queue.
+Nothing else touches the backend, so nothing here is locked but the abort of a running step. Commands come in
+on a SimpleQueue and are drained between steps. What a step produced goes out in one `deliver` call, all tasks
+together; outputs of quick steps are delivered together. With nothing to run the thread sleeps in the queue.
 """
 
 import logging
@@ -17,75 +15,66 @@ from time import perf_counter
 
 from corral.engine.contract import Waste
 from corral.engine.local.backend import Backend, BackendLost, SavedSequence, StepAborted
-from corral.engine.local.cache.operations import Copy, Drop, Forget, Load, MemoryOperation, Save
+from corral.engine.local.cache.cache import CacheBooks, KeepOptions
+from corral.engine.local.cache.operations import Copy, Cut, Drop, Forget, Load, Operation, Save
 from corral.engine.local.drafts.drafter import Drafter
+from corral.engine.local.drafts.lookup import PromptLookup
 from corral.engine.local.drafts.model import DraftModel
+from corral.engine.local.drafts.proposer import Proposer
+from corral.engine.local.lane import Lane
+from corral.engine.local.options import EngineOptions
 from corral.engine.local.outbox import Outbox
 from corral.engine.local.pace import Pace
+from corral.engine.local.readout import Readout
+from corral.engine.local.running import Running
 from corral.engine.local.scheduler import Scheduler, Step
-from corral.engine.local.scheduler import Sequence as Scheduled
-from corral.engine.local.task import Cancel, Command, Delivery, Running, Stop, Submit, Task
+from corral.engine.local.task import Cancel, Command, Delivery, Stop, Submit, Task
 from corral.errors import CorralError, EngineFailed
-from corral.events import Event, Failed, FinishReason, Prefill, Sampled, TokenLogprob
+from corral.events import Failed, Prefill
 
 logger = logging.getLogger("corral.engine")
 
-# Cells of the KV cache that prefixes nobody uses may hold beside a few running sequences: a decode step of 16
-# sequences takes 44 ms with none and 55 with 1,000 (SmolLM2-135M on 2 cores), since attention passes over
-# them all. Where they cannot be saved elsewhere, they are worth more, and may hold a share of the cache.
-REMAINDER_TOKENS = 512
-REMAINDER_SHARE = 4
+KEPT_SHARE = 4  # prefixes of ended tasks may hold one in so many tokens of a context
 
 
 class Worker:
-    """Runs tasks on a backend, no more at a time than it has sequences: the caller waits for releases.
+    """Runs tasks on a backend, at most `options.slots` at a time: the caller waits for releases.
 
-    `deliver` is called on the worker's thread and must neither block nor raise. Of the prefixes that leave
-    the KV cache, `saved_bytes` are kept in the host's memory. Text may wait up to `interval_s` for that of
-    the next steps.
+    `deliver` is called on the worker's thread and must neither block nor raise. What `draft_model` guesses is
+    verified; it is closed when `run` returns, but not its backend. `pace` is for who has one already.
     """
 
     def __init__(
         self,
         backend: Backend,
+        options: EngineOptions,
         *,
-        pace: Pace,
         deliver: Callable[[Delivery], None],
-        reuses_prefixes: bool = True,
-        saved_bytes: int = 0,
-        drafts: bool = True,
         draft_model: DraftModel | None = None,
-        interval_s: float = 0.0,
+        pace: Pace | None = None,
     ) -> None:
         self._backend = backend
-        self._outbox = Outbox(deliver, interval_s)
-        self._pace = pace
-        self._reuses_prefixes = reuses_prefixes
-        self._saved_tokens = saved_bytes // backend.cache.shape.token_bytes
+        self._options = options
+        self._outbox = Outbox(deliver, options.stream_interval_ms / 1e3)
+        self._pace = pace or Pace(options.step_budget_ms, backend.batch_tokens)
+        self._costs = self._pace.costs
+        self._draft_model = draft_model
+        self._drafter = Drafter(self._proposers(), self._costs, most_rows=backend.batch_rows)
+        self._open_books()
         self._saved: dict[int, SavedSequence] = {}
-        self._drafter = Drafter(looks_up=drafts, model=draft_model)
-        self._can_draft = backend.cache.shape.can_cut and (drafts or draft_model is not None)
-        self._scheduler = self._new_scheduler()
         self._commands: SimpleQueue[Command] = SimpleQueue()
         self._running: dict[int, Running] = {}
-        self._by_sequence: dict[Scheduled, Running] = {}
-        self._pieces = backend.model.vocabulary.pieces
-        self._end_tokens = backend.model.vocabulary.end_tokens
         self._step_lock = threading.Lock()
         self._step_tokens: dict[int, int] = {}  # of the running step, by key, of those not cancelled
         self._step_size = 0
         self._step_began_s: float | None = None
+        self._depth = 0.0  # of the last step
 
     @property
     def step_age_s(self) -> float | None:
         """How long the running step has lasted, None if none runs. From any thread."""
         began_s = self._step_began_s
         return None if began_s is None else perf_counter() - began_s
-
-    @property
-    def saved_sequences(self) -> int:
-        """How many prefixes are kept outside the KV cache."""
-        return len(self._saved)
 
     def submit_nowait(self, task: Task) -> None:
         """Start a task before the next step. From any thread."""
@@ -110,37 +99,38 @@ class Worker:
     def run(self) -> None:
         """Work until stopped. Raises only if the backend is beyond repair, or on a bug."""
         try:
-            while (delivery := self.turn()) is not None:
+            while (delivery := self.run_once()) is not None:
                 self._outbox.put(delivery, self._next_s())
         finally:
             self._outbox.flush()
             for running in list(self._running.values()):
                 self._release(running)
+            if self._draft_model is not None:
+                self._draft_model.close()
+            logger.debug("what was learned of costs:\n%s", self._costs.table())
 
-    def turn(self) -> Delivery | None:
+    def run_once(self) -> Delivery | None:
         """Commands, then at most one step; None on Stop. Blocks while there is nothing to do."""
         delivery = Delivery()
         if not self._drain(delivery):
             return None
-        if self._running:
-            try:
+        try:
+            if self._running:
                 self._step(delivery)
-            except BackendLost as error:
-                self._rebuild(error, delivery)
-        self._apply(self._scheduler.pending_memory())
+            self._apply(self._cache.take_operations())
+        except BackendLost as error:
+            self._rebuild(error, delivery)
         return delivery
 
     def check_idle(self) -> None:
         """Assert that nothing is left behind but reusable prefixes; for tests, while no task runs."""
         assert not self._running, f"tasks left: {sorted(self._running)}"
-        assert not self._by_sequence, "sequences left"
-        assert self._commands.empty(), "commands left in the queue"
-        cells = self._scheduler.cells
-        assert cells.pinned == 0, f"{cells.pinned} cells are pinned"
+        # A cancel may still lie in the queue, of a task that has ended; a task there would have a sink.
+        assert self._cache.in_use == 0, f"{self._cache.in_use} cells are in use"
         for sequence in range(self._backend.cache.shape.sequences):
-            length, booked = self._backend.cache.length(sequence), cells.length(sequence)
+            length, booked = self._backend.cache.length(sequence), self._cache.length(sequence)
             assert length == booked, f"sequence {sequence} holds {length} tokens, the books say {booked}"
-        assert set(self._saved) == set(self._scheduler.saved), "the books of saved sequences are wrong"
+        assert set(self._saved) == set(self._cache.saved), "the books of saved sequences are wrong"
 
     # Commands
 
@@ -170,39 +160,38 @@ class Worker:
             delivery.events.append((task.key, [_failed(error)]))
             delivery.released.append((task.key, Waste()))
             return
-        sequence = self._scheduler.add(task.prompt)
-        running = Running(task, sequence, sampler)
-        self._running[task.key] = self._by_sequence[sequence] = running
+        self._running[task.key] = Running(task, self._scheduler.add(task.key, task.prompt), sampler)
 
     def _release(
         self, running: Running, delivery: Delivery | None = None, cancelled_s: float | None = None
     ) -> None:
-        del self._running[running.task.key]
-        del self._by_sequence[running.sequence]
-        self._drafter.forget(running.sequence)
+        key, lane = running.task.key, running.lane
+        del self._running[key]
         released = running.released(cancelled_s)
-        self._scheduler.remove(running.sequence)
+        self._drafter.forget(lane)
+        self._scheduler.remove(lane)
         running.sampler.close()
         if delivery is not None:
-            delivery.released.append((running.task.key, released))
+            delivery.released.append((key, released))
 
     # One step
 
     def _step(self, delivery: Delivery) -> None:
-        decoding = self._scheduler.decoding
-        prefilling = len(self._running) - decoding
-        budget = self._pace.prefill_tokens(decoding=decoding, prefilling=prefilling)
-        holds = self._pace.holds_decoding(prefilling=prefilling, tokens=self._scheduler.prefill_left)
-        step = self._scheduler.plan(budget, {} if holds else self._propose(), holds_decoding=holds)
-        self._apply(step.memory)
+        load = self._scheduler.load()
+        prefill_first = self._pace.prefill_first(load)
+        drafts = {} if prefill_first else self._propose(load.decode_depth)
+        budget = self._pace.prefill_tokens(load) if load.prefilling else 0
+        step = self._scheduler.plan(budget, drafts, prefill_first=prefill_first)
+        self._depth = step.depth
+        self._apply(self._cache.take_operations())
         began_s = perf_counter()
         try:
             elapsed_ms = self._decode(step)
         except StepAborted:
             if step.is_prefill:
                 self._pace.observe_aborted(1e3 * (perf_counter() - began_s))
-            for sequence, chunk in step.chunks:
-                self._by_sequence[sequence].aborted_tokens = len(chunk.tokens)
+            for lane, chunk in step.chunks:
+                self._running[lane.key].aborted_tokens = len(chunk.tokens)
             return  # who left is released by the command that came before the abort; the rest is done again
         except BackendLost:
             raise
@@ -210,32 +199,34 @@ class Worker:
             self._isolate(step, error, delivery)
             return
         if step.is_prefill:
-            self._pace.observe_prefill(step.tokens, elapsed_ms)
+            self._pace.observe_prefill(step.tokens, step.depth, elapsed_ms)
         else:
-            self._pace.observe_decode(elapsed_ms)
+            self._pace.observe_decode(step.tokens, step.depth, elapsed_ms)
         self._scheduler.commit(step)
-        self._advance_all(step, delivery)
+        self._advance(step, delivery)
 
-    def _propose(self) -> dict[Scheduled, list[int]]:
+    def _propose(self, depth: float) -> dict[Lane, list[int]]:
         """Drafts, if the next step may carry any.
 
         None beside a prefill: a wider step makes every stream wait longer for its next token, and the prompt
         for its next turn.
         """
-        is_loaded = any(sequence.has_begun and not sequence.is_decoding for sequence in self._by_sequence)
-        if is_loaded or not self._can_draft or not self._scheduler.decodes_next:
+        if not self._backend.cache.shape.can_cut or not self._scheduler.decodes_next:
             return {}
-        return self._drafter.propose(
-            [running for sequence, running in self._by_sequence.items() if sequence.is_decoding]
-        )
+        wants: dict[Lane, int] = {}
+        for running in self._running.values():
+            lane = running.lane
+            if lane.is_decoding:
+                wants[lane] = running.tokens_left - 1  # beside each draft a token of its own comes out
+            elif lane.has_begun:
+                return {}
+        return self._drafter.propose(wants, depth)
 
     def _decode(self, step: Step) -> float:
         """Compute a step, abortable; its time in ms."""
         began_s = perf_counter()
         with self._step_lock:
-            self._step_tokens = {
-                self._by_sequence[sequence].task.key: len(chunk.tokens) for sequence, chunk in step.chunks
-            }
+            self._step_tokens = {lane.key: len(chunk.tokens) for lane, chunk in step.chunks}
             self._step_size = step.tokens
         self._step_began_s = began_s
         try:
@@ -247,11 +238,32 @@ class Worker:
                 self._backend.rearm()
         return 1e3 * (perf_counter() - began_s)
 
+    def _advance(self, step: Step, delivery: Delivery) -> None:
+        """Tell what a computed step says of each of its lanes."""
+        row = 0
+        for lane, chunk in step.chunks:
+            running = self._running[lane.key]
+            if chunk.rows == 0:
+                progress = Prefill(min(lane.computed, lane.prompt_tokens), lane.prompt_tokens)
+                delivery.events.append((lane.key, [progress]))
+                continue
+            try:
+                draft = chunk.tokens[1:] if chunk.rows > 1 else ()
+                events, is_over = self._readout.advance(running, row, draft)
+            except BackendLost:
+                raise
+            except Exception as error:
+                events, is_over = [_failed(error)], True
+            row += chunk.rows
+            if events:
+                delivery.events.append((lane.key, events))
+            if is_over:
+                self._release(running, delivery)
+
     def _isolate(self, step: Step, error: EngineFailed, delivery: Delivery) -> None:
         """A batch failed: run its chunks one by one, so that only who is at fault fails."""
-        for sequence, chunk in step.chunks:
-            running = self._by_sequence[sequence]
-            single = Step((), ((sequence, chunk),), step.is_prefill)
+        for lane, chunk in step.chunks:
+            single = Step(((lane, chunk),), step.is_prefill)
             try:
                 if len(step.chunks) == 1:
                     raise error
@@ -259,24 +271,32 @@ class Worker:
             except BackendLost:
                 raise
             except EngineFailed as own_error:
-                delivery.events.append((running.task.key, [_failed(own_error)]))
-                self._release(running, delivery)
+                delivery.events.append((lane.key, [_failed(own_error)]))
+                self._release(self._running[lane.key], delivery)
             else:
                 self._scheduler.commit(single)
-                self._advance_all(single, delivery)
+                self._advance(single, delivery)
 
-    def _apply(self, operations: Sequence[MemoryOperation]) -> None:
+    def _apply(self, operations: Sequence[Operation]) -> None:
+        """Do to the cache what was booked. Raises BackendLost."""
+        cache = self._backend.cache
         for operation in operations:
             match operation:
                 case Forget(sequence):
-                    self._backend.cache.remove(sequence, 0)
+                    cache.remove(sequence, 0)
+                case Cut(sequence, length):
+                    cache.remove(sequence, length)
                 case Copy(source, target, length):
-                    self._backend.cache.copy(source, target, length)
+                    cache.copy(source, target, length)
                 case Save(sequence, state):
-                    self._saved[state] = self._backend.cache.save(sequence)
+                    began_s = perf_counter()
+                    self._saved[state] = cache.save(sequence)
+                    self._costs.observe_copy(cache.length(sequence), 1e3 * (perf_counter() - began_s))
                 case Load(state, target, length):
-                    self._backend.cache.load(self._saved[state], target)
-                    self._backend.cache.remove(target, length)
+                    began_s = perf_counter()
+                    cache.load(self._saved[state], target)
+                    self._costs.observe_copy(cache.length(target), 1e3 * (perf_counter() - began_s))
+                    cache.remove(target, length)
                 case Drop(state):
                     del self._saved[state]
 
@@ -288,102 +308,36 @@ class Worker:
             self._release(running, delivery)
         self._outbox.put(Delivery(delivery.events, delivery.released, failure=error), None)
         delivery.events, delivery.released = [], []
-        self._scheduler = self._new_scheduler()
         self._saved.clear()
         self._backend.reset()
+        self._open_books()
         delivery.has_recovered = True
         logger.warning("llama.cpp was rebuilt")
 
-    def _new_scheduler(self) -> Scheduler:
-        shape = self._backend.cache.shape
-        share = min(shape.ctx_tokens, shape.sequence_ctx_tokens) // REMAINDER_SHARE
-        return Scheduler(
-            sequences=shape.sequences,
-            ctx_tokens=shape.ctx_tokens,
-            batch_tokens=self._backend.batch_tokens,
-            can_cut=shape.can_cut,
-            reuses_prefixes=self._reuses_prefixes,
-            shares_cells=shape.shares_cells,
-            remainder_tokens=min(share, REMAINDER_TOKENS) if self._saved_tokens else share,
-            saved_tokens=self._saved_tokens,
+    def _open_books(self) -> None:
+        """Begin with an empty cache."""
+        shape, options = self._backend.cache.shape, self._options
+        keep = KeepOptions(
+            reuses_prefixes=options.prefix_reuse,
+            kept_tokens=min(shape.ctx_tokens, shape.sequence_ctx_tokens) // KEPT_SHARE,
+            saved_tokens=options.host_cache_bytes // shape.token_bytes,
         )
+        self._cache = CacheBooks(shape, keep, self._costs)
+        self._scheduler = Scheduler(self._cache, self._backend.batch_tokens, self._backend.batch_rows)
+        self._readout = Readout(self._backend, self._cache, self._drafter)
+
+    def _proposers(self) -> list[Proposer]:
+        """Who guesses: by looking up what was said before, which costs nothing, else by a draft model."""
+        proposers: list[Proposer] = [PromptLookup()] if self._options.prompt_lookup else []
+        return proposers if self._draft_model is None else [*proposers, self._draft_model]
 
     def _next_s(self) -> float | None:
-        """How long until the next turn's text, if nothing comes between."""
+        """How long until the next step's text, if nothing comes between."""
         if not self._running or not self._commands.empty():
             return None
-        is_decoding = all(sequence.is_decoding for sequence in self._by_sequence)
-        return 1e-3 * self._pace.decode_ms if is_decoding else None
-
-    # What a step's logits say
-
-    def _advance_all(self, step: Step, delivery: Delivery) -> None:
-        row = 0
-        for sequence, chunk in step.chunks:
-            running = self._by_sequence[sequence]
-            if chunk.rows == 0:
-                progress = Prefill(min(sequence.computed, sequence.prompt_tokens), sequence.prompt_tokens)
-                delivery.events.append((running.task.key, [progress]))
-                continue
-            try:
-                events, is_over = self._advance(running, row, chunk.tokens[1:] if chunk.rows > 1 else ())
-            except Exception as error:
-                events, is_over = [_failed(error)], True
-            row += chunk.rows
-            if events:
-                delivery.events.append((running.task.key, events))
-            if is_over:
-                self._release(running, delivery)
-
-    def _advance(self, running: Running, row: int, draft: Sequence[int]) -> tuple[list[Event], bool]:
-        """Sample a token of a sequence, and more while the draft is right; whether they are its last."""
-        sequence = running.sequence
-        base = sequence.computed - len(draft)  # in the cache without the draft
-        told: list[Event] = [] if running.completion_tokens else [running.started()]
-        said: list[Event] = []
-        before = running.completion_tokens
-        reason: FinishReason | None = None
-        accepted = 0
-        for drafted in (*draft, None):
-            token = running.sampler.sample(row + accepted)
-            reason = self._take(running, token, row + accepted, said)
-            if reason is not None or token != drafted:
-                break
-            accepted += 1
-        if draft:
-            self._drafter.observe(running, len(draft), accepted)
-            if accepted < len(draft):
-                self._scheduler.cut(sequence, base + accepted)
-                assert sequence.id is not None
-                self._backend.cache.remove(sequence.id, base + accepted)
-        pieces = tuple(self._pieces[token] for token in draft)
-        told.append(Sampled(running.completion_tokens - before, pieces, accepted))
-        events = told + said
-        if reason is None:
-            return events, False
-        events += running.decoder.finish()
-        if running.decoder.stopped is not None:  # what was held back ended in a stop string after all
-            reason = "stop_sequence"
-        events.append(running.finished(reason))
-        return events, True
-
-    def _take(self, running: Running, token: int, row: int, events: list[Event]) -> FinishReason | None:
-        """Count one sampled token and say its text; why it is the last, if it is."""
-        task, decoder = running.task, running.decoder
-        running.completion_tokens += 1
-        running.last_token_s = perf_counter()
-        if token in self._end_tokens:
-            return "stop"
-        logprob: TokenLogprob | None = None
-        if task.top_logprobs is not None:
-            logprob = self._backend.logprobs(row, token, task.top_logprobs)
-        events += decoder.feed(self._pieces[token], logprob)
-        if decoder.stopped is not None:
-            return "stop_sequence"
-        if running.completion_tokens >= task.max_tokens:
-            return "length"
-        running.sequence.tokens.append(token)
-        return None
+        if not all(running.lane.is_decoding for running in self._running.values()):
+            return None
+        return 1e-3 * self._costs.step_ms(len(self._running), self._depth)
 
 
 def _failed(error: Exception) -> Failed:

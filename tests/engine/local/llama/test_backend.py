@@ -19,6 +19,7 @@ from corral.engine.local.llama.backend import LlamaBackend
 from corral.engine.local.llama.batch import Batch
 from corral.engine.local.llama.options import KV_TYPES, LlamaOptions
 from corral.engine.local.llama.sampler import ChainSampler, TopKSampler
+from corral.engine.local.options import EngineOptions
 from corral.engine.local.pace import Pace
 from corral.engine.local.prompts.writer import PromptWriter
 from corral.engine.local.task import Task
@@ -31,6 +32,7 @@ from corral.settings import KvType
 pytestmark = pytest.mark.model
 
 GREEDY = Sampling(temperature=0)
+OPTIONS = EngineOptions(slots=8)
 QUESTIONS = ["What is the capital of France?", "Name a colour.", "Count to five.", "What is rain?"]
 
 
@@ -45,7 +47,7 @@ def ask(llama: LlamaBackend) -> Callable[..., list[Completion]]:
 
     def ask(questions: list[str], samplings: list[Sampling], **options: object) -> list[Completion]:
         forget(llama)
-        worker = Worker(llama, pace=Pace(30, 128), deliver=lambda _: None)
+        worker = Worker(llama, OPTIONS, deliver=lambda _: None, pace=Pace(30, 128))
         tasks = [
             Task(key, prompt(llama, Message("user", question)), sampling, **{"max_tokens": 24, **options})  # type: ignore[arg-type]
             for key, (question, sampling) in enumerate(zip(questions, samplings, strict=True))
@@ -132,12 +134,12 @@ def test_logprobs_are_those_of_the_distribution(llama: LlamaBackend) -> None:
 
 
 def test_a_cancelled_sequence_leaves_no_cell_behind(llama: LlamaBackend) -> None:
-    worker = Worker(llama, pace=Pace(30, 64), deliver=lambda _: None)
+    worker = Worker(llama, OPTIONS, deliver=lambda _: None, pace=Pace(30, 64))
     worker.submit_nowait(Task(1, list(range(100, 300)), GREEDY, 50))
-    worker.turn()
+    worker.run_once()
     assert llama.cache.length(0) == 64, "what a batch takes"
     worker.cancel_nowait(1)
-    worker.turn()
+    worker.run_once()
     worker.check_idle()
 
 
@@ -226,11 +228,11 @@ def test_a_batch_is_laid_out_by_ids_and_its_rows_are_found_by_chunks() -> None:
         batch.fill([Chunk(7, 0, [1, 2], 2), Chunk(8, 5, [3], 1), Chunk(9, 0, [4, 5, 6], 1)], [4, 2, 3]) == 4
     )
     assert batch.struct.n_tokens == 6
-    assert [batch.struct.token[at] for at in range(6)] == [3, 4, 5, 6, 1, 2]
-    assert [batch.struct.seq_id[at][0] for at in range(6)] == [2, 3, 3, 3, 4, 4], (
+    assert [int(batch.struct.token[at]) for at in range(6)] == [3, 4, 5, 6, 1, 2]
+    assert [int(batch.struct.seq_id[at][0]) for at in range(6)] == [2, 3, 3, 3, 4, 4], (
         "llama.cpp wants them ascending"
     )
-    assert [batch.struct.pos[at] for at in range(6)] == [5, 0, 1, 2, 0, 1]
+    assert [int(batch.struct.pos[at]) for at in range(6)] == [5, 0, 1, 2, 0, 1]
     assert [batch.index_of_row(row) for row in range(4)] == [4, 5, 0, 3]
     assert [batch.output_of_row(row) for row in range(4)] == [2, 3, 0, 1]
 
@@ -386,7 +388,7 @@ def test_every_type_of_kv_cache_can_be_asked_for_by_a_setting() -> None:
 def test_a_second_turn_prefills_only_what_is_new(
     ask: Callable[..., list[Completion]], llama: LlamaBackend
 ) -> None:
-    worker = Worker(llama, pace=Pace(30, 128), deliver=lambda _: None)
+    worker = Worker(llama, OPTIONS, deliver=lambda _: None, pace=Pace(30, 128))
     messages = [Message("user", "Say hello.")]
     for turn in range(2):
         [completion] = run_tasks(worker, [Task(turn, prompt(llama, *messages), GREEDY, 16)])

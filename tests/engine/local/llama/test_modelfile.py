@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from corral.engine.local.llama import log
-from corral.engine.local.llama.modelfile import ModelFileError, describe, public_name, resolve
+from corral.engine.local.llama.fault import ModelFileError
+from corral.engine.local.llama.modelfile import describe, public_name, resolve
 
 pytestmark = pytest.mark.model
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from corral.engine.local.llama import requantized
 from corral.engine.local.llama.modelfile import describe, resolve
 
 pytestmark = [
@@ -109,7 +108,7 @@ def test_without_a_home_directory_the_shipped_file_is_used(
     def nobody(*arguments: object, **options: object) -> Path:
         raise RuntimeError("Could not determine home directory.")  # as pathlib says it, for platformdirs
 
-    monkeypatch.setattr(requantized.platformdirs, "user_cache_path", nobody)
+    monkeypatch.setattr("platformdirs.user_cache_path", nobody)
     assert describe(resolve(None).path).quantization == "Q4_1"
     (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert "no home directory; set HOME or XDG_CACHE_HOME" in record.getMessage()

@@ -3,12 +3,14 @@
 import importlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tests.engine.local.drive import FixedPace, run_tasks
+from tests.engine.local.drive import FixedCosts, FixedPace, run_tasks
 
 from corral.engine.local.llama.backend import LlamaBackend
 from corral.engine.local.llama.options import LlamaOptions
+from corral.engine.local.options import EngineOptions
 from corral.engine.local.task import Task
 from corral.engine.local.worker import Worker
 from corral.events import Completion
@@ -43,6 +45,11 @@ def river(gemma: LlamaBackend) -> list[int]:
     return [2, *gemma.model.vocabulary.tokenize(text, parse_control=False)][: 6 * CHUNK_TOKENS]
 
 
+def worker_on(gemma: LlamaBackend, costs: FixedCosts | None = None, **options: Any) -> Worker:
+    pace = FixedPace(CHUNK_TOKENS, costs)
+    return Worker(gemma, EngineOptions(slots=2, **options), deliver=lambda _: None, pace=pace)
+
+
 def run(worker: Worker, key: int, prompt: list[int], max_tokens: int = 12) -> Completion:
     return run_tasks(worker, [Task(key, prompt, GREEDY, max_tokens)])[0]
 
@@ -53,11 +60,11 @@ def test_reuse_is_right_where_it_is_possible_and_left_where_it_is_not(gemma: Lla
     assert len(prompt) > 600, "longer than the window of 512"
     vocabulary = gemma.model.vocabulary
     branch = [*prompt[: len(prompt) // 2], *vocabulary.tokenize(" sang of winter", parse_control=False)]
-    fresh = Worker(gemma, pace=FixedPace(CHUNK_TOKENS), deliver=lambda _: None, reuses_prefixes=False)
+    fresh = worker_on(gemma, prefix_reuse=False)
     longer = [*prompt, *vocabulary.tokenize(" sang of summer", parse_control=False)]
     expected = [run(fresh, key, tokens) for key, tokens in enumerate((prompt, branch, longer))]
 
-    worker = Worker(gemma, pace=FixedPace(CHUNK_TOKENS), deliver=lambda _: None)
+    worker = worker_on(gemma)
     run(worker, 1, prompt, max_tokens=1)  # leaves the prompt and nothing more
     cut = run(worker, 2, branch)
     assert cut.finished.usage.cached_tokens == 0, "half of a window is no prefix"
@@ -69,16 +76,18 @@ def test_reuse_is_right_where_it_is_possible_and_left_where_it_is_not(gemma: Lla
 
 def test_a_saved_prefix_is_loaded_whole(gemma: LlamaBackend) -> None:
     prompt = river(gemma)
-    other = [2, *gemma.model.vocabulary.tokenize("Winter. " * 700, parse_control=False)]
+    other = [2, *gemma.model.vocabulary.tokenize("Winter. " * 1000, parse_control=False)]
     longer = [*prompt, *gemma.model.vocabulary.tokenize(" sang of summer", parse_control=False)]
-    fresh = Worker(gemma, pace=FixedPace(CHUNK_TOKENS), deliver=lambda _: None, reuses_prefixes=False)
+    fresh = worker_on(gemma, prefix_reuse=False)
     expected = run(fresh, 1, longer)
 
-    worker = Worker(gemma, pace=FixedPace(CHUNK_TOKENS), deliver=lambda _: None, saved_bytes=2**30)
+    costs = FixedCosts()
+    worker = worker_on(gemma, costs, host_cache_bytes=2**30)
     run(worker, 1, prompt, max_tokens=1)
-    run(worker, 2, other, max_tokens=4)  # more than 512 cells beside it: the first one leaves
+    run(worker, 2, other, max_tokens=4)  # longer than what may be kept beside it: the first one leaves
     run(worker, 3, other, max_tokens=4)
-    assert worker.saved_sequences == 1
+    assert costs.copied_tokens == [len(prompt)]
     extended = run(worker, 4, longer)
+    assert costs.copied_tokens[1] == len(prompt)
     assert extended.finished.usage.cached_tokens == len(prompt)
     assert extended.text == expected.text

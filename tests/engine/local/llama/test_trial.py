@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.fuzz.gguf import UINT32, number, small_model, text
+from tests.fuzz.gguf import INT32, UINT16, UINT32, number, small_model, text
 
 from corral.engine.local.llama import trial
 from corral.engine.local.llama.fault import ModelFileError
@@ -53,6 +53,37 @@ def test_a_model_too_large_to_be_read_twice_is_tried_without_its_weights(
     os.truncate(path, trial.FULL_BYTES + 1)
     with pytest.raises(ModelFileError, match="SIGABRT"):
         trial.run(path)
+
+
+def test_a_split_model_is_tried_with_all_its_files(tmp_path: Path) -> None:
+    whole = small_model()
+    halves = whole.tensors[:10], whole.tensors[10:]
+    paths = [tmp_path / f"m-{number:05}-of-00002.gguf" for number in (1, 2)]
+    for index, (path, tensors) in enumerate(zip(paths, halves, strict=True)):
+        shard = small_model()
+        shard.tensors = tensors
+        shard.metadata += [
+            number("split.no", UINT16, index),
+            number("split.count", UINT16, 2),
+            number("split.tensors.count", INT32, len(whole.tensors)),
+        ]
+        path.write_bytes(shard.written())
+    assert trial.run(paths[0]).template_fault is None
+    paths[1].unlink()
+    with pytest.raises(ModelFileError, match=r"cannot load .*00002-of-00002\.gguf"):
+        trial.run(paths[0])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such limits")
+def test_limits_that_are_lower_already_are_kept(path: Path) -> None:
+    code = (
+        "import resource, sys\nfrom pathlib import Path\nfrom corral.engine.local.llama import trial\n"
+        "resource.setrlimit(resource.RLIMIT_CPU, (10, 10))\n"
+        "resource.setrlimit(resource.RLIMIT_DATA, (2**31, 2**31))\n"
+        "print(trial.run(Path(sys.argv[1])))"
+    )
+    finished = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=False)
+    assert finished.stdout == "Verdict(template_fault=None)\n", finished.stderr
 
 
 def test_what_was_being_done_is_told_of_endless_work(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the scheduler wants done to the cache before a step, in order; the worker does it."""
+"""What is to be done to the KV cache before a step, in order: cache.py books it, and the worker does it."""
 
 from dataclasses import dataclass
 
@@ -8,6 +8,14 @@ class Forget:
     """Empty a sequence of the cache."""
 
     sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Drop what a sequence holds from position `length` on."""
+
+    sequence: int
+    length: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,4 +51,4 @@ class Drop:
     state: int
 
 
-MemoryOperation = Forget | Copy | Save | Load | Drop
+Operation = Forget | Cut | Copy | Save | Load | Drop

@@ -1,15 +1,12 @@
-"""What finished, stopped and cancelled sequences leave behind, for later prompts to begin with.
+"""Token sequences that are kept under a number, in the order of their last use: pure.
 
-Pure: entries are tokens under a number, a sequence of the KV cache or a saved state; the scheduler decides
-what to copy, what to move and what to forget.
+The number is a sequence of the KV cache or a saved state; cache.py decides what to copy, what to move and
+what to forget.
 """
 
 from collections.abc import Iterator
 
-import numpy as np
-from numpy.typing import NDArray
-
-Tokens = NDArray[np.int32]
+from corral.engine.local.lane import Tokens
 
 
 def common_prefix(a: Tokens, b: Tokens) -> int:
@@ -19,11 +16,12 @@ def common_prefix(a: Tokens, b: Tokens) -> int:
     return int(differs.argmax()) if differs.any() else length
 
 
-class PrefixCache:
-    """Entries in the order of their last use, the least recent first."""
+class PrefixIndex:
+    """Entries in the order of their last use, the least recent first. A pinned one is never the `oldest`."""
 
     def __init__(self) -> None:
         self._entries: dict[int, Tokens] = {}
+        self._pinned: set[int] = set()
         self.total = 0
         """Tokens of all entries together."""
 
@@ -33,11 +31,11 @@ class PrefixCache:
     def __iter__(self) -> Iterator[int]:
         return iter(self._entries)
 
-    def tokens(self, entry: int) -> Tokens:
-        return self._entries[entry]
+    def __contains__(self, entry: int) -> bool:
+        return entry in self._entries
 
-    def length(self, entry: int) -> int:
-        return len(self._entries[entry])
+    def __getitem__(self, entry: int) -> Tokens:
+        return self._entries[entry]
 
     def add(self, entry: int, tokens: Tokens) -> None:
         """Remember a new entry as the most recently used."""
@@ -49,12 +47,34 @@ class PrefixCache:
         self._entries[entry] = self._entries.pop(entry)
 
     def drop(self, entry: int) -> None:
-        """The entry is forgotten."""
+        """The entry is forgotten, pinned or not."""
         self.total -= len(self._entries.pop(entry))
+        self._pinned.discard(entry)
+
+    @property
+    def pinned_total(self) -> int:
+        """Tokens of the entries that may not go."""
+        return sum(len(self._entries[entry]) for entry in self._pinned)
+
+    def pin(self, entry: int) -> None:
+        """Somebody is about to use the entry: it stays until it is unpinned."""
+        self._pinned.add(entry)
+
+    def unpin(self, entry: int) -> None:
+        """The entry may go again; harmless if it has gone."""
+        self._pinned.discard(entry)
+
+    def oldest(self) -> int | None:
+        """The least recently used entry that may go; None if there is none."""
+        return next((entry for entry in self._entries if entry not in self._pinned), None)
 
     def prefixes_of(self, tokens: Tokens) -> list[int]:
-        """The entries that `tokens` begins with."""
-        return [entry for entry, own in self._entries.items() if common_prefix(own, tokens) == len(own)]
+        """The entries that `tokens` begins with, and that may go."""
+        return [
+            entry
+            for entry, own in self._entries.items()
+            if entry not in self._pinned and common_prefix(own, tokens) == len(own)
+        ]
 
     def covers(self, tokens: Tokens) -> bool:
         """Whether an entry begins with all of `tokens`."""
@@ -64,7 +84,7 @@ class PrefixCache:
     def longest(self, tokens: Tokens, *, whole_only: bool) -> tuple[int, int] | None:
         """The entry that shares the longest prefix, and its length; None if none shares any.
 
-        With `whole_only` an entry counts only if all of it is a prefix: the memory cannot be cut.
+        With `whole_only` an entry counts only if all of it is a prefix: where the memory cannot be cut.
         """
         best: tuple[int, int] | None = None
         for entry, own in self._entries.items():

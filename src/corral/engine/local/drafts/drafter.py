@@ -1,56 +1,48 @@
-"""Drafts for the sequences of a step: by looking up what each said before, else by a draft model."""
+"""Drafts for the lanes of a step, by whoever guesses them: the cheapest first."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from corral.engine.local.drafts.lookup import draft_budget
-from corral.engine.local.drafts.model import DraftModel
-from corral.engine.local.scheduler import Sequence as Scheduled
-from corral.engine.local.task import Running
+from corral.engine.local.costs import Costs
+from corral.engine.local.drafts.proposer import Proposer
+from corral.engine.local.drafts.room import DraftRoom
+from corral.engine.local.lane import Lane
 
 
 class Drafter:
-    """Not thread-safe: the worker owns it, and `model` with it."""
+    """Asks `proposers` in their order, for steps of at most `most_rows`. Not thread-safe."""
 
-    def __init__(self, *, looks_up: bool, model: DraftModel | None) -> None:
-        self._looks_up = looks_up
-        self._model = model
-        self._by_model: set[Scheduled] = set()
+    def __init__(self, proposers: Sequence[Proposer], costs: Costs, *, most_rows: int) -> None:
+        self._proposers = tuple(proposers)
+        self._costs = costs
+        self._most_rows = most_rows
+        self._authors: dict[Lane, Proposer] = {}
+        """Whose the drafts of the last step are."""
 
-    def propose(self, decoding: Sequence[Running]) -> dict[Scheduled, list[int]]:
-        """Drafts for those that decode, together as many tokens as a step of their number may carry.
+    def propose(self, wants: Mapping[Lane, int], depth: float) -> dict[Lane, list[int]]:
+        """Drafts for lanes that decode, of at most so many tokens each; together as many as pay.
 
-        What a sequence said before is looked at first, since that costs nothing; then a draft model is asked.
+        All lanes of the step are in `wants`, and look at `depth` cells.
         """
-        self._by_model = set()
-        drafts: dict[Scheduled, list[int]] = {}
-        wants: dict[Scheduled, int] = {}
-        budget = draft_budget(len(decoding))
-        for running in decoding:
-            limit = min(budget, running.tokens_left - 1)  # beside each draft a token of its own comes out
-            if limit <= 0:
-                continue
-            if self._looks_up and (draft := running.lookup.propose(limit)):
-                drafts[running.sequence] = draft
-                budget -= len(draft)
-            else:
-                wants[running.sequence] = limit
-        if self._model is not None and wants and budget >= len(wants):
-            share = budget // len(wants)
-            by_model = self._model.propose({own: min(limit, share) for own, limit in wants.items()})
-            self._by_model = set(by_model)
-            drafts |= by_model
+        self._authors = {}
+        drafts: dict[Lane, list[int]] = {}
+        if not (self._proposers and wants):
+            return drafts
+        room = DraftRoom(self._costs, lanes=len(wants), depth=depth, most_rows=self._most_rows)
+        left = {lane: limit for lane, limit in wants.items() if limit > 0}
+        for proposer in self._proposers:
+            found = proposer.propose(left, room)
+            for lane in found:
+                self._authors[lane] = proposer
+                del left[lane]
+            drafts |= found
         return drafts
 
-    def observe(self, running: Running, drafted: int, accepted: int) -> None:
-        """Count how many tokens of a draft were right, and learn from it."""
-        running.drafted_tokens += drafted
-        running.accepted_tokens += accepted
-        if self._model is not None and running.sequence in self._by_model:
-            self._model.observe(running.sequence, drafted, accepted)
-        else:
-            running.lookup.observe(drafted, accepted)
+    def observe(self, lane: Lane, drafted: int, accepted: int) -> None:
+        """The draft of the last step was verified: its first `accepted` tokens were right."""
+        self._authors[lane].observe(lane, drafted, accepted)
 
-    def forget(self, sequence: Scheduled) -> None:
-        """The sequence runs no more."""
-        if self._model is not None:
-            self._model.forget(sequence)
+    def forget(self, lane: Lane) -> None:
+        """The lane runs no more."""
+        self._authors.pop(lane, None)
+        for proposer in self._proposers:
+            proposer.forget(lane)

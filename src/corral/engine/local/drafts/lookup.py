@@ -1,72 +1,77 @@
-"""Guesses of what comes next, to be verified in the step that would have produced one token.
+"""Guesses of what comes next by what a lane said before: prompt lookup (Saxena 2023).
 
-Prompt lookup (Saxena 2023): where the last few tokens occurred before, what followed then may follow now.
-It costs nothing to guess, but a wrong guess costs a wider step (STEP_COSTS). So a draft is as long as gives
-the most tokens for its cost, if each is right with the chance that is learned from the sequence's own drafts.
-Where they fail it falls until only a long match is followed any more. What is guessed is only ever compared
-with what the sampler picks, so it never changes what is said.
+Where the last few tokens occurred before, what followed then may follow now. Of several such places the one
+with the longest match is taken. To guess so costs nothing, but a wrong guess makes a wider step for nothing:
+drafts/room.py says how long a draft may be, by the chance that is learned from the lane's own drafts. Where
+they fail it falls until only a long match is followed any more.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from corral.engine.local.drafts.proposer import BEST, Chance
+from corral.engine.local.drafts.room import DraftRoom, Offer
+from corral.engine.local.lane import Lane
 
 KEY_TOKENS = 3  # tokens that must match before a place is looked at
 PLACES = 8  # the last places of a key that are compared
 LONG_MATCH_TOKENS = 8  # such a match is right more often,
 LONG_MATCH_FAILURE = 0.6  # by so much less often wrong
 MOST_MATCH_TOKENS = 32
-LONGEST_DRAFT_TOKENS = 15
-STEP_COSTS = {1: 1.0, 2: 1.5, 3: 2.0, 4: 2.4, 8: 3.7, 12: 5.1, 16: 5.9}
-"""A step of so many rows by one of a single row, measured with SmolLM2-135M on 2 cores. Kernels take four
-rows at a time: with 6 or 7 a step takes as long as with 8."""
-FIRST_CHANCE, LEAST_CHANCE, BEST_CHANCE = 0.85, 0.2, 0.97
-RIGHT_WEIGHT, WRONG_WEIGHT = 0.15, 0.1  # of one token, in the moving average of the chance
+FEW_LANES = 4  # it takes less to look than to ask whether it could pay
 
 
-class PromptLookup:
-    """Drafts for one sequence. `tokens` is the caller's list, which only grows between calls."""
+@dataclass(frozen=True, slots=True)
+class Match:
+    """What followed at `place` may follow now; the first token of it with `chance`, as each after it."""
+
+    place: int
+    chance: float
+
+
+class Lookup:
+    """Looks in one text. `tokens` is the caller's list, which only grows between calls."""
 
     def __init__(self, tokens: Sequence[int]) -> None:
+        self.chance = Chance()
         self._tokens = tokens
         self._ends: dict[tuple[int, ...], deque[int]] = {}
         """Where each run of KEY_TOKENS tokens ended, but for the newest."""
         self._indexed = KEY_TOKENS
-        self._chance = FIRST_CHANCE
-        """That a drafted token is right if all before it are."""
 
-    def propose(self, limit: int) -> list[int]:
-        """At most `limit` tokens that may come next; often none."""
+    def match(self) -> Match | None:
+        """The best place to go on from; often none."""
         self._index()
         tokens = self._tokens
-        places = self._ends.get(tuple(tokens[-KEY_TOKENS:]), ())
-        best, place = max(((self._match(place), place) for place in places), default=(0, 0))
-        if not best:
-            return []
-        chance = self._chance
-        if best >= LONG_MATCH_TOKENS:
+        places = self._ends.get(tuple(tokens[-KEY_TOKENS:]))
+        if places is None:
+            return None
+        length, place = max((self._match_tokens(place), place) for place in places)
+        chance = self.chance.value
+        if length >= LONG_MATCH_TOKENS:
             chance = 1 - LONG_MATCH_FAILURE * (1 - chance)
-        length = _best_length(min(chance, BEST_CHANCE), limit)
-        draft = list(tokens[place : place + length])
-        while len(draft) < length:  # a text that repeats itself goes on as the draft began
+        return Match(place, min(chance, BEST))
+
+    def draft(self, place: int, length: int) -> list[int]:
+        """What followed at a place; a text that repeats itself goes on as the draft began."""
+        draft = list(self._tokens[place : place + length])
+        while len(draft) < length:
             draft += draft[: length - len(draft)]
         return draft
-
-    def observe(self, drafted: int, accepted: int) -> None:
-        """Learn from how many of a draft's tokens were right."""
-        for _ in range(accepted):
-            self._chance += RIGHT_WEIGHT * (1 - self._chance)
-        if accepted < drafted:
-            self._chance = max(LEAST_CHANCE, (1 - WRONG_WEIGHT) * self._chance)
 
     def _index(self) -> None:
         tokens, size = self._tokens, len(self._tokens)
         for end in range(self._indexed, size):
             key = tuple(tokens[end - KEY_TOKENS : end])
-            self._ends.setdefault(key, deque(maxlen=PLACES)).append(end)
+            places = self._ends.get(key)
+            if places is None:
+                places = self._ends[key] = deque(maxlen=PLACES)
+            places.append(end)
         self._indexed = max(self._indexed, size)
 
-    def _match(self, place: int) -> int:
-        """How many tokens before `place` are the sequence's last ones."""
+    def _match_tokens(self, place: int) -> int:
+        """How many tokens before `place` are the text's last ones."""
         tokens, size = self._tokens, len(self._tokens)
         length = KEY_TOKENS
         while (
@@ -76,18 +81,32 @@ class PromptLookup:
         return length
 
 
-def _best_length(chance: float, longest: int) -> int:
-    """Tokens to draft, at most `longest`, if each is right with `chance` where all before it are; 0 to 15."""
+class PromptLookup:
+    """A Proposer: a Lookup for each lane."""
 
-    def tokens_per_cost(rows: int) -> float:
-        return (1 - chance**rows) / (1 - chance) / STEP_COSTS[rows]
+    def __init__(self) -> None:
+        self._lookups: dict[Lane, Lookup] = {}
 
-    return max((rows for rows in STEP_COSTS if rows <= longest + 1), key=tokens_per_cost) - 1
+    def propose(self, wants: Mapping[Lane, int], room: DraftRoom) -> dict[Lane, list[int]]:
+        if len(wants) > FEW_LANES and not room.fits(BEST, len(wants)):
+            return {}  # not even if all found something, and were sure of it
+        offers: list[Offer] = []
+        places: dict[Lane, int] = {}
+        for lane, limit in wants.items():
+            lookup = self._lookups.get(lane)
+            if lookup is None:
+                lookup = self._lookups[lane] = Lookup(lane.tokens)
+            match = lookup.match()
+            if match is not None:
+                offers.append(Offer(lane, match.chance, limit))
+                places[lane] = match.place
+        if not offers:
+            return {}
+        lengths = room.share(offers)
+        return {lane: self._lookups[lane].draft(places[lane], length) for lane, length in lengths.items()}
 
+    def observe(self, lane: Lane, drafted: int, accepted: int) -> None:
+        self._lookups[lane].chance.observe(drafted, accepted)
 
-def draft_budget(decoding: int) -> int:
-    """Tokens that all drafts of a step may have together, beside `decoding` sequences.
-
-    The cost of a step grows with every token, and all sequences pay it; from eight on there is no draft.
-    """
-    return max(0, LONGEST_DRAFT_TOKENS + 2 - 2 * decoding) if decoding < 8 else 0
+    def forget(self, lane: Lane) -> None:
+        self._lookups.pop(lane, None)

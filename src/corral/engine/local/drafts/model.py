@@ -1,138 +1,180 @@
-"""Drafts by a smaller model with the same vocabulary, for all sequences at once.
+"""Guesses by a smaller model with the same vocabulary, for all lanes at once.
 
-The small model has a cache of its own. Before it drafts for a sequence, that cache is brought to what the
-sequence says: what was drafted and refused is cut off, what was said since is added, and a prompt it has
-not seen yet is taken in chunks, one per step, so that no step of the large model waits long. Then it picks
-greedily, one batched step of the small model per token. Its guesses are only ever compared with what the
-large model's sampler picks, so they never change what is said.
+The small model has a cache of its own. Before it drafts for a lane, that cache is brought to what the lane
+says: what was refused is cut off, what was said since is added, and a prompt that it has not seen yet is
+taken in chunks, so that no step of the large model waits long for it. Then it picks greedily, one batched
+step of the small model per token. Its costs are learned like the large model's, and a draft is as long as
+pays for both (drafts/room.py).
 """
 
-from collections.abc import Sequence as TokenSequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from time import perf_counter
 
-from corral.engine.local.backend import Backend, Chunk, Sampler
-from corral.engine.local.scheduler import Sequence
+from corral.engine.local.backend import Backend, BackendLost, Chunk, Sampler
+from corral.engine.local.costs import SEED, Costs
+from corral.engine.local.drafts.proposer import BEST, Chance
+from corral.engine.local.drafts.room import DraftRoom, Offer
+from corral.engine.local.lane import Lane
 from corral.errors import EngineFailed, StartupError
 from corral.request import Sampling
 
-CATCH_UP_TOKENS = 64  # of a prompt, per step
-LONGEST_DRAFT_TOKENS = 8
-REST_STEPS = 32  # without a draft, for a sequence whose drafts do not pay
-PAYS = 0.4  # accepted of drafted tokens; below it a draft costs more than it saves
-SMOOTHING = 0.2
+REST_STEPS = 32  # without a draft, for a lane whose drafts do not pay
+CATCH_UP_STEPS = 2.0  # of the large model: so long it may wait while the small one reads
+SMALLER = 0.2  # what a step of the small model may cost by one of the large, before any was measured
 
 
 @dataclass(slots=True)
 class _Drafted:
-    """What the small model's cache holds of a sequence, and how its drafts fared."""
+    """What the small model's cache holds of a lane, in which sequence, and how its drafts fared."""
 
-    id: int
+    sequence: int
     tokens: list[int] = field(default_factory=list)
-    draft_tokens: int = 4
-    accepted_share: float = 1.0
+    chance: Chance = field(default_factory=Chance)
     rest: int = 0
 
 
 class DraftModel:
-    """Drafts on `backend` for at most as many sequences as it has. Not thread-safe: the worker owns it."""
+    """A Proposer on `backend`, for at most as many lanes as that has sequences.
 
-    def __init__(self, backend: Backend, target: Backend) -> None:
-        """Raises StartupError if the two models do not share their vocabulary."""
+    It owns what it puts into `backend` and no more: the caller closes that after this. Where the backend is
+    lost it is begun again, and where that fails there are no more drafts.
+    """
+
+    def __init__(self, backend: Backend, target: Backend, costs: Costs | None = None) -> None:
+        """Raises StartupError if the two models do not go together."""
         if list(backend.model.vocabulary.pieces) != list(target.model.vocabulary.pieces):
             raise StartupError("the draft model has another vocabulary than the model")
         if not backend.cache.shape.can_cut:
             raise StartupError("the draft model's memory cannot be cut, so wrong drafts could not be undone")
         self._backend = backend
-        self._greedy: Sampler = backend.sampler(Sampling(temperature=0), ())
-        self._free = list(range(backend.cache.shape.sequences - 1, -1, -1))
-        self._known: dict[Sequence, _Drafted] = {}
+        self._costs = costs or Costs(replace(SEED, unit_ms=SMALLER * SEED.unit_ms))
+        self._greedy: Sampler | None = backend.sampler(Sampling(temperature=0), ())
+        """None where the backend was lost for good, or closed."""
+        self._free = self._all_sequences()
+        self._known: dict[Lane, _Drafted] = {}
 
-    def propose(self, wants: dict[Sequence, int]) -> dict[Sequence, list[int]]:
-        """At most so many tokens for each decoding sequence; none where they do not pay. Never raises.
-
-        A step of the small model that fails costs its drafts, nothing else.
-        """
-        ready: dict[Sequence, int] = {}
-        behind: list[Chunk] = []
-        room = self._backend.batch_tokens
-        try:
-            for sequence, limit in wants.items():
-                drafted = self._of(sequence)
-                if drafted is None or self._rests(drafted) or room < CATCH_UP_TOKENS:
-                    continue
-                missing = self._align(drafted, sequence.tokens)
-                is_ready = len(missing) <= CATCH_UP_TOKENS
-                if is_ready:
-                    ready[sequence] = min(limit, drafted.draft_tokens)
-                missing = missing[:CATCH_UP_TOKENS]
-                room -= len(missing)
-                behind.append(Chunk(drafted.id, len(drafted.tokens), missing, rows=int(is_ready)))
-                drafted.tokens += missing
-            return self._draft(behind, ready)
-        except EngineFailed:
-            for sequence in wants:
-                self.forget(sequence)
+    def propose(self, wants: Mapping[Lane, int], room: DraftRoom) -> dict[Lane, list[int]]:
+        if self._greedy is None or not wants:
             return {}
+        try:
+            return self._draft(*self._catch_up(wants, room), self._greedy)
+        except BackendLost:
+            self._begin_again()
+        except EngineFailed:
+            for lane in wants:
+                self.forget(lane)
+        return {}
 
-    def observe(self, sequence: Sequence, drafted_tokens: int, accepted_tokens: int) -> None:
-        """Learn from a verified draft."""
-        drafted = self._known.get(sequence)
-        if drafted is None or drafted_tokens == 0:
+    def observe(self, lane: Lane, drafted: int, accepted: int) -> None:
+        known = self._known.get(lane)
+        if known is not None:
+            known.chance.observe(drafted, accepted)
+
+    def forget(self, lane: Lane) -> None:
+        known = self._known.pop(lane, None)
+        if known is None:
             return
-        share = accepted_tokens / drafted_tokens
-        drafted.accepted_share += SMOOTHING * (share - drafted.accepted_share)
-        if share == 1.0:
-            drafted.draft_tokens = min(drafted.draft_tokens + 2, LONGEST_DRAFT_TOKENS)
-        else:
-            drafted.draft_tokens = max(1, accepted_tokens + 1)
-        if drafted.accepted_share < PAYS:
-            drafted.rest, drafted.accepted_share = REST_STEPS, 1.0
-
-    def forget(self, sequence: Sequence) -> None:
-        """The sequence runs no more; harmless if it is not known."""
-        drafted = self._known.pop(sequence, None)
-        if drafted is not None:
-            self._backend.cache.remove(drafted.id, 0)
-            self._free.append(drafted.id)
+        self._free.append(known.sequence)
+        try:
+            self._backend.cache.remove(known.sequence, 0)
+        except BackendLost:
+            self._begin_again()
 
     def close(self) -> None:
-        """Free the small model."""
-        self._greedy.close()
-        self._backend.close()
+        """Let go of the backend; there are no drafts any more."""
+        if self._greedy is not None:
+            self._greedy.close()
+            self._greedy = None
 
-    def _of(self, sequence: Sequence) -> _Drafted | None:
-        drafted = self._known.get(sequence)
-        if drafted is None and self._free:
-            drafted = self._known[sequence] = _Drafted(self._free.pop())
-        return drafted
+    def _begin_again(self) -> None:
+        self.close()
+        self._known.clear()
+        self._free = self._all_sequences()
+        try:
+            self._backend.reset()
+            self._greedy = self._backend.sampler(Sampling(temperature=0), ())
+        except EngineFailed:
+            pass  # what is said does not depend on drafts
 
-    def _rests(self, drafted: _Drafted) -> bool:
-        drafted.rest -= drafted.rest > 0
-        return drafted.rest > 0
+    def _all_sequences(self) -> list[int]:
+        return list(range(self._backend.cache.shape.sequences - 1, -1, -1))
 
-    def _align(self, drafted: _Drafted, tokens: TokenSequence[int]) -> list[int]:
+    def _catch_up(self, wants: Mapping[Lane, int], room: DraftRoom) -> tuple[list[Chunk], dict[Lane, int]]:
+        """What the small model has to read first, and how many tokens it is to draft for whom after that."""
+        chunks: list[Chunk] = []
+        offers: list[Offer] = []
+        budget = self._costs.prefill_tokens(CATCH_UP_STEPS * room.step_ms, 0, self._backend.batch_tokens)
+        for lane, limit in wants.items():
+            known = self._of(lane)
+            if known is None or budget <= 0 or self._rests(known):
+                continue
+            missing = self._align(known, lane.tokens)
+            if len(missing) <= budget:
+                offers.append(Offer(lane, min(known.chance.value, BEST), limit))
+            else:
+                missing = missing[:budget]
+                chunks.append(self._chunk(known, missing, rows=0))
+            budget -= len(missing)
+        lengths = room.share(offers, self._costs.step_ms(max(1, len(offers)))) if offers else {}
+        for offer in offers:
+            known = self._known[offer.lane]
+            if offer.lane in lengths:
+                chunks.append(self._chunk(known, offer.lane.tokens[len(known.tokens) :], rows=1))
+            else:
+                known.rest, known.chance = REST_STEPS, Chance()
+        return chunks, lengths
+
+    def _chunk(self, known: _Drafted, tokens: Sequence[int], rows: int) -> Chunk:
+        """More tokens for the small model's cache."""
+        chunk = Chunk(known.sequence, len(known.tokens), tokens, rows)
+        known.tokens += tokens
+        return chunk
+
+    def _of(self, lane: Lane) -> _Drafted | None:
+        known = self._known.get(lane)
+        if known is None and self._free:
+            known = self._known[lane] = _Drafted(self._free.pop())
+        return known
+
+    def _rests(self, known: _Drafted) -> bool:
+        known.rest -= known.rest > 0
+        return known.rest > 0
+
+    def _align(self, known: _Drafted, tokens: Sequence[int]) -> list[int]:
         """Cut off what was refused; returns what is missing, at least the last token, for its logits."""
-        length = min(len(drafted.tokens), len(tokens) - 1)
-        while length > 0 and drafted.tokens[length - 1] != tokens[length - 1]:
+        length = min(len(known.tokens), len(tokens) - 1)
+        while length > 0 and known.tokens[length - 1] != tokens[length - 1]:
             length -= 1  # only a draft can differ, so this ends after at most its length
-        if length < len(drafted.tokens):
-            self._backend.cache.remove(drafted.id, length)
-            del drafted.tokens[length:]
+        if length < len(known.tokens):
+            self._backend.cache.remove(known.sequence, length)
+            del known.tokens[length:]
         return list(tokens[length:])
 
-    def _draft(self, behind: list[Chunk], ready: dict[Sequence, int]) -> dict[Sequence, list[int]]:
-        drafts: dict[Sequence, list[int]] = {sequence: [] for sequence in ready}
-        chunks = behind
-        going = list(ready)
+    def _draft(
+        self, chunks: list[Chunk], lengths: Mapping[Lane, int], greedy: Sampler
+    ) -> dict[Lane, list[int]]:
+        drafts: dict[Lane, list[int]] = {lane: [] for lane in lengths}
+        going = list(lengths)
         while chunks:
-            self._backend.decode(chunks)
-            # Only drafting sequences have a row, and `going` lists them in the order of their chunks.
-            for row, sequence in enumerate(going):
-                drafts[sequence].append(self._greedy.sample(row))
-            going = [sequence for sequence in going if len(drafts[sequence]) < ready[sequence]]
+            self._decode(chunks)
+            # Only drafting lanes have a row, and `going` lists them in the order of their chunks.
+            for row, lane in enumerate(going):
+                drafts[lane].append(greedy.sample(row))
+            going = [lane for lane in going if len(drafts[lane]) < lengths[lane]]
             chunks = []
-            for sequence in going:
-                drafted, token = self._known[sequence], drafts[sequence][-1]
-                chunks.append(Chunk(drafted.id, len(drafted.tokens), [token], rows=1))
-                drafted.tokens.append(token)
-        return {sequence: draft for sequence, draft in drafts.items() if draft}
+            for lane in going:
+                chunks.append(self._chunk(self._known[lane], drafts[lane][-1:], rows=1))
+        return drafts
+
+    def _decode(self, chunks: list[Chunk]) -> None:
+        """Compute a step of the small model, and learn what it cost."""
+        tokens = sum(len(chunk.tokens) for chunk in chunks)
+        depth = sum(chunk.position * len(chunk.tokens) for chunk in chunks) / tokens
+        began_s = perf_counter()
+        self._backend.decode(chunks)
+        elapsed_ms = 1e3 * (perf_counter() - began_s)
+        if tokens == len(chunks):
+            self._costs.observe_step(tokens, depth, elapsed_ms)
+        else:
+            self._costs.observe_prefill(tokens, depth, elapsed_ms)

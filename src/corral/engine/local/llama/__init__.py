@@ -12,10 +12,14 @@ enough to bridge the gaps between the operations of one step. SmolLM2-135M on 2 
     0 (or passive)            18.9           47.3                  0
 
 With another process busy on both cores the default was 12 times slower than 1000. Whoever sets one of the
-two variables knows better, and is left alone. (Figures: tools/stepcost.py.)
+two variables knows better, and is left alone. (Figures: `bench.py steps`.)
 """
 
 import os
 
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+# A failed assertion of ggml starts helpers that print backtraces, and that may wait for each other for ever.
+# Without them the process ends at once, with one line.
+os.environ.setdefault("GGML_NO_BACKTRACE", "1")

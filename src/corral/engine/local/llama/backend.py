@@ -88,13 +88,11 @@ class LlamaBackend:
         )
 
     def sampler(self, sampling: Sampling, prompt: Sequence[int]) -> Sampler:
-        if sampling.is_greedy and not sampling.has_penalties and not sampling.logit_bias:
+        if GreedySampler.serves(sampling):
             return GreedySampler(self._row)
         if TopKSampler.serves(sampling, self._vocabulary_tokens):
-            return TopKSampler(self._row, sampling, self._vocabulary_tokens)
-        return ChainSampler(
-            self._context, sampling, prompt, self._vocabulary_tokens, self._batch.index_of_row
-        )
+            return TopKSampler(self._row, sampling, self.model)
+        return ChainSampler(self._context, self.model, sampling, prompt, self._batch.index_of_row)
 
     def abort(self) -> None:
         log.set_quiet(True)  # llama.cpp reports an abort as an error

@@ -9,9 +9,11 @@ import llama_cpp
 
 from corral.engine.local.backend import ChatFormat
 from corral.engine.local.llama import log
+from corral.engine.local.llama.dry import DrySamplers
 from corral.engine.local.llama.fault import load_failure
 from corral.engine.local.llama.vocabulary import LlamaVocabulary
 from corral.engine.local.prompts.contract import Prompts
+from corral.request import Sampling
 
 
 class LlamaModel:
@@ -29,6 +31,9 @@ class LlamaModel:
         self.pointer = _load(path, gpu_layers, vocab_only)
         self.prompts = prompts
         self.vocabulary = LlamaVocabulary(self.pointer)
+        vocab = llama_cpp.llama_model_get_vocab(self.pointer)
+        assert vocab is not None
+        self.dry_samplers = DrySamplers(vocab, self.train_tokens)
         template = llama_cpp.llama_model_chat_template(self.pointer, None)
         self.chat_format = ChatFormat(
             template=template.decode(errors="replace") if template else None,
@@ -50,10 +55,16 @@ class LlamaModel:
             or llama_cpp.llama_model_n_swa(self.pointer) > 0
         )
 
+    def make_ready(self, sampling: Sampling) -> None:
+        """Do beforehand what would take long in the engine's thread; from any thread."""
+        if sampling.dry is not None:
+            self.dry_samplers.make_ready(sampling.dry)
+
     def close(self) -> None:
         """Free the model; its contexts have been freed before."""
         if self.prompts is not None:
             self.prompts.close()
+        self.dry_samplers.close()
         llama_cpp.llama_model_free(self.pointer)
 
 

@@ -1,26 +1,37 @@
 """Samplers on llama.cpp's logits: greedy in numpy, everything else by llama.cpp's own sampler chain.
 
 llama.cpp's chain begins with an array of every token of the vocabulary, which costs more than all that
-follows. Greedy needs none, and top-k needs only the candidates that can be among the k: see TopKSampler.
+follows. Greedy needs none, and top-k needs only the candidates that can be among the k: see TopKSampler. Both
+know a few parameters and serve only where all others are at their defaults, so that one that is added later
+goes to the whole chain until somebody has taught it to them.
 
 One chain per sequence holds its random state and the tokens its penalties look at, so what other
-sequences do never changes what a seed draws. The order is llama.cpp's: bias, penalties, top-k, top-p,
-min-p, temperature, then the draw.
+sequences do never changes what a seed draws. The order is llama.cpp's: bans, bias, penalties, DRY,
+top-n-sigma, top-k, typical-p, top-p, min-p, XTC, temperature, then the draw.
 """
 
 from __future__ import annotations  # the bindings define their pointer types for type checkers only
 
 import ctypes
+import math
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from hashlib import blake2b
+from typing import Final
 
 import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
-from corral.request import Sampling
+from corral.engine.local.llama.model import LlamaModel
+from corral.request import Mirostat, Sampling
 
 STRIDE = 64
+MIROSTAT_TOKENS = 100  # how many of the likeliest Mirostat 1.0 looks at, as in llama.cpp
+
+_DEFAULT: Final = Sampling()
+_RANDOM_SEED: Final = 0xFFFFFFFF  # llama.cpp's LLAMA_DEFAULT_SEED: it draws one itself
 
 _TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 _TOKEN_DATA_POINTER = ctypes.POINTER(llama_cpp.llama_token_data)
@@ -33,6 +44,9 @@ class GreedySampler:
     """The likeliest token. 10 us over 49,152 logits where llama.cpp's chain takes 154: it builds a
     candidate array of the whole vocabulary first."""
 
+    reads = ("temperature", "top_k", "top_p", "min_p", "seed", "stop_tokens")
+    """What may differ from the defaults: it chooses among the likeliest, or has no part in choosing."""
+
     def __init__(self, row: Row) -> None:
         self._row = row
 
@@ -41,6 +55,11 @@ class GreedySampler:
 
     def close(self) -> None:
         pass
+
+    @staticmethod
+    def serves(sampling: Sampling) -> bool:
+        """Whether the likeliest token is all that is asked for."""
+        return sampling.is_greedy and has_only(sampling, GreedySampler.reads)
 
 
 class TopKSampler:
@@ -51,10 +70,13 @@ class TopKSampler:
     The draw is that of the whole chain, token for token; a test holds the two against each other.
     """
 
-    def __init__(self, row: Row, sampling: Sampling, vocabulary_tokens: int) -> None:
+    reads = ("temperature", "top_k", "top_p", "min_p", "seed", "stop_tokens")
+    """What may differ from the defaults: it is in the chain behind top-k, or has no part in choosing."""
+
+    def __init__(self, row: Row, sampling: Sampling, model: LlamaModel) -> None:
         self._row = row
         self._top_k = sampling.top_k
-        self._chain = _chain(sampling, vocabulary_tokens)
+        self._chain = _chain(sampling, model, ())
 
     def sample(self, row: int) -> int:
         logits = self._row(row)
@@ -78,8 +100,8 @@ class TopKSampler:
     @staticmethod
     def serves(sampling: Sampling, vocabulary_tokens: int) -> bool:
         """Whether top-k comes first and leaves most of the vocabulary out."""
-        has_more = sampling.has_penalties or bool(sampling.logit_bias) or sampling.is_greedy
-        return not has_more and 0 < sampling.top_k <= vocabulary_tokens // STRIDE // 2
+        fits = 0 < sampling.top_k <= vocabulary_tokens // STRIDE // 2
+        return fits and not sampling.is_greedy and has_only(sampling, TopKSampler.reads)
 
 
 class ChainSampler:
@@ -88,26 +110,48 @@ class ChainSampler:
     def __init__(
         self,
         context: llama_cpp.llama_context_p,
+        model: LlamaModel,
         sampling: Sampling,
         prompt: Sequence[int],
-        vocabulary_tokens: int,
         batch_index: Callable[[int], int],
     ) -> None:
         self._context = context
         self._batch_index = batch_index
-        self._chain = _chain(sampling, vocabulary_tokens)
-        if sampling.has_penalties:
-            for token in prompt[-sampling.penalty_window_tokens :]:
-                llama_cpp.llama_sampler_accept(self._chain, token)
+        self._chain = _chain(sampling, model, prompt)
+        # Bans of the first tokens only are the first of the chain, to be taken off when these are sampled.
+        self._banned_tokens_left = sampling.min_tokens
 
     def sample(self, row: int) -> int:
-        return int(llama_cpp.llama_sampler_sample(self._chain, self._context, self._batch_index(row)))
+        token = int(llama_cpp.llama_sampler_sample(self._chain, self._context, self._batch_index(row)))
+        if self._banned_tokens_left:
+            self._banned_tokens_left -= 1
+            if not self._banned_tokens_left:
+                llama_cpp.llama_sampler_free(llama_cpp.llama_sampler_chain_remove(self._chain, 0))
+        return token
 
     def close(self) -> None:
         llama_cpp.llama_sampler_free(self._chain)
 
 
-def _chain(sampling: Sampling, vocabulary_tokens: int) -> llama_cpp.llama_sampler_p:
+def has_only(sampling: Sampling, names: Iterable[str]) -> bool:
+    """Whether all but the parameters `names` are at their defaults."""
+    return replace(sampling, **{name: getattr(_DEFAULT, name) for name in names}) == _DEFAULT
+
+
+def seed_of_draw(seed: int | None) -> int:
+    """What llama.cpp's generators are seeded with: 32 bits of all 64, never the value that it takes for none.
+
+    Two seeds give the same draws with a chance of one in 2**32.
+    """
+    if seed is None:
+        return secrets.randbelow(_RANDOM_SEED)
+    return int.from_bytes(blake2b(str(seed).encode(), digest_size=8).digest()) % _RANDOM_SEED
+
+
+def _chain(sampling: Sampling, model: LlamaModel, prompt: Sequence[int]) -> llama_cpp.llama_sampler_p:
+    """The chain for a sequence that begins with `prompt`, which its penalties have seen."""
+    known = len(model.vocabulary.pieces)
+    seed = seed_of_draw(sampling.seed)
     chain: llama_cpp.llama_sampler_p = llama_cpp.llama_sampler_chain_init(
         llama_cpp.llama_sampler_chain_default_params()
     )
@@ -115,31 +159,76 @@ def _chain(sampling: Sampling, vocabulary_tokens: int) -> llama_cpp.llama_sample
     def add(sampler: llama_cpp.llama_sampler_p) -> None:
         llama_cpp.llama_sampler_chain_add(chain, sampler)
 
-    if sampling.logit_bias:
-        biases = (llama_cpp.llama_logit_bias * len(sampling.logit_bias))()
-        for slot, (token, bias) in zip(biases, sampling.logit_bias, strict=True):
-            slot.token, slot.bias = token, bias
-        add(llama_cpp.llama_sampler_init_logit_bias(vocabulary_tokens, len(biases), biases))
+    ends = [(token, -math.inf) for token in model.vocabulary.end_tokens]
+    if sampling.min_tokens:
+        add(_bias([*ends, *((token, -math.inf) for token in sampling.stop_tokens)], known))
+    biases = [*sampling.logit_bias, *(ends if sampling.ignores_end else ())]
+    if biases:
+        add(_bias(biases, known))
+    if sampling.mirostat is not None and not sampling.is_greedy:
+        add(llama_cpp.llama_sampler_init_temp(sampling.temperature))
+        add(_mirostat(sampling.mirostat, seed, known))
+        return chain
+    lookback_tokens = 0
     if sampling.has_penalties:
+        window_tokens = sampling.penalty_window_tokens
+        window_tokens = model.train_tokens if window_tokens is None else window_tokens
+        lookback_tokens = window_tokens = min(window_tokens, model.train_tokens)
         add(
             llama_cpp.llama_sampler_init_penalties(
-                vocabulary_tokens,
-                sampling.penalty_window_tokens,
+                known,
+                window_tokens,
                 sampling.repeat_penalty,
                 sampling.frequency_penalty,
                 sampling.presence_penalty,
             )
         )
+    if sampling.dry is not None:
+        lookback_tokens = max(lookback_tokens, model.dry_samplers.window_tokens(sampling.dry))
+        add(model.dry_samplers.copy(sampling.dry))
     if sampling.is_greedy:
         add(llama_cpp.llama_sampler_init_greedy())
-        return chain
+    else:
+        _add_draw(add, sampling, seed)
+    for token in prompt[-lookback_tokens:] if lookback_tokens else ():
+        llama_cpp.llama_sampler_accept(chain, token)
+    return chain
+
+
+def _add_draw(add: Callable[[llama_cpp.llama_sampler_p], None], sampling: Sampling, seed: int) -> None:
+    if sampling.top_n_sigma > 0.0:
+        add(llama_cpp.llama_sampler_init_top_n_sigma(sampling.top_n_sigma))
     if sampling.top_k > 0:
         add(llama_cpp.llama_sampler_init_top_k(sampling.top_k))
+    if sampling.typical_p < 1.0:
+        add(llama_cpp.llama_sampler_init_typical(sampling.typical_p, 1))
     if sampling.top_p < 1.0:
         add(llama_cpp.llama_sampler_init_top_p(sampling.top_p, 1))
     if sampling.min_p > 0.0:
         add(llama_cpp.llama_sampler_init_min_p(sampling.min_p, 1))
-    add(llama_cpp.llama_sampler_init_temp(sampling.temperature))
-    seed = secrets.randbits(32) if sampling.seed is None else sampling.seed
-    add(llama_cpp.llama_sampler_init_dist(ctypes.c_uint32(seed).value))
-    return chain
+    if sampling.xtc_probability > 0.0:
+        add(llama_cpp.llama_sampler_init_xtc(sampling.xtc_probability, sampling.xtc_threshold, 1, seed))
+    add(
+        llama_cpp.llama_sampler_init_temp_ext(
+            sampling.temperature, sampling.temperature_range, sampling.temperature_exponent
+        )
+    )
+    add(llama_cpp.llama_sampler_init_dist(seed))
+
+
+def _bias(biases: Sequence[tuple[int, float]], known: int) -> llama_cpp.llama_sampler_p:
+    entries = (llama_cpp.llama_logit_bias * len(biases))()
+    for entry, (token, bias) in zip(entries, biases, strict=True):
+        entry.token, entry.bias = token, bias
+    sampler: llama_cpp.llama_sampler_p = llama_cpp.llama_sampler_init_logit_bias(known, len(entries), entries)
+    return sampler
+
+
+def _mirostat(mirostat: Mirostat, seed: int, known: int) -> llama_cpp.llama_sampler_p:
+    tau, eta = mirostat.tau, mirostat.eta
+    sampler: llama_cpp.llama_sampler_p = (
+        llama_cpp.llama_sampler_init_mirostat(known, seed, tau, eta, MIROSTAT_TOKENS)
+        if mirostat.version == 1
+        else llama_cpp.llama_sampler_init_mirostat_v2(seed, tau, eta)
+    )
+    return sampler

@@ -5,7 +5,7 @@ occurs twice, on a norm's epsilon in the first step. An assertion ends the proce
 exception that leaves the library or a division by a count that is zero. So a child process does what the
 server will do: it loads the file, makes a context, tokenizes, computes one token and compiles the template.
 
-What the child costs is the start of Python and the vocabulary's loading time, 0.35 s for 49,152 tokens.
+What the child costs is the start of Python and the vocabulary's loading time, 0.4 s for 49,152 tokens.
 Weights of more than FULL_BYTES are not read: llama.cpp then goes through all but the computing without
 them (`no_alloc`). The child has a limit of processor time, since a file can also ask for endless work.
 
@@ -47,16 +47,7 @@ _REASONS = (re.compile(r"GGML_ASSERT|fatal error"), re.compile(r"what\(\): *"))
 
 # Every byte that UTF-8 text may hold, in characters so rare that a tokenizer has to fall back to bytes.
 _EVERY_BYTE = (
-    "".join(
-        chr(code)
-        for codes in (
-            range(0x100),
-            range(0x100, 0x800, 0x40),
-            range(0x800, 0xD800, 0x800),
-            range(0xE000, 0x10000, 0x1000),
-        )
-        for code in codes
-    )
+    "".join(map(chr, (*range(0x800), *range(0x800, 0xD800, 0x800), *range(0xE000, 0x10000, 0x1000))))
     + "\U00010000\U00050000\U00090000\U000d0000\U0010ffff"
 )
 
@@ -152,12 +143,24 @@ def _bound() -> None:
         return
     import resource
 
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _limit(resource.RLIMIT_CORE, 0)
     if sys.platform == "linux":
-        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
+        _limit(resource.RLIMIT_DATA, MEMORY_BYTES)
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        # If memory runs out, it is this process that goes.
-        Path("/proc/self/oom_score_adj").write_text("1000")
+        with suppress(OSError):  # a sandbox may have no /proc, or one that cannot be written
+            # If memory runs out, it is this process that goes.
+            Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def _limit(kind: int, value: int) -> None:
+    """Lower a limit of this process; one that is lower already stays."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    highest = resource.getrlimit(kind)[1]
+    soft = value if highest == resource.RLIM_INFINITY else min(value, highest)
+    resource.setrlimit(kind, (soft, highest))
 
 
 def _try(path: Path) -> str | None:
@@ -173,10 +176,8 @@ def _try(path: Path) -> str | None:
                 raise ModelFileError(f"{path} says that {key} is {value}")
         if (ctx_tokens := llama_cpp.llama_model_n_ctx_train(model)) < 1:
             raise ModelFileError(f"{path} says that it was trained on a context of {ctx_tokens} tokens")
-        if (
-            llama_cpp.llama_vocab_type(llama_cpp.llama_model_get_vocab(model))
-            == llama_cpp.LLAMA_VOCAB_TYPE_NONE
-        ):
+        vocab = llama_cpp.llama_model_get_vocab(model)
+        if llama_cpp.llama_vocab_type(vocab) == llama_cpp.LLAMA_VOCAB_TYPE_NONE:
             raise ModelFileError(f"{path} has no vocabulary")
         _begin("making a context for", LOADING_CPU_S)
         context = llama_cpp.llama_init_from_model(model, _context_params())
@@ -200,8 +201,7 @@ def _begin(stage: str, cpu_s: int = CPU_S) -> None:
     if sys.platform != "win32":
         import resource
 
-        used_s = math.ceil(time.process_time())
-        resource.setrlimit(resource.RLIMIT_CPU, (used_s + cpu_s, resource.RLIM_INFINITY))
+        _limit(resource.RLIMIT_CPU, math.ceil(time.process_time()) + cpu_s)
 
 
 def _model_params(is_full: bool) -> llama_cpp.llama_model_params:

@@ -32,7 +32,7 @@ class LlamaVocabulary:
         }
         self.strips_left = frozenset(having(llama_cpp.LLAMA_TOKEN_ATTR_LSTRIP))
         self.strips_right = frozenset(having(llama_cpp.LLAMA_TOKEN_ATTR_RSTRIP))
-        # What "\n" alone becomes: where a blank is put before every text, the first of them is that blank.
+        # Where a blank is put before every text, a line end alone is two tokens: the blank is the first.
         line = self._tokenize("\n", parse_control=False)
         self._line = line if llama_cpp.llama_vocab_type(vocab) == llama_cpp.LLAMA_VOCAB_TYPE_SPM else []
         self.bos = llama_cpp.llama_vocab_bos(vocab) if llama_cpp.llama_vocab_get_add_bos(vocab) else None

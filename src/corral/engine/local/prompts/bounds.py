@@ -1,4 +1,4 @@
-"""What cannot fit the context is refused before it is rendered, which could take seconds and gigabytes."""
+"""What cannot fit the context is refused before it is rendered or tokenized, which could take gigabytes."""
 
 from corral.errors import ContextExceeded
 from corral.request import GenerationRequest

@@ -32,7 +32,7 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """What a template is given, and the text to put behind it: the start of an answer to be continued."""
+    """What a template is given, and the text put behind it: the start of an answer to be continued."""
 
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]]

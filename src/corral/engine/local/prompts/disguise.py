@@ -32,11 +32,45 @@ FOLDED = frozenset(
 _SHORT_CHARS = 256
 
 _SCHEMA_WORDS = frozenset(
-    """
-    additionalProperties allOf anyOf array boolean const default definitions description enum examples format
-    function integer items maxItems maxLength maximum minItems minLength minimum name not null nullable number
-    object oneOf parameters pattern prefixItems properties required strict string title type
-    """.split()  # noqa: SIM905 - a list of them would be forty lines
+    [
+        "additionalProperties",
+        "allOf",
+        "anyOf",
+        "array",
+        "boolean",
+        "const",
+        "default",
+        "definitions",
+        "description",
+        "enum",
+        "examples",
+        "format",
+        "function",
+        "integer",
+        "items",
+        "maxItems",
+        "maxLength",
+        "maximum",
+        "minItems",
+        "minLength",
+        "minimum",
+        "name",
+        "not",
+        "null",
+        "nullable",
+        "number",
+        "object",
+        "oneOf",
+        "parameters",
+        "pattern",
+        "prefixItems",
+        "properties",
+        "required",
+        "strict",
+        "string",
+        "title",
+        "type",
+    ]
 )
 
 

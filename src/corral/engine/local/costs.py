@@ -1,0 +1,317 @@
+"""What steps cost on this machine with this model: learned while they run, and nowhere written down as law.
+
+    costs.step_ms(rows, depth)        a decode step of so many rows, each of which attends to `depth` cells
+    costs.prefill_ms(tokens, depth)   a prefill step of so many tokens, behind `depth` cells
+    costs.copy_ms(tokens)             moving so much of a sequence between the KV cache and the host's memory
+
+Pure: the worker says how long each step took, and everything that weighs one thing against another asks here:
+how much prefill goes into a step (pace.py), how long a draft may be (drafts/), what may stay in the KV cache
+and what is worth saving (cache/).
+
+A step's time has two parts. One depends on how many tokens it computes: the weights are read once for all of
+them, kernels take them in tiles, and on a GPU the first hundred cost next to nothing. That is a curve through
+a few sizes. The other is attention: a fixed time for each token and each cell that it looks at. It is told
+apart by how much longer steps of one size take when they look at more cells.
+
+Before the first step all of it is guessed from a Seed. Its scale means nothing: the first step that was
+measured gives all curves theirs. Its shape holds where nothing was measured: a size that was not takes the
+factor between seed and truth of its measured neighbours. What was measured long ago counts no more, as the
+machine may have had more to do then.
+"""
+
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+
+SMOOTHING = 0.2
+MOST_TRUST = 20.0  # measurements; more of them do not make a size more certain
+FADE = 0.998  # of that trust is left after each step of another size: the last of it in some 2,000 steps
+FADE_STEPS = 16  # are counted together
+LEAST_MOVE = 0.01  # of a factor, before the curve is bent again
+LEAST_TRUST = 0.5
+MEAN_WEIGHT = 0.02  # of a step, in what steps of its size look at and take in the mean
+SEED_DEPTH = 500.0  # cells: contexts have to differ so much before they tell more of attention than the seed
+LEAST_KERNELS = 0.05  # of a step's time is not attention, at least
+LEAST_CELL_MS = 1e-9
+OUTLIER = 3.0  # a step that takes so many times as long as expected was disturbed by something else
+TILE_TOKENS = 16  # budgets are whole tiles: kernels compute them so, and what is in between costs no less
+LEAST_TOKENS = 4  # of a prefill step, whatever they cost: it must advance
+FULL_SPEED = 1.1
+"""A chunk is large enough where a token costs at most so many times the least it can cost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seed:
+    """The shape of the costs somewhere, in units of a decode step of one row without context there.
+
+    `steps` are decode steps by their rows and `prefills` prefill steps by their tokens, both without what
+    attention takes: that is `step_cell` or `prefill_cell` for each token and each cell it looks at. `unit_ms`
+    is what one unit may be before anything was measured, and `copy_token` what a copied token takes of it.
+    """
+
+    steps: Mapping[int, float]
+    prefills: Mapping[int, float]
+    step_cell: float
+    prefill_cell: float
+    copy_token: float
+    unit_ms: float
+
+
+SEED = Seed(
+    steps={1: 1.0, 2: 1.5, 3: 2.0, 4: 2.4, 8: 3.7, 12: 5.1, 16: 5.9, 24: 8.2, 32: 10.2}
+    | {48: 14.0, 64: 17.7, 96: 26.5, 128: 35.0, 256: 70.0, 512: 140.0},
+    prefills={1: 1.0, 4: 1.6, 8: 2.3, 16: 3.5, 32: 6.6, 64: 11.2, 128: 21.8, 256: 43.6, 512: 83.0},
+    step_cell=0.0007,
+    prefill_cell=0.0003,
+    copy_token=0.00034,
+    unit_ms=6.0,
+)
+"""SmolLM2-135M Q4_0 on two cores: docs/benchmarks.md, "What a step costs", and the table of long contexts in
+docs/engine.md. Steps of more than 16 rows were not measured there; they grow from there as prefill does."""
+
+
+class _Mean:
+    """Of steps of one size: what a token looked at and took, in the mean."""
+
+    __slots__ = ("depth", "seen", "token_ms")
+
+    def __init__(self) -> None:
+        self.seen = 0
+        self.depth = 0.0
+        self.token_ms = 0.0
+
+    def observe(self, depth: float, token_ms: float) -> tuple[float, float]:
+        """Take a step in; how much deeper and slower it was than those before it."""
+        self.seen += 1
+        weight = max(MEAN_WEIGHT, 1 / self.seen)
+        deeper, slower = depth - self.depth, token_ms - self.token_ms
+        self.depth += weight * deeper
+        self.token_ms += weight * slower
+        return (0.0, 0.0) if self.seen == 1 else (deeper, slower)
+
+
+class _Attention:
+    """What a token takes for each cell it looks at: the slope between depth and time in steps of one size."""
+
+    def __init__(self) -> None:
+        self._means: dict[int, _Mean] = {}
+        self._variance = 0.0
+        self._covariance = 0.0
+
+    def observe(self, size: int, depth: float, token_ms: float) -> None:
+        """A token of a step took so long."""
+        mean = self._means.get(size)
+        if mean is None:
+            mean = self._means[size] = _Mean()
+        deeper, slower = mean.observe(depth, token_ms)
+        self._variance = FADE * self._variance + deeper * deeper
+        self._covariance = FADE * self._covariance + deeper * slower
+
+    def cell_ms(self, guess_ms: float) -> float:
+        """What was learned, held against a guess that counts as one step that was SEED_DEPTH deeper."""
+        cell_ms = (SEED_DEPTH**2 * guess_ms + self._covariance) / (SEED_DEPTH**2 + self._variance)
+        return max(cell_ms, LEAST_CELL_MS)
+
+
+class Curve:
+    """Milliseconds by size and depth: the shape of a seed, bent and scaled by what was measured."""
+
+    def __init__(self, ratios: Mapping[int, float], cell_ratio: float, unit_ms: float) -> None:
+        self.sizes = tuple(ratios)
+        self.cell_ms = cell_ratio * unit_ms
+        """What attention takes for each token and each cell it looks at."""
+        self.is_measured = False
+        self._cell_ratio = cell_ratio
+        self._ratios = list(ratios.values())
+        # By size: how many ms a unit of the seed is, and how many recent measurements that stands on.
+        self._factors = [unit_ms] * len(ratios)
+        self._trust = [0.0] * len(ratios)
+        self._kernels_ms = [ratio * unit_ms for ratio in self._ratios]
+        self._quickest_ms = unit_ms
+        """The least that a unit of the seed was measured to take: in steps so large that they do not wait for
+        the weights. Attention does not wait for them either."""
+        self._moved = 0.0
+        """By how much of themselves factors have moved since the curve was bent."""
+        self._observed = 0
+        self._attention = _Attention()
+
+    def ms(self, size: int, depth: float) -> float:
+        """A step of `size` tokens, each of which looks at `depth` cells."""
+        return self._kernels(size) + self.cell_ms * size * depth
+
+    def by_size(self, depth: float) -> list[tuple[int, float]]:
+        """Each of the `sizes` with its ms."""
+        if self._moved > LEAST_MOVE:
+            self._bend()
+        cell_ms = self.cell_ms * depth
+        return [(size, ms + cell_ms * size) for size, ms in zip(self.sizes, self._kernels_ms, strict=True)]
+
+    def trust(self, index: int) -> float:
+        """How many recent measurements there are of one of the `sizes`."""
+        return self._trust[index]
+
+    def assume(self, unit_ms: float) -> None:
+        """Take another scale, before anything was measured."""
+        self._factors = [unit_ms] * len(self._ratios)
+        self._kernels_ms = [ratio * unit_ms for ratio in self._ratios]
+        self._quickest_ms = unit_ms
+        self.cell_ms = self._cell_ratio * unit_ms
+
+    def observe(self, size: int, depth: float, elapsed_ms: float) -> None:
+        """A step was measured."""
+        index, weight = self._place(size)
+        ratio = self._at(self._ratios, size)
+        if not self.is_measured:
+            self.assume(elapsed_ms / (ratio + self._cell_ratio * size * depth))
+            self.is_measured = True
+        if self._trust[index] > MOST_TRUST / 2:
+            elapsed_ms = min(elapsed_ms, OUTLIER * self.ms(size, depth))
+        self._attention.observe(size, depth, elapsed_ms / size)
+        self.cell_ms = self._attention.cell_ms(self._cell_ratio * self._quickest_ms)
+        factor = max(elapsed_ms - self.cell_ms * size * depth, LEAST_KERNELS * elapsed_ms) / ratio
+        self._observed += 1
+        if self._observed % FADE_STEPS == 0:
+            self._trust = [FADE**FADE_STEPS * trust for trust in self._trust]
+            self._moved = 1.0
+        for own, part in ((index, 1 - weight), (index + 1, weight)):
+            if part > 0:
+                trust = self._trust[own] + part
+                change = max(SMOOTHING, 1 / trust) * part * (factor - self._factors[own])
+                self._factors[own] += change
+                self._moved += abs(change) / self._factors[own]
+                if self._trust[own] < LEAST_TRUST:
+                    self._moved = 1.0
+                self._trust[own] = min(trust, MOST_TRUST)
+
+    def _kernels(self, size: int) -> float:
+        if self._moved > LEAST_MOVE:
+            self._bend()
+        return self._at(self._kernels_ms, size)
+
+    def _bend(self) -> None:
+        """Draw the seed's shape through what was measured; a larger step never takes less time."""
+        ratios, factors = self._ratios, self._factors
+        known = [index for index, trust in enumerate(self._trust) if trust >= LEAST_TRUST]
+        times = [factors[known[0]] * ratio for ratio in ratios[: known[0] + 1]]
+        for low, high in pairwise(known):
+            floor_ms = times[low]
+            ceiling_ms = max(floor_ms, factors[high] * ratios[high])
+            slope = (factors[high] - factors[low]) / (high - low)
+            for index in range(low + 1, high):
+                time_ms = (factors[low] + slope * (index - low)) * ratios[index]
+                floor_ms = min(max(floor_ms, time_ms), ceiling_ms)
+                times.append(floor_ms)
+            times.append(ceiling_ms)
+        last_ms, last = times[-1], known[-1]
+        times += [last_ms * ratio / ratios[last] for ratio in ratios[last + 1 :]]
+        self._kernels_ms = times
+        self._quickest_ms = min(factors[index] for index in known)
+        self._moved = 0.0
+
+    def _place(self, size: int) -> tuple[int, float]:
+        """Between which sizes one is: the index of the lower, and its distance from there, 0 to 1."""
+        index = bisect_right(self.sizes, size) - 1
+        if index + 1 == len(self.sizes):
+            return index, 0.0
+        low, high = self.sizes[index], self.sizes[index + 1]
+        return index, (size - low) / (high - low)
+
+    def _at(self, values: list[float], size: int) -> float:
+        index, weight = self._place(size)
+        if not weight and size == self.sizes[index]:
+            return values[index]
+        if index + 1 == len(values):
+            return values[index] * size / self.sizes[index]  # such a step is computed in several passes
+        return values[index] + weight * (values[index + 1] - values[index])
+
+
+class Costs:
+    """What a step, a prefill and a copy cost. Not thread-safe: the engine's thread owns it."""
+
+    def __init__(self, seed: Seed = SEED) -> None:
+        self._steps = Curve(seed.steps, seed.step_cell, seed.unit_ms)
+        self._prefills = Curve(seed.prefills, seed.prefill_cell, seed.unit_ms)
+        self._seed = seed
+        self._copy_token_ms: float | None = None
+
+    def step_sizes(self, depth: float) -> list[tuple[int, float]]:
+        """Rows at which a decode step is as full as it can be for its time, ascending, with that time."""
+        return self._steps.by_size(depth)
+
+    def step_ms(self, rows: int, depth: float = 0.0) -> float:
+        """A decode step of `rows` tokens, at least one, each of which looks at `depth` cells."""
+        return self._steps.ms(rows, depth)
+
+    def prefill_ms(self, tokens: int, depth: float = 0.0) -> float:
+        """A prefill step of `tokens`, at least one, that come behind `depth` cells and see each other."""
+        return self._prefills.ms(tokens, depth + tokens / 2)
+
+    def copy_ms(self, tokens: int) -> float:
+        """Saving or loading so much of a sequence."""
+        if self._copy_token_ms is None:
+            return tokens * self._seed.copy_token * self._steps.ms(1, 0)
+        return tokens * self._copy_token_ms
+
+    def observe_step(self, rows: int, depth: float, elapsed_ms: float) -> None:
+        """Learn from a decode step."""
+        self._steps.observe(rows, depth, elapsed_ms)
+        if not self._prefills.is_measured:
+            self._prefills.assume(self._steps.ms(1, 0))
+
+    def observe_prefill(self, tokens: int, depth: float, elapsed_ms: float) -> None:
+        """Learn from a prefill step."""
+        self._prefills.observe(tokens, depth + tokens / 2, elapsed_ms)
+        if not self._steps.is_measured:
+            self._steps.assume(self._prefills.ms(1, 0))
+
+    def observe_copy(self, tokens: int, elapsed_ms: float) -> None:
+        """Learn from a sequence of `tokens` that was saved or loaded."""
+        token_ms = elapsed_ms / tokens
+        if self._copy_token_ms is None:
+            self._copy_token_ms = token_ms
+        self._copy_token_ms += SMOOTHING * (token_ms - self._copy_token_ms)
+
+    # What follows from it
+
+    def prefill_tokens(self, budget_ms: float, depth: float, most: int) -> int:
+        """How many tokens a prefill step may have to end within its budget: whole tiles, at most `most`."""
+        low, high = LEAST_TOKENS, most
+        if self.prefill_ms(high, depth) <= budget_ms:
+            return high
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self.prefill_ms(middle, depth) <= budget_ms:
+                low = middle
+            else:
+                high = middle
+        granule = TILE_TOKENS if low >= TILE_TOKENS else LEAST_TOKENS
+        return low - low % granule
+
+    def full_speed_tokens(self, most: int) -> int:
+        """The least chunk in which a token costs hardly more than in any other of at most `most`."""
+        sizes = [size for size in self._prefills.sizes if size <= most]
+        token_ms = {size: self.prefill_ms(size) / size for size in sizes}
+        return next(size for size in sizes if token_ms[size] <= FULL_SPEED * min(token_ms.values()))
+
+    def idle_cells(self, rows: int, share: float) -> int:
+        """Cells of no use by which attention makes a step of `rows` longer by `share` of its time."""
+        return int(share * self.step_ms(rows) / (rows * self._steps.cell_ms))
+
+    def table(self) -> str:
+        """What was learned, to be read: sizes that were measured bear a star."""
+        lines = ["      size   decode ms   prefill ms"]
+        for size in sorted({*self._steps.sizes, *self._prefills.sizes}):
+            step = self._cell(self._steps, size, self.step_ms(size))
+            prefill = self._cell(self._prefills, size, self.prefill_ms(size))
+            lines.append(f"{size:>10} {step:>11} {prefill:>12}")
+        lines.append(
+            f"attention, us per token and cell: decode {1e3 * self._steps.cell_ms:.2f}, "
+            f"prefill {1e3 * self._prefills.cell_ms:.2f}; copying {1e3 * self.copy_ms(1):.1f} us a token"
+        )
+        return "\n".join(lines)
+
+    @staticmethod
+    def _cell(curve: Curve, size: int, ms: float) -> str:
+        is_known = size in curve.sizes and curve.trust(curve.sizes.index(size)) >= LEAST_TRUST
+        return f"{ms:.1f}{'*' if is_known else ' '}"

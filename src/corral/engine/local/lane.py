@@ -1,0 +1,67 @@
+"""One text that the engine continues: what it says so far, and how much of that the KV cache holds."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Tokens = NDArray[np.int32]
+"""Token ids: [tokens]."""
+
+
+@dataclass(slots=True, eq=False)
+class Lane:
+    """`tokens` are the prompt's and then what was sampled; `computed` of them lie in the cache.
+
+    `key` is the caller's name for it. `sequence` is where in the cache it lies, None before it begins and
+    after it stepped back. `cached_tokens` were found there when it began, and not computed.
+    """
+
+    key: int
+    tokens: list[int]
+    prompt: Tokens
+    sequence: int | None = None
+    computed: int = 0
+    cached_tokens: int = 0
+    _wanted: Tokens | None = None
+
+    @classmethod
+    def of(cls, key: int, prompt: Sequence[int]) -> "Lane":
+        """A lane at its beginning."""
+        array = np.array(prompt, np.int32)
+        return cls(key, list(prompt), array, _wanted=array[:-1])
+
+    @property
+    def wanted(self) -> Tokens:
+        """What it looks for in the cache before it begins: all but the last token, whose logits it needs."""
+        if self._wanted is None:
+            self._wanted = np.array(self.tokens[:-1], np.int32)
+        return self._wanted
+
+    @property
+    def prompt_tokens(self) -> int:
+        return len(self.prompt)
+
+    @property
+    def has_begun(self) -> bool:
+        return self.sequence is not None
+
+    @property
+    def pending(self) -> int:
+        """Tokens that are not in the cache yet."""
+        return len(self.tokens) - self.computed
+
+    @property
+    def is_decoding(self) -> bool:
+        return self.pending == 1 and len(self.tokens) > len(self.prompt)
+
+    def computed_tokens(self) -> Tokens:
+        """What the cache holds of it."""
+        return np.array(self.tokens[: self.computed], np.int32)
+
+    def step_back(self) -> None:
+        """It is not in the cache any more, and will look there for all it has said."""
+        self.sequence = None
+        self.computed = 0
+        self._wanted = None

@@ -1,0 +1,81 @@
+"""What the logits of a step say: tokens sampled, drafts verified, text, and ends."""
+
+from collections.abc import Sequence
+from time import perf_counter
+
+from corral.engine.local.backend import Backend
+from corral.engine.local.cache.cache import CacheBooks
+from corral.engine.local.drafts.drafter import Drafter
+from corral.engine.local.running import Running
+from corral.events import Event, FinishReason, Sampled, TokenLogprob
+
+
+class Readout:
+    """Reads the last step of `backend`. A generation ends in the very step that produced its last token."""
+
+    def __init__(self, backend: Backend, cache: CacheBooks, drafter: Drafter) -> None:
+        self._backend = backend
+        self._cache = cache
+        self._drafter = drafter
+        self._pieces = backend.model.vocabulary.pieces
+        self._end_tokens = backend.model.vocabulary.end_tokens
+        self._control_pieces = {
+            token: name.encode() for name, token in backend.model.vocabulary.control_texts.items()
+        }
+
+    def advance(self, running: Running, row: int, draft: Sequence[int]) -> tuple[list[Event], bool]:
+        """Sample one token from `row`, then check the draft in the rows behind it while it holds.
+
+        Returns what happened, and whether the task is over.
+        """
+        lane = running.lane
+        base = lane.computed - len(draft)  # in the cache without the draft
+        told: list[Event] = [] if running.completion_tokens else [running.started()]
+        said: list[Event] = []
+        before = running.completion_tokens
+        reason: FinishReason | None = None
+        accepted = 0
+        for drafted in (*draft, None):
+            token = running.sampler.sample(row + accepted)
+            reason = self._take(running, token, row + accepted, said)
+            if reason is not None or token != drafted:
+                break
+            accepted += 1
+        if draft:
+            self._drafter.observe(lane, len(draft), accepted)
+            if accepted < len(draft):
+                self._cache.cut(lane, base + accepted)
+        pieces = tuple(self._pieces[token] for token in draft)
+        told.append(Sampled(running.completion_tokens - before, pieces, accepted))
+        events = told + said
+        if reason is None:
+            return events, False
+        events += running.decoder.finish()
+        if running.decoder.stopped is not None:  # what was held back ended in a stop string after all
+            reason = "stop_sequence"
+        events.append(running.finished(reason))
+        return events, True
+
+    def _take(self, running: Running, token: int, row: int, events: list[Event]) -> FinishReason | None:
+        """Count one sampled token and say its text; why it is the last, if it is."""
+        task, decoder = running.task, running.decoder
+        running.completion_tokens += 1
+        running.last_token_s = perf_counter()
+        if task.is_last(token):
+            running.stop_token = token
+            return "stop"
+        if token in self._end_tokens:
+            return "stop"
+        logprob: TokenLogprob | None = None
+        if task.top_logprobs is not None:
+            logprob = self._backend.logprobs(row, token, task.top_logprobs)
+        piece = self._pieces[token]
+        if task.shows_control:
+            piece = self._control_pieces.get(token, piece)
+        events += decoder.feed(piece, logprob)
+        if decoder.stopped is not None:
+            return "stop_sequence"
+        if running.completion_tokens >= task.max_tokens:
+            return "length"
+        running.lane.tokens.append(token)
+        return None

@@ -1,0 +1,208 @@
+"""Formats learned from templates that are nobody's: of every kind of call, with none of their names known."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.decoding.answers import parse
+
+from corral.decoding.formats.form import JsonBody, NamedBody, PairsBody, ThoughtForm
+from corral.decoding.formats.learn import Learned, learn
+from corral.templates.environment import ChatTemplate
+
+TEMPLATES = Path(__file__).parent.parent / "templates"
+INVENTED = TEMPLATES / "invented"
+
+PROMPT = "<|bot|>"
+WRITTEN: dict[str, str] = {
+    "arguments-as-elements": "<tool_use>\n<tool_name>get_weather</tool_name>\n<arguments>\n"
+    "<city>Oslo</city>\n<days>3</days>\n</arguments>\n</tool_use>",
+    "bare-json-list": '[{"name": "get_weather", "arguments": {"city": "Oslo", "days": 3}}]',
+    "code-fence-of-calls": '```tool_code\nget_weather(city="Oslo", days=3)\n```',
+    "counted-calls": '<call index="0" tool="get_weather">{"city": "Oslo", "days": 3}</call>\n',
+    "fenced-json": '```json\n{"tool": "get_weather", "tool_input": {"city": "Oslo", "days": 3}}\n```',
+    "id-first": "<|calls|><|call|>id=x7<|name|>get_weather"
+    '<|args|>{"city": "Oslo", "days": 3}<|/call|><|/calls|>',
+    "json-in-tags": '<tools><use name="get_weather">'
+    '<arg k="city">"Oslo"</arg><arg k="days">3</arg></use></tools>',
+    "key-and-value-tokens": "<|call|>get_weather<|key|>city<|value|>Oslo<|key|>days<|value|>3<|/call|>",
+    "lines-of-pairs": '<|do|>get_weather\ncity: "Oslo"\ndays: 3\n<|done|>',
+    "lines-of-python-calls": "<function_calls>\nget_weather(city='Oslo', days=3)\n</function_calls>",
+    "name-and-arguments-in-tags": "<tool_use>\n<name>get_weather</name>\n"
+    '<arguments>{"city": "Oslo", "days": 3}</arguments>\n</tool_use>',
+    "nested-function-object": '<|tool|>{"id": "1", "type": "function", "function": {"name": "get_weather", '
+    '"arguments": "{\\"city\\": \\"Oslo\\", \\"days\\": 3}"}}<|/tool|>',
+    "quoted-attributes": '<tool name="get_weather" city="Oslo" days="3"/>',
+    "sigil-before-name": '@@get_weather {"city": "Oslo", "days": 3}@@',
+    "spelled-tokens": "<｜tool_calls_begin｜><｜tool_call_begin｜>function<｜tool_sep｜>"  # noqa: RUF001
+    '<tml:invoke name="get_weather"><tml:parameter name="city">Oslo</tml:parameter>'
+    '<tml:parameter name="days">3</tml:parameter></tml:invoke><｜tool_call_end｜><｜tool_calls_end｜>',  # noqa: RUF001
+    "two-openers": '<|action_start|><|plugin|>\n{"name": "get_weather", '
+    '"parameters": {"city": "Oslo", "days": 3}}<|action_end|>',
+    "typed-attributes": '<calls>\n<call function="get_weather">\n<arg type="string" name="city">Oslo</arg>\n'
+    '<arg type="json" name="days">3</arg>\n</call>\n</calls>',
+    "words-before-json": '\nAction: get_weather\nAction Input: {"city": "Oslo", "days": 3}\n',
+}
+DESCRIBED: dict[str, tuple[str, str]] = {
+    "described-by-example": (
+        "instructions",
+        '<use_tool>{"tool_name": "get_weather", "parameters": {"city": "Oslo", "days": 3}}</use_tool>',
+    ),
+    "described-by-its-token": (
+        "instructions",
+        '<|invoke_tools|>[{"name": "get_weather", "arguments": {"city": "Oslo", "days": 3}}]',
+    ),
+    "described-as-python": ("instructions", '[get_weather(city="Oslo", days=3)]'),
+    "only-result-tokens": (
+        "vocabulary",
+        '<|tool_call_begin|>[get_weather(city="Oslo", days=3)]<|tool_call_end|>',
+    ),
+    "no-tools-at-all": (
+        "generic",
+        '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Oslo", "days": 3}}\n</tool_call>',
+    ),
+}
+
+
+def learned(name: str, **options: Any) -> Learned:
+    source = (INVENTED / f"{name}.jinja").read_text(encoding="utf-8")
+    return learn(ChatTemplate(source).render, source=source, **options)
+
+
+def test_every_invented_template_has_its_answer_here() -> None:
+    assert {path.stem for path in INVENTED.glob("*.jinja")} == {*WRITTEN, *DESCRIBED}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_calls_are_learned_from_how_the_template_writes_them(name: str) -> None:
+    found = learned(name)
+    assert found.format.source == "learned"
+    assert found.test.passed
+    for size in (1, 7, 1_000):
+        answer = parse(found.format, WRITTEN[name], size=size, prompt=PROMPT)
+        assert answer.names == ["get_weather"]
+        assert answer.arguments == [{"city": "Oslo", "days": 3}]
+        assert (answer.text, answer.malformed) == ("", False)
+
+
+@pytest.mark.parametrize("name", DESCRIBED)
+def test_calls_that_are_not_rendered_come_from_the_next_best_source(name: str) -> None:
+    source, written = DESCRIBED[name]
+    found = learned(name)
+    assert found.format.source == source
+    answer = parse(found.format, written, prompt="<|assistant|>")
+    assert answer.arguments == [{"city": "Oslo", "days": 3}]
+    assert (answer.text, answer.malformed) == ("", False)
+
+
+@pytest.mark.parametrize("name", sorted(set(WRITTEN) - {"nested-function-object"}))
+def test_what_we_write_for_calls_is_what_the_template_writes(name: str) -> None:
+    assert learned(name).test.is_exact
+
+
+def test_the_kinds_of_calls_are_told_apart() -> None:
+    kinds = {name: type(learned(name).format.calls[0].bodies[0]) for name in WRITTEN}
+    assert kinds["bare-json-list"] is JsonBody
+    assert kinds["id-first"] is NamedBody
+    assert kinds["typed-attributes"] is PairsBody
+
+
+def test_ids_and_counters_are_holes() -> None:
+    assert learned("id-first").format.calls[0].begin == ("<|call|>id=", "<|name|>")
+    counted = learned("counted-calls").format.calls[0]
+    assert (counted.begin, counted.first_count) == (('<call index="', '" tool="'), 0)
+
+
+def test_thoughts_are_learned_with_their_tags() -> None:
+    assert learned("two-openers").format.thought == ThoughtForm("<|inner|>", "<|outer|>")
+    assert learned("json-in-tags").format.thought == ThoughtForm("[REASONING]", "[/REASONING]")
+    assert learned("no-tools-at-all").format.thought is None
+
+
+def test_a_template_that_refuses_everything_gets_the_generic_form() -> None:
+    source = "{{ raise_exception('no') }}"
+    assert learn(ChatTemplate(source).render, source=source).is_generic
+
+
+def test_a_template_that_writes_nothing_of_its_input_gets_the_generic_form() -> None:
+    assert learn(ChatTemplate("constant").render, source="constant").is_generic
+
+
+def test_tokens_of_the_vocabulary_give_a_form_where_the_template_gives_none() -> None:
+    found = learned("no-tools-at-all", vocabulary=["<call_start>", "<|function_call|>", "<|/function_call|>"])
+    assert found.format.source == "vocabulary"
+    assert found.format.controls == {"<|function_call|>", "<|/function_call|>"}
+
+
+def test_tokens_of_channels_give_headers_where_the_template_gives_none() -> None:
+    tokens = ["<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|call|>", "<|return|>"]
+    found = learned("no-tools-at-all", vocabulary=tokens)
+    assert found.format.source == "known"
+    raw = (
+        "<|channel|>analysis<|message|>Hm.<|end|>"
+        "<|start|>assistant to=functions.ping<|channel|>x<|message|>{}<|call|>"
+    )
+    answer = parse(found.format, raw)
+    assert (answer.reasoning, answer.names) == ("Hm.", ["ping"])
+
+
+def test_only_what_the_vocabulary_names_is_a_control_token() -> None:
+    assert learned("two-openers", vocabulary=["<|plugin|>"]).format.controls == {"<|plugin|>"}
+
+
+THINKS = """{%- for m in messages -%}
+{{- '<|' + m.role + '|>' -}}
+{%- if m.reasoning_content -%}{{- '<think>' + m.reasoning_content + '</think>' -}}{%- endif -%}
+{{- m.content + '<|end|>' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|assistant|>' -}}
+{%- if enable_thinking is defined and not enable_thinking -%}{{- '<think></think>' -}}
+{%- else -%}{{- '<think>' -}}{%- endif -%}{%- endif -%}"""
+
+
+def test_prompts_say_whether_a_thought_is_open_and_what_switches_it() -> None:
+    found = learn(ChatTemplate(THINKS).render, source=THINKS)
+    prompts, thought = found.prompts, found.format.thought
+    assert thought == ThoughtForm("<think>", "</think>")
+    assert prompts.state(prompts.default, thought) == "open"
+    assert prompts.off is not None
+    assert prompts.state(prompts.off, thought) == "closed"
+    assert prompts.switch_off is not None
+    assert prompts.switch_off.kwargs == {"enable_thinking": False}
+    assert parse(found.format, "Hm.</think>Yes.", prompt=prompts.default).reasoning == "Hm."
+    assert parse(found.format, "Yes.", prompt=prompts.off).text == "Yes."
+
+
+@pytest.mark.parametrize(
+    ("message", "capabilities"),
+    [
+        ("c.function.arguments | fromjson | tojson", {"arguments": "string"}),
+        (
+            "(c.function.arguments | tojson) if m.content is none else raise_exception('no')",
+            {"content_beside_calls": "null"},
+        ),
+        (
+            "(c.function.arguments | tojson) if 'content' not in m else raise_exception('no')",
+            {"content_beside_calls": "absent"},
+        ),
+        (
+            "(c.function.arguments | tojson) if m.tool_calls | length == 1 else raise_exception('no')",
+            {"parallel_calls": False},
+        ),
+        (
+            "(c.function.arguments | tojson) if c.id | length == 9 else raise_exception('no')",
+            {"short_ids": True},
+        ),
+    ],
+)
+def test_the_shapes_that_a_template_takes_are_found(message: str, capabilities: dict[str, Any]) -> None:
+    source = (
+        "{%- for m in messages -%}{{- '<|' + m.role + '|>' + (m.content or '') -}}"
+        "{%- for c in m.tool_calls or [] -%}{{- '<|call|>' + c.function.name + '<|args|>' + ("
+        + message
+        + ") -}}"
+        "{%- endfor -%}{%- endfor -%}{%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}"
+    )
+    found = learn(ChatTemplate(source).render, source=source)
+    assert found.format.source == "learned"
+    assert {name: getattr(found.capabilities, name) for name in capabilities} == capabilities

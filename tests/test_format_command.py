@@ -1,0 +1,90 @@
+"""`corral format`: what was learned, and what becomes of recorded answers."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from corral.__main__ import main
+
+TEMPLATES = Path(__file__).parent / "decoding" / "templates"
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+    },
+}
+
+
+def case(raw: str, **more: object) -> str:
+    return json.dumps({"id": "one", "template": "own-phi-4-mini.jinja", "raw": raw, "tools": [TOOL], **more})
+
+
+def test_a_template_is_shown_as_what_was_learned_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["format", "--template", str(TEMPLATES / "own-phi-4-mini.jinja")]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["source"] == "learned"
+    assert shown["format"]["calls"][0]["begin"] == ["<|tool_call|>"]
+    assert shown["self_test"]["passed"]
+    assert shown["capabilities"]["parallel_calls"]
+
+
+@pytest.mark.parametrize("split", ["1", "3", "1000"])
+def test_answers_are_parsed_one_a_line(
+    split: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cases = tmp_path / "cases.jsonl"
+    whole = '<|tool_call|>{"name": "get_weather", "arguments": {"city": "Ulm"}}<|/tool_call|>'
+    cases.write_text(case("Hm. " + whole) + "\n\n" + case(whole[:62], finish="length") + "\n")
+    folders = f"{tmp_path}:{TEMPLATES}"
+    assert main(["format", "--templates", folders, "--cases", str(cases), "--split", split]) == 0
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    called = {"name": "get_weather", "arguments": {"city": "Ulm"}, "arguments_partial": None}
+    assert first == {
+        "id": "one",
+        "reasoning": None,
+        "content": "Hm.",
+        "tool_calls": [called],
+        "malformed": False,
+    }
+    cut = {"name": "get_weather", "arguments": None, "arguments_partial": {"city": "Ul"}}
+    assert (second["tool_calls"], second["malformed"]) == ([cut], True)
+
+
+def test_a_case_that_cannot_be_parsed_is_named_and_the_others_are_parsed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cases = tmp_path / "cases.jsonl"
+    cases.write_text("\n".join(["{}", case("Hi.", template="missing.jinja"), case("Hi.")]))
+    assert main(["format", "--templates", str(TEMPLATES), "--cases", str(cases)]) == 1
+    said = capsys.readouterr()
+    assert json.loads(said.out)["content"] == "Hi."
+    assert "line 1" in said.err
+    assert "line 2: there is no template missing.jinja" in said.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--template", "a", "--model", "b"],
+        ["--cases", "x"],
+        ["--cases", "x", "--templates", ".", "--split", "0"],
+    ],
+)
+def test_what_does_not_go_together_is_refused(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["format", *arguments]) == 1
+    assert "--cases" in capsys.readouterr().err
+
+
+def test_a_template_that_does_not_compile_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "broken.jinja"
+    broken.write_text("{% for %}")
+    assert main(["format", "--template", str(broken)]) == 1
+    assert capsys.readouterr().err.startswith("corral: the chat template does not compile: line 1")

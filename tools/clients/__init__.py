@@ -1,0 +1,1 @@
+"""One client: what it asks, how it behaves, what it saw."""

@@ -1,0 +1,1 @@
+"""The command lines of bench.py, loadtest.py and soak.py."""

@@ -1,0 +1,120 @@
+"""The figures of the server and its engine, each with what it is compared with in the same run.
+
+    python tools/bench.py all                       the server, the raw loop, and their ratio
+    python tools/bench.py all --peer http://127.0.0.1:8080     and another server's, in turns
+    python tools/bench.py cost                      a token's whole cost outside llama.cpp (scripted backend)
+    python tools/bench.py residual                  busy time after a client has left
+    python tools/bench.py retry                     what a retry of an abandoned prefill computes again
+    python tools/bench.py shared                    a system prompt that many requests share
+    python tools/bench.py pace                      streams beside a long prefill
+    python tools/bench.py drafting                  speculative decoding, with and without
+    python tools/bench.py engine                    all of these, in less than eight minutes
+    python tools/bench.py crowd                     streams beside 100 and 1,000 readers of /status
+    python tools/bench.py delay                     from a token's sampling to such a reader, and its memory
+    python tools/bench.py steps --omp all           what a llama.cpp step costs, by what is in it
+    python tools/bench.py all --json rows.json -- --step-budget-ms 60    (flags for the server)
+
+`serve`, `residual`, `retry`, `shared` and `pace` with --peer measure that server instead of one of ours.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import trio
+from rich.console import Console
+
+from tools.clients.framing import FramingError
+from tools.clients.target import Target
+from tools.measures.bed import Bed
+from tools.measures.figures import ENGINE, measure
+from tools.measures.plan import Plan
+from tools.measures.steps import OMP_SETTINGS
+from tools.servers.server import served_model
+from tools.sheets.sheet import WIDTH, Sheet, write
+
+EVERYTHING = "engine"
+MODEST_REPEATS = {"residual": 3, "retry": 3, "shared": 2, "pace": 2, "drafting": 2, "cost": 2, "all": 3}
+"""What `engine` measures, in this order, and how often."""
+REPEATS = {"drafting": 3, "steps": 7}  # others: 5
+
+
+async def run(args: argparse.Namespace, what: str, console: Console) -> Sheet:
+    """One figure."""
+    usual = MODEST_REPEATS if args.what == EVERYTHING else REPEATS
+    plan = Plan(
+        repeats=args.repeats or usual.get(what, 5),
+        streams=args.streams,
+        output_tokens=args.output_tokens,
+        slots=args.slots,
+        spin_count=args.spin_count,
+        omp=tuple(OMP_SETTINGS) if args.omp == "all" else (args.omp,),
+    )
+    bed = Bed(
+        command=args.server_cmd or None,
+        # among all figures, flags are meant for corral on a model, and cost has the scripted engine
+        flags=() if what == "cost" and args.what == EVERYTHING else tuple(args.flags),
+        model=args.model,
+        threads=args.threads,
+        peer=await _found(args.peer, args.api_key) if args.peer else None,
+    )
+    return await measure(what, ENGINE[what], bed, plan, console)
+
+
+async def _found(url: str, api_key: str | None) -> Target:
+    """The server at `url`, by the name of its model. Raises SystemExit when nobody answers."""
+    try:
+        target = Target.from_url(url, api_key=api_key)
+        return replace(target, model=await served_model(target))
+    except (OSError, ValueError, FramingError) as error:
+        raise SystemExit(f"bench: no server at {url}: {error}") from None
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
+
+
+def _floats(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(","))
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line; flags after `--` go to the server."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    cut = arguments.index("--") if "--" in arguments else len(arguments)
+    parser = argparse.ArgumentParser(
+        prog="bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("what", choices=[*ENGINE, EVERYTHING])
+    add("--repeats", type=int, help="[5; drafting: 3; steps: 7; engine: 2 or 3 of each]")
+    add("--streams", type=_numbers, metavar="N,N", help="of throughput [1,8,16; cost: 1,16,64]")
+    add("--output-tokens", type=int, default=64, help="of a stream, for throughput [%(default)s]")
+    add("--threads", type=int, default=2)
+    add("--slots", type=int, help="for throughput [the largest number of streams]")
+    add("--model", type=Path, help="GGUF file [the server's default]")
+    add("--server-cmd", default="", help="command that starts a server; {port} is filled in")
+    add("--peer", metavar="URL", help="a running server, to compare with (all) or to measure")
+    add("--api-key")
+    add("--spin-count", default="1000", help="GOMP_SPINCOUNT of the raw loop [%(default)s]")
+    add("--omp", choices=[*OMP_SETTINGS, "all"], default="default", help="OpenMP's setting, for steps")
+    add("--json", type=Path, help="write all figures there")
+    args = parser.parse_args(arguments[:cut])
+    args.flags = arguments[cut + 1 :]
+    if args.peer and args.what in ("raw", "cost", "drafting", "crowd", "delay", "steps"):
+        parser.error(f"{args.what} has no use for --peer")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run and print; 1 where an answer was not whole. A goal that is missed is printed, not an error."""
+    args = parse(argv)
+    console = Console(width=WIDTH)
+    sheets = []
+    for what in MODEST_REPEATS if args.what == EVERYTHING else (args.what,):
+        sheets.append(trio.run(run, args, what, console))
+        if args.json:
+            write(args.json, sheets)
+    return 1 if any(sheet.broken for sheet in sheets) else 0

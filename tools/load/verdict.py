@@ -1,0 +1,87 @@
+"""Whether everything is back after a soak. Pure, but for the watching."""
+
+from collections import Counter
+from collections.abc import Sequence
+from statistics import median
+
+import msgspec
+import trio
+
+from tools.servers.footprint import Footprint, footprint
+from tools.sheets.goal import Goal
+from tools.sheets.sheet import Sheet
+
+SAMPLE_S = 2.0
+RSS_GROWTH_LIMIT = 0.02
+
+
+class Sample(msgspec.Struct, frozen=True):
+    """The server's footprint `at_s` into the load."""
+
+    at_s: float
+    rss_bytes: int
+    descriptors: int
+    threads: int
+
+
+class Soaked(msgspec.Struct, frozen=True):
+    """What was seen: how many clients ended how, the server before and after, and in between."""
+
+    outcomes: Counter[str]
+    wrong: list[str]
+    before: Footprint
+    after: Footprint
+    together: int
+    """Streams that ran side by side afterwards."""
+    exit_code: int | None
+    samples: Sequence[Sample]
+
+
+async def watch(pid: int, samples: list[Sample]) -> None:
+    """Sample the footprint until cancelled."""
+    started_s = trio.current_time()
+    while True:
+        seen = footprint(pid)
+        at_s = round(trio.current_time() - started_s, 1)
+        samples.append(Sample(at_s, seen.rss_bytes, seen.descriptors, seen.threads))
+        await trio.sleep(SAMPLE_S)
+
+
+def rss_growth(samples: Sequence[Sample]) -> float:
+    """By which share memory grew from minute 5 (or the first quarter, if that is earlier) to the end.
+
+    Both ends are medians of a tenth of what lies between, so that one sample decides nothing.
+    """
+    if len(samples) < 4:
+        return 0.0
+    settled_s = min(300.0, samples[-1].at_s / 4)
+    late = [sample.rss_bytes for sample in samples if sample.at_s >= settled_s]
+    window = max(1, len(late) // 10)
+    return median(late[-window:]) / median(late[:window]) - 1.0
+
+
+def verdict(soaked: Soaked, *, slots: int, is_exact: bool) -> Sheet:
+    """What is back and what is not. Texts that differ are only told of, unless it `is_exact`."""
+    before, after = soaked.before, soaked.after
+    growth = rss_growth(soaked.samples)
+    goals = [
+        Goal("texts: wrong", 0, float(len(soaked.wrong)), at_most=True),
+        Goal("descriptors", before.descriptors, after.descriptors, at_most=True),
+        Goal("threads", before.threads, after.threads, at_most=True),
+        Goal("slots: streams side by side", slots, soaked.together, at_most=False),
+        Goal("memory: grown since it settled", RSS_GROWTH_LIMIT, growth, at_most=True),
+        Goal("exit: with another code than 0", 0, float(soaked.exit_code != 0), at_most=True),
+    ]
+    memory = f"{before.rss_bytes / 2**20:.1f} MiB before, {after.rss_bytes / 2**20:.1f} after"
+    return Sheet(
+        name="soak",
+        columns=["clients: how they ended", "how many"],
+        cells=[[outcome, str(count)] for outcome, count in sorted(soaked.outcomes.items())],
+        rows=[soaked],
+        goals=goals if is_exact else goals[1:],
+        definitions="""\
+texts: of clients that stayed, by the reference answers. descriptors, threads: after the load, by those from
+  before it. memory: from minute 5 (or the first quarter, if that is earlier) to the end.""",
+        broken=soaked.wrong if is_exact else [],
+        notes=[f"memory: {memory}; exit code {soaked.exit_code}", *(() if is_exact else soaked.wrong[:10])],
+    )

@@ -1,0 +1,67 @@
+"""How much is measured."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much of everything is measured. Each figure reads what is its own."""
+
+    repeats: int = 3
+    """Repetitions; what is compared is measured once in each."""
+
+    streams: tuple[int, ...] | None = None
+    """Side by side, for throughput and cost; None: the figure's own."""
+    output_tokens: int = 64
+    """Of each of these streams, and of those beside watchers."""
+    slots: int | None = None
+    """For throughput and cost; None: as many as there are streams."""
+    """Settings of the server to be compared; none: its default alone."""
+    spin_count: str = "1000"
+    """GOMP_SPINCOUNT of the raw loop."""
+    omp: tuple[str, ...] = ("default",)
+    """OpenMP's settings, whose steps are measured."""
+
+    watchers: tuple[int, ...] = (100, 1000)
+    """Readers of the status, beside streams."""
+    watchers_stalled: int = 50
+    """Of these at most; never more than half."""
+    watch_s: float = 6.0
+    """For how long delays are collected."""
+
+    rounds: int = 200
+    """Clients that leave, of each kind."""
+    stalled: int = 50
+    """Stalled readers, to be evicted and beside healthy streams."""
+    healthy: int = 8
+    healthy_tokens: int = 550
+    """Of each healthy stream, in each turn: so many that stalled readers are evicted in it, and come back."""
+    idle: int = 500
+    """Idle SSE connections, of each kind."""
+    subscribers: tuple[int, ...] = (100, 500, 1000)
+    window_s: float = 4.0
+    """For how long events are counted."""
+    settle_s: float = 3.0
+    """After the last reader came, before memory is looked at or events are counted."""
+    shutdowns: int = 3
+    shutdown_stalled: int = 20
+
+
+QUICK = Plan(
+    repeats=1,
+    streams=(1, 2),
+    output_tokens=8,
+    watchers=(3,),
+    watch_s=0.5,
+    rounds=4,
+    stalled=4,
+    healthy=2,
+    healthy_tokens=20,
+    idle=10,
+    subscribers=(5,),
+    window_s=0.3,
+    settle_s=0.2,
+    shutdowns=1,
+    shutdown_stalled=2,
+)
+"""So little that the figures mean nothing: to see that they can be measured."""

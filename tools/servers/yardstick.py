@@ -1,0 +1,86 @@
+"""The raw loop (rawloop.py, rawsteps.py) in a process of its own: no llama.cpp in this one."""
+
+import os
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+
+from tools.clients.prompts import chatml
+from tools.servers.process import LineProcess, program
+
+BATCH_TOKENS = 512
+
+
+class RoundRequest(msgspec.Struct, frozen=True):
+    """One line on stdin. Prompts are texts as a template leaves them: special tokens are parsed."""
+
+    prompts: list[str]
+    output_tokens: int
+    chunk_tokens: int = BATCH_TOKENS
+
+
+class RoundResult(msgspec.Struct, frozen=True):
+    """One line on stdout. Times are wall-clock seconds; `cpu_s` is the whole process, all threads."""
+
+    prompt_tokens: int
+    output_tokens: int
+    prefill_s: float
+    decode_s: float
+    llama_s: float
+    cpu_s: float
+    step_ms: list[float]
+
+
+class StepCosts(msgspec.Struct, frozen=True):
+    """Milliseconds: least of several for steps, medians for the spin figures.
+
+    `mixed_ms` maps "4+32" to (decode rows first in one batch, prefill rows first, two calls);
+    `loop_reply_ms` and `contended_step_ms` are (median, p95).
+    """
+
+    decode_ms: dict[int, float]
+    prefill_ms: dict[int, float]
+    mixed_ms: dict[str, tuple[float, float, float]]
+    helper_spin_ms: float
+    paced_step_ms: float
+    loop_reply_ms: tuple[float, float]
+    loaded_step_ms: float
+    contended_step_ms: tuple[float, float]
+
+
+class Yardstick:
+    """The running loop."""
+
+    def __init__(self, lines: LineProcess) -> None:
+        self._lines = lines
+
+    async def round(self, prompts: Sequence[list[dict[str, str]]], output_tokens: int) -> RoundResult:
+        """The same prompts, rendered by ChatML, through the loop. Not cancel-safe."""
+        request = RoundRequest([chatml(prompt) for prompt in prompts], output_tokens)
+        return msgspec.json.decode(await self._lines.ask(msgspec.json.encode(request)), type=RoundResult)
+
+
+@asynccontextmanager
+async def yardstick(
+    model: Path, *, sequences: int, threads: int, spin_count: str
+) -> AsyncIterator[Yardstick]:
+    """Start the raw loop and wait until its model is loaded; it ends with the block.
+
+    `model` is an absolute path: the process has another working directory.
+    """
+    arguments = ["--model", str(model), "--sequences", str(sequences), "--threads", str(threads)]
+    env = {"GOMP_SPINCOUNT": spin_count, **os.environ}  # who set it in the environment means it
+    async with program("tools.servers.rawloop", *arguments, env=env) as lines:
+        yield Yardstick(lines)
+
+
+async def step_costs(model: Path, *, threads: int, repeats: int, env: Mapping[str, str]) -> StepCosts:
+    """What its steps cost, in a process with that environment; `model` is an absolute path.
+
+    Cancelling ends the process. Raises ProcessEnded.
+    """
+    arguments = ["--model", str(model), "--threads", str(threads), "--repeats", str(repeats)]
+    async with program("tools.servers.rawsteps", *arguments, env=env) as lines:
+        return msgspec.json.decode(await lines.line(), type=StepCosts)
