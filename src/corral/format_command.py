@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from corral.decoding.blocks import BlockEvent, BlockParser, Ending
-from corral.decoding.formats.form import CallForm, JsonBody, NamedBody, PairsBody, split_controls
+from corral.decoding.formats.form import CallForm, JsonBody, NamedBody, split_controls
 from corral.decoding.formats.learn import Learned, learn
 from corral.decoding.json_scan import complete_json
 from corral.decoding.markers import Markers

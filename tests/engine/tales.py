@@ -23,7 +23,6 @@ from corral.events import (
     Prefill,
     Sampled,
     Started,
-    Timings,
     Usage,
 )
 from corral.request import GenerationRequest, Message
@@ -44,7 +43,7 @@ def words(request: GenerationRequest, max_tokens: int) -> Iterable[list[Event]]:
     for number in range(max_tokens):
         told: list[Event] = [] if number else [Started(size, 0), BlockOpened(0, "text")]
         yield [*told, Sampled(1), BlockDelta(0, f"{number} ")]
-    yield [BlockClosed(0), Finished("length", None, Usage(size, 0, max_tokens), Timings(0.0, 0.0))]
+    yield [BlockClosed(0), Finished("length", None, Usage(size, 0, max_tokens))]
 
 
 def breaking(request: GenerationRequest, max_tokens: int) -> Iterable[list[Event]]:
