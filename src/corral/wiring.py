@@ -98,7 +98,8 @@ async def start(
         service, watching, files, ModelCard(model, int(time.time())), pick(HttpOptions, settings), routes
     )
     await nursery.start(engine.run)
-    for task in (watching.feed.broker.run, watching.stall.run, service.enforce_deadlines):
+    await nursery.start(service.run)
+    for task in (watching.feed.broker.run, watching.stall.run):
         nursery.start_soon(task)
     _spare_the_collector()
     return Running(model, service, watching, app, nursery, settings.drain_s)

@@ -76,6 +76,7 @@ class LocalEngine:
         self._draft_model = None if draft_backend is None else DraftModel(draft_backend, backend)
         self.failure: EngineFailed | None = None
         self._backend = backend
+        self._draft_backend = draft_backend
         self._prompts = model.prompts or InlinePrompts(PromptWriter(model.chat_format, model.vocabulary))
         self._sinks: dict[int, Sink] = {}
         self._keys = count(1)
@@ -86,7 +87,9 @@ class LocalEngine:
         return None if self._worker is None else self._worker.step_age_s
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Own the worker thread until cancelled. Raises StartupError if no prompt can be written.
+        """Own the worker thread until cancelled.
+
+        Raises StartupError if no token can be computed, or no prompt written.
 
         Cancelling returns once the thread has ended, which takes at most the step it is in: the thread
         is never abandoned, since it holds the model. If the worker dies, every task gets Failed, later
@@ -97,6 +100,7 @@ class LocalEngine:
         def deliver(delivery: Delivery) -> None:
             to_trio.run_sync_soon(self._deliver, delivery)
 
+        await trio.to_thread.run_sync(self._warm_up)
         await self._prompts.ready()
         worker = Worker(self._backend, self._options, deliver=deliver, draft_model=self._draft_model)
         async with trio.open_nursery() as nursery:
@@ -110,10 +114,10 @@ class LocalEngine:
                 self._worker = None
                 worker.stop_nowait()
 
-    async def prepare(self, request: GenerationRequest, *, client: str) -> LocalPrepared:
-        """Render and tokenize a request off the event loop, and see that it fits.
+    def check(self, request: GenerationRequest) -> None:
+        """Refuse tokens that the model does not have, and a prompt that is certain not to fit.
 
-        Raises InvalidRequest or ContextExceeded. Cancelling leaves at once.
+        Raises InvalidRequest or ContextExceeded.
         """
         known = len(self._backend.model.vocabulary.pieces)
         named = [("logit_bias", token) for token, _ in request.sampling.logit_bias]
@@ -121,12 +125,23 @@ class LocalEngine:
         for param, token in named:
             if token >= known:
                 raise InvalidRequest(f"token {token} is not one of the model's {known}", param=param)
-        limit_tokens = self.capacity.request_ctx_tokens
-        bounds.check(request, limit_tokens=limit_tokens, longest_token_bytes=self._longest_token_bytes)
+        bounds.check(
+            request,
+            limit_tokens=self.capacity.request_ctx_tokens,
+            longest_token_bytes=self._longest_token_bytes,
+        )
+
+    async def prepare(self, request: GenerationRequest, *, client: str) -> LocalPrepared:
+        """Render and tokenize a request that was checked off the event loop, and see that it fits.
+
+        Raises InvalidRequest or ContextExceeded. Cancelling leaves at once.
+        """
         if request.sampling.dry is not None:
             ready = partial(self._backend.model.make_ready, request.sampling)
             await trio.to_thread.run_sync(ready, abandon_on_cancel=True)
-        prompt = await self._prompts.prompt(request, client=client, limit_tokens=limit_tokens)
+        prompt = await self._prompts.prompt(
+            request, client=client, limit_tokens=self.capacity.request_ctx_tokens
+        )
         tokens = prompt.tokens.tolist()
         return LocalPrepared(request, tokens, self._output_tokens(request, len(tokens)))
 
@@ -165,6 +180,11 @@ class LocalEngine:
         assert not self._sinks, f"sinks left: {sorted(self._sinks)}"
         if self._worker is not None:
             self._worker.check_idle()
+
+    def _warm_up(self) -> None:
+        self._backend.warm_up()
+        if self._draft_backend is not None:
+            self._draft_backend.warm_up()
 
     def _output_tokens(self, request: GenerationRequest, prompt_tokens: int) -> int:
         limit = self.capacity.request_ctx_tokens
