@@ -1,5 +1,6 @@
 """A request from acceptance to its exit, over an engine that has neither tokens nor a model."""
 
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -50,6 +51,7 @@ class LateEngine(TaleEngine):
     async def prepare(self, request: GenerationRequest, *, client: str) -> TalePrepared:
         with trio.CancelScope(shield=True):
             prepared = await super().prepare(request, client=client)
+            assert trio.current_effective_deadline() == math.inf, "it is shielded"
         return prepared
 
 
