@@ -68,24 +68,34 @@ class TaleHandle:
 
 
 class TaleEngine:
-    """Tells `tale(request, max_tokens)`, a batch every `pause_s`."""
+    """Tells `tale(request, max_tokens)`, a batch every `pause_s`; `preparing_s` after it was asked."""
 
     def __init__(
-        self, tale: Tale = words, *, slots: int = 2, ctx_tokens: int = 100, pause_s: float = 0.1
+        self,
+        tale: Tale = words,
+        *,
+        slots: int = 2,
+        ctx_tokens: int = 100,
+        pause_s: float = 0.1,
+        preparing_s: float = 0.0,
     ) -> None:
         self.capacity = Capacity(slots, slots * ctx_tokens, ctx_tokens)
         self.failure: EngineFailed | None = None
         self.told = 0
         self._tale = tale
         self._pause_s = pause_s
+        self._preparing_s = preparing_s
         self._nursery: trio.Nursery | None = None
         self._open = 0
 
     def step_age_s(self) -> float | None:
         return None
 
+    def check(self, request: GenerationRequest) -> None:
+        """Nothing of a tale is plain to see."""
+
     async def prepare(self, request: GenerationRequest, *, client: str) -> TalePrepared:
-        await trio.lowlevel.checkpoint()
+        await trio.sleep(self._preparing_s)
         size = len(request.messages[0].content.split())
         room = self.capacity.request_ctx_tokens - size
         if room < 1 or (request.max_tokens or 0) > room:

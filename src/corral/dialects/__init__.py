@@ -29,7 +29,10 @@ Headers = Mapping[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What an answer says of itself before its first token. `model` is the public name of what answers."""
+    """What an answer says of itself before its first token. `model` is the public name of what answers.
+
+    `prompt_tokens` is 0 where the stream had to begin before the prompt was written.
+    """
 
     id: str
     created_s: int

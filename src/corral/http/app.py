@@ -86,10 +86,11 @@ def create_app(
         timeout_s=options.body_timeout_s,
         prompt_bytes=service.capacity.prompt_bytes,
     )
+    service.on_draining.append(bodies.close)
     for route in routes:
         add_generate(app, route, service, bodies, card, options)
     add_pages(app, files)
-    add_status(app, service, watching, operators, keepalive_s=options.stream_keepalive_s)
+    add_status(app, service, watching, operators, bodies, keepalive_s=options.stream_keepalive_s)
     add_models(app, service, card)
     add_props(app, service, card, options)
     add_health(app, service, watching)

@@ -7,7 +7,7 @@ from typing import Final, TypeVar
 import trio
 from quart import Request
 
-from corral.errors import Overloaded, PayloadTooLarge, RequestTimeout, UnsupportedMediaType
+from corral.errors import Draining, Overloaded, PayloadTooLarge, RequestTimeout, UnsupportedMediaType
 
 T = TypeVar("T")
 
@@ -76,26 +76,51 @@ class Bodies:
         self._timeout_s = timeout_s
         self._memory = BodyMemory(memory_bytes)
         self._parsing = trio.CapacityLimiter(1)
+        self._arriving: set[trio.CancelScope] = set()
+        self._is_closed = False
+
+    def close(self) -> None:
+        """The server shuts down: refuse what has not arrived, now and from now on. Synchronous."""
+        self._is_closed = True
+        for scope in self._arriving:
+            scope.cancel()
 
     @asynccontextmanager
     async def received(self, request: Request) -> AsyncIterator[bytes]:
         """The whole body, which counts as held in memory until the block ends; cancel-safe.
 
-        Raises UnsupportedMediaType, RequestTimeout, Overloaded, or PayloadTooLarge as soon as that is known.
+        Raises UnsupportedMediaType, RequestTimeout, Overloaded, Draining, or PayloadTooLarge as soon as that
+        is known.
         """
         check_encoding(request)
         check_is_json(request)
         with self._memory.hold() as grow:
-            body = await read_body(
-                request,
-                limit_bytes=self._limit_bytes,
-                timeout_s=self._timeout_s,
-                reason=self._reason,
-                grow=grow,
-            )
+            with self.until_closed():
+                body = await read_body(
+                    request,
+                    limit_bytes=self._limit_bytes,
+                    timeout_s=self._timeout_s,
+                    reason=self._reason,
+                    grow=grow,
+                )
             if _media_type(request) == FORM and not body.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
                 raise _not_json(FORM)
             yield body
+
+    @contextmanager
+    def until_closed(self) -> Iterator[None]:
+        """What is awaited in the block ends at `close`; raises Draining then."""
+        scope = trio.CancelScope()
+        if self._is_closed:
+            scope.cancel()
+        self._arriving.add(scope)
+        try:
+            with scope:
+                yield
+        finally:
+            self._arriving.remove(scope)
+        if scope.cancelled_caught:
+            raise Draining("the server is shutting down")
 
     async def parse(self, parse: Callable[[bytes], T], body: bytes) -> T:
         """What `parse` makes of a body, off the event loop if it is large; raises what it raises.

@@ -198,6 +198,10 @@ class Backend(Protocol):
         """Most rows of logits one step may ask for, all chunks together."""
         ...
 
+    def warm_up(self) -> None:
+        """Compute one token and forget it; before anything else, once. Raises StartupError if that fails."""
+        ...
+
     def decode(self, chunks: Sequence[Chunk]) -> None:
         """Append the chunks; afterwards the rows of logits lie one after the other, in the chunks' order.
 

@@ -87,6 +87,7 @@ class LocalEngine:
         self._draft_model = None if draft_backend is None else DraftModel(draft_backend, backend)
         self.failure: EngineFailed | None = None
         self._backend = backend
+        self._draft_backend = draft_backend
         self._prompts = model.prompts or InlinePrompts(PromptWriter(model.chat_format, model.vocabulary))
         self._shaping: Shaping | None = None
         self._blocking: trio.Nursery | None = None
@@ -100,7 +101,9 @@ class LocalEngine:
         return None if self._worker is None else self._worker.step_age_s
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Own the worker thread until cancelled. Raises StartupError if no prompt can be written.
+        """Own the worker thread until cancelled.
+
+        Raises StartupError if no token can be computed, or no prompt written.
 
         Cancelling returns once the thread has ended, which takes at most the step it is in: the thread
         is never abandoned, since it holds the model. If the worker dies, every task gets Failed, later
@@ -111,6 +114,7 @@ class LocalEngine:
         def deliver(delivery: Delivery) -> None:
             to_trio.run_sync_soon(self._deliver, delivery)
 
+        await trio.to_thread.run_sync(self._warm_up)
         learned = await self._prompts.ready()
         self._shaping = await trio.to_thread.run_sync(Shaping, learned, self._backend.model.vocabulary)
         worker = Worker(self._backend, self._options, deliver=deliver, draft_model=self._draft_model)
@@ -126,10 +130,10 @@ class LocalEngine:
                 self._worker = self._blocking = None
                 worker.stop_nowait()
 
-    async def prepare(self, request: GenerationRequest, *, client: str) -> LocalPrepared:
-        """Render and tokenize a request off the event loop, and see that it fits.
+    def check(self, request: GenerationRequest) -> None:
+        """Refuse tokens that the model does not have, and a prompt that is certain not to fit.
 
-        Raises InvalidRequest or ContextExceeded. Cancelling leaves at once.
+        Raises InvalidRequest or ContextExceeded.
         """
         known = len(self._backend.model.vocabulary.pieces)
         named = [("logit_bias", token) for token, _ in request.sampling.logit_bias]
@@ -137,9 +141,20 @@ class LocalEngine:
         for param, token in named:
             if token >= known:
                 raise InvalidRequest(f"token {token} is not one of the model's {known}", param=param)
-        limit_tokens = self.capacity.request_ctx_tokens
-        bounds.check(request, limit_tokens=limit_tokens, longest_token_bytes=self._longest_token_bytes)
-        prompt = await self._prompts.prompt(request, client=client, limit_tokens=limit_tokens)
+        bounds.check(
+            request,
+            limit_tokens=self.capacity.request_ctx_tokens,
+            longest_token_bytes=self._longest_token_bytes,
+        )
+
+    async def prepare(self, request: GenerationRequest, *, client: str) -> LocalPrepared:
+        """Render and tokenize a request that was checked off the event loop, and see that it fits.
+
+        Raises InvalidRequest or ContextExceeded. Cancelling leaves at once.
+        """
+        prompt = await self._prompts.prompt(
+            request, client=client, limit_tokens=self.capacity.request_ctx_tokens
+        )
         tokens = prompt.tokens.tolist()
         max_tokens = self._output_tokens(request, len(tokens))
         constraint = None
@@ -212,6 +227,11 @@ class LocalEngine:
         assert not self._sinks, f"sinks left: {sorted(self._sinks)}"
         if self._worker is not None:
             self._worker.check_idle()
+
+    def _warm_up(self) -> None:
+        self._backend.warm_up()
+        if self._draft_backend is not None:
+            self._draft_backend.warm_up()
 
     def _output_tokens(self, request: GenerationRequest, prompt_tokens: int) -> int:
         limit = self.capacity.request_ctx_tokens

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from corral.engine.local.backend import BackendLost, CacheShape, ChatFormat, Chunk, SavedSequence, StepAborted
+from corral.engine.local.prompts.contract import Prompts
 from corral.events import TokenLogprob
 from corral.request import Sampling
 
@@ -82,7 +83,7 @@ class ByteVocabulary:
 class ScriptedModel:
     """Speaks ChatML, in bytes."""
 
-    prompts = None
+    prompts: Prompts | None = None
 
     def __init__(self) -> None:
         self.vocabulary = ByteVocabulary()
@@ -235,6 +236,9 @@ class ScriptedBackend:
         )
         self._on_step = on_step
         self._keep_steps = keep_steps
+
+    def warm_up(self) -> None:
+        """There is nothing to be found out."""
 
     def decode(self, chunks: Sequence[Chunk]) -> None:
         if self._on_step is not None:

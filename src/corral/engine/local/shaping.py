@@ -23,7 +23,7 @@ logger = logging.getLogger("corral.engine")
 
 
 class Shaping:
-    """One model's. Safe from any thread; making one blocks for about a second, for the masks of a vocabulary."""
+    """One model's; safe from any thread. Making it takes about a second: masks need the vocabulary."""
 
     def __init__(self, learned: Learned, vocabulary: Vocabulary) -> None:
         self.learned = learned
@@ -41,7 +41,7 @@ class Shaping:
         return request.grammar is not None or (bool(request.tools) and request.tool_choice.mode == "required")
 
     def form(self, request: GenerationRequest, ending: str) -> AnswerForm | None:
-        """How an answer behind a prompt that ends like this is read; None: as text, whatever it looks like."""
+        """How an answer behind a prompt that ends like this is read; None: as mere text."""
         tools = _callable(request)
         if request.shows_control and not tools:
             return None
