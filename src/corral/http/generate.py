@@ -1,4 +1,4 @@
-"""The routes that generate text: one way for every dialect, streaming or not."""
+"""The routes that generate text, or measure what would be generated from: one way for every dialect."""
 
 import secrets
 import time
@@ -8,7 +8,7 @@ from quart import Quart, Request, Response, g, request
 
 from corral.books.record import About
 from corral.dialects import Call, Head, Headers
-from corral.dialects.routes import Route
+from corral.dialects.routes import CountRoute, Route
 from corral.http.body import Bodies
 from corral.http.connection import enter_for_request, peer_of
 from corral.http.marks import speaks
@@ -28,7 +28,8 @@ def add_generate(
     @speaks(dialect)
     async def generate() -> Response:
         async with bodies.received(request) as body:
-            call = await bodies.parse(partial(dialect.parse, headers=_headers(request)), body)
+            parse = partial(dialect.parse, headers=_headers(request), client=g.client)
+            call = await bodies.parse(parse, body)
         prepared = await service.prepare(call.request, g.client)
         about = About(
             id=f"{dialect.id_prefix}{secrets.token_hex(12)}",
@@ -39,7 +40,8 @@ def add_generate(
         )
         generation = enter_for_request(service.open(prepared, g.client, about, peer_of(request)))
         g.is_accepted = True
-        head = Head(about.id, int(time.time()), about.model, prepared.prompt_tokens)
+        room_tokens = service.capacity.request_ctx_tokens - prepared.prompt_tokens
+        head = Head(about.id, int(time.time()), about.model, prepared.prompt_tokens, room_tokens)
         try:
             return await _respond(call, head, generation, options)
         except Exception:
@@ -48,6 +50,22 @@ def add_generate(
 
     generate.__doc__ = f"Generates text, in the manner of the {route.api} API."
     app.add_url_rule(route.path, f"generate {route.path}", generate, methods=list(route.methods))
+
+
+def add_count(app: Quart, route: CountRoute, service: Service, bodies: Bodies) -> None:
+    """Serve one route of the table that only measures."""
+    dialect = route.dialect
+
+    @speaks(dialect)
+    async def count() -> Response:
+        async with bodies.received(request) as body:
+            parse = partial(dialect.parse, headers=_headers(request), client=g.client)
+            asked = await bodies.parse(parse, body)
+        prepared = await service.prepare(asked, g.client)
+        return Response(dialect.told(prepared.prompt_tokens), content_type=JSON)
+
+    count.__doc__ = "Counts the tokens of a prompt."
+    app.add_url_rule(route.path, f"count {route.path}", count, methods=["POST"])
 
 
 def is_accepted() -> bool:
