@@ -464,7 +464,7 @@ class BlockParser:
     # Text
 
     def _think(self, text: str) -> None:
-        self._writer.reasoning(self._markers.spell(text))
+        self._writer.reasoning(self._markers.show(text))
 
     def _text(self, text: str) -> None:
         """Write text, but for what of it the prompt had already written."""
@@ -473,7 +473,7 @@ class BlockParser:
             self._skip -= skip
             text = text[skip:]
         if text:
-            self._writer.text(self._markers.spell(text))
+            self._writer.text(self._markers.show(text))
 
     def _skipped(self, length: int) -> None:
         self._skip = max(0, self._skip - length)

@@ -39,7 +39,7 @@ MESSAGES = [{"role": "user", "content": "hi"}]
 
 
 def call_of(**fields: Any) -> Call:
-    return DIALECT.parse(json.dumps({"messages": MESSAGES, **fields}).encode(), {})
+    return DIALECT.parse(json.dumps({"messages": MESSAGES, **fields}).encode(), {}, "me")
 
 
 def stream_of(call: Call) -> StreamEncoder:

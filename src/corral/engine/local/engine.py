@@ -237,6 +237,8 @@ class LocalEngine:
         limit = self.capacity.request_ctx_tokens
         room = limit - prompt_tokens
         wanted = request.max_tokens
+        if wanted is not None and request.is_clipped:
+            wanted = min(wanted, max(room, 1))
         if room < 1 or (wanted is not None and wanted > room):
             asked = f" and {wanted} of output" if wanted is not None and room >= 1 else ""
             raise ContextExceeded(

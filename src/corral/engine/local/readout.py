@@ -71,7 +71,7 @@ class Readout:
         if task.top_logprobs is not None:
             logprob = self._backend.logprobs(row, token, task.top_logprobs)
         piece, control = self._pieces[token], self._controls.get(token, "")
-        if control and (task.shows_control or (piece and not decoder.knows(control))):
+        if control and not decoder.knows(control) and (piece or task.shows_control):
             piece, control = control.encode(), ""
         events += decoder.feed(piece, logprob, control)
         if decoder.ended is not None:

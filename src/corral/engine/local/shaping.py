@@ -27,7 +27,8 @@ class Shaping:
 
     def __init__(self, learned: Learned, vocabulary: Vocabulary) -> None:
         self.learned = learned
-        self._markers = Markers(learned.format)
+        self._markers = Markers(learned.format, silent=frozenset(vocabulary.control_texts))
+        self._telling_markers = Markers(learned.format)
         self._controls = ControlTexts(vocabulary.control_texts, vocabulary.user_texts).tokens
         self._ends = vocabulary.end_tokens
         self._constraints = _constraints(vocabulary)
@@ -45,7 +46,8 @@ class Shaping:
         tools = _callable(request)
         if request.shows_control and not tools:
             return None
-        return AnswerForm(self._markers, tools, ending, one_call=not request.calls_in_parallel)
+        markers = self._telling_markers if request.shows_control else self._markers
+        return AnswerForm(markers, tools, ending, one_call=not request.calls_in_parallel)
 
     def thought(self, request: GenerationRequest) -> ThoughtLimit | None:
         """How a thought is ended, and after how much of it."""
