@@ -35,6 +35,10 @@ from corral.events import Failed, Prefill
 
 logger = logging.getLogger("corral.engine")
 
+CHUNK_TOKENS = 128
+"""Of a prompt, where its steps may depend on nothing else; from 64 on, chunks of any width are computed by
+the same kernels (docs/determinism.md)."""
+
 KEPT_SHARE = 4  # prefixes of ended tasks may hold one in so many tokens of a context
 
 
@@ -186,7 +190,7 @@ class Worker:
 
     def _step(self, delivery: Delivery) -> None:
         load = self._scheduler.load()
-        prefill_first = self._pace.prefill_first(load)
+        prefill_first = not self._options.deterministic and self._pace.prefill_first(load)
         drafts = {} if prefill_first else self._propose(load.decode_depth)
         budget = self._pace.prefill_tokens(load) if load.prefilling else 0
         step = self._scheduler.plan(budget, drafts, prefill_first=prefill_first)
@@ -330,17 +334,27 @@ class Worker:
     def _open_books(self) -> None:
         """Begin with an empty cache."""
         shape, options = self._backend.cache.shape, self._options
+        chunk_tokens = CHUNK_TOKENS if options.deterministic else 0
         keep = KeepOptions(
-            reuses_prefixes=options.prefix_reuse,
+            # Where a memory cannot be cut, what was computed cannot be brought to the end of a chunk.
+            reuses_prefixes=options.prefix_reuse and (shape.can_cut or not options.deterministic),
+            chunk_tokens=chunk_tokens,
             kept_tokens=min(shape.ctx_tokens, shape.sequence_ctx_tokens) // KEPT_SHARE,
             saved_tokens=options.host_cache_bytes // shape.token_bytes,
         )
         self._cache = CacheBooks(shape, keep, self._costs)
-        self._scheduler = Scheduler(self._cache, self._backend.batch_tokens, self._backend.batch_rows)
+        self._scheduler = Scheduler(
+            self._cache, self._backend.batch_tokens, self._backend.batch_rows, chunk_tokens
+        )
         self._readout = Readout(self._backend, self._cache, self._drafter)
 
     def _proposers(self) -> list[Proposer]:
-        """Who guesses: what must come, else what was said before, which cost nothing, else a draft model."""
+        """Who guesses: what must come, else what was said before, which costs nothing, else a draft model.
+
+        Nobody where answers have to be deterministic: how wide a draft is depends on measured times.
+        """
+        if self._options.deterministic:
+            return []
         proposers: list[Proposer] = [ForcedRuns(lambda lane: self._running[lane.key].certain())]
         if self._options.prompt_lookup:
             proposers.append(PromptLookup())
