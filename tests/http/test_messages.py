@@ -85,6 +85,19 @@ async def test_a_prompt_is_counted_as_the_request_that_has_it() -> None:
         assert wrong.status == 400
 
 
+async def test_a_prompt_that_does_not_fit_is_counted_all_the_same() -> None:
+    async with serving(ScriptedBackend(ctx_tokens=64)) as client:
+        for words, fits in ((1, True), (50, False)):
+            body = {"model": "m", "messages": [{"role": "user", "content": "word " * words}]}
+            counted = client.send("POST", "/v1/messages/count_tokens", body)
+            tokens = (await counted.json())["input_tokens"]
+            assert (tokens < 64) == fits
+            answer = client.send("POST", "/v1/messages", {**body, "max_tokens": 1})
+            told = await answer.json()
+            assert (answer.status == 200) == fits
+        assert told["error"]["message"] == f"prompt is too long: {tokens} tokens > 64 maximum"
+
+
 async def test_a_server_that_goes_counts_nothing_any_more() -> None:
     async with serving(echo()) as client:
         client.terminated.set()
@@ -119,11 +132,11 @@ async def test_silence_is_filled_with_what_claude_code_counts_from_the_queue_on(
     backend = ScriptedBackend(on_step=gate)
     async with serving(backend, slots=1, stream_keepalive_s=3) as client, opening(gate):
         running = MESSAGES.send(client, "first", stream=True)
+        await gate.wait_arrived()
         queued = MESSAGES.send(client, "second", stream=True)
         for stream in (running, queued):
             [(name, _)] = frames(await stream.chunk())
             assert name == "message_start"
-        await gate.wait_arrived()
         for _ in range(3):
             await trio.testing.wait_all_tasks_blocked()
             mock_clock.jump(3)
@@ -137,12 +150,11 @@ async def test_silence_is_filled_with_what_claude_code_counts_from_the_queue_on(
         raw = b""
         while b"content_block_delta" not in raw:
             raw += await running.chunk()
-        await trio.testing.wait_all_tasks_blocked()
-        mock_clock.jump(3)
-        while True:  # what the last step said may come first
+        last = frames(raw)
+        while last[0][0] != "ping":  # what the last step said may come first
+            await trio.testing.wait_all_tasks_blocked()
+            mock_clock.jump(3)
             last = frames(await running.chunk())
-            if last[0][0] == "ping":
-                break
         assert last[1] == (
             "content_block_delta",
             {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": ""}},

@@ -10,6 +10,7 @@ from quart import Quart, Request, Response, g, request
 from corral.books.record import About
 from corral.dialects import Call, Head, Headers
 from corral.dialects.routes import CountRoute, Route
+from corral.errors import ContextExceeded
 from corral.http.body import Bodies
 from corral.http.connection import enter_for_request, peer_of
 from corral.http.marks import speaks
@@ -59,7 +60,12 @@ def add_count(app: Quart, route: CountRoute, service: Service, bodies: Bodies) -
         async with bodies.received(request) as body:
             parse = partial(dialect.parse, headers=_headers(request), client=g.client)
             asked = await bodies.parse(parse, body)
-        return Response(dialect.told(await service.prompt_tokens(asked, g.client)), content_type=JSON)
+        try:
+            prompt_tokens = await service.prompt_tokens(asked, g.client)
+        except ContextExceeded as error:
+            # Who asks wants to know by how much. If it was not even tokenized, it is at least so long.
+            prompt_tokens = error.prompt_tokens
+        return Response(dialect.told(prompt_tokens), content_type=JSON)
 
     count.__doc__ = "Counts the tokens of a prompt."
     app.add_url_rule(route.path, f"count {route.path}", count, methods=["POST"])

@@ -172,6 +172,20 @@ def test_tools_in_a_namespace_are_flat_to_the_model_and_told_with_it() -> None:
     assert item["namespace"] == "mail"
 
 
+def test_tools_of_one_name_in_two_namespaces_are_told_apart() -> None:
+    tools = [{"type": "namespace", "name": name, "tools": [FUNCTION]} for name in ("mail", "news")]
+    call = call_of(tools=tools, tool_choice={"type": "function", "name": "f"})
+    assert [tool.name for tool in call.request.tools] == ["mail__f", "news__f"]
+    assert call.request.tool_choice == ToolChoice("required", ("mail__f", "news__f"))
+    events = [*block(0, "tool", "{}", name="news__f"), finished("tool_calls")]
+    [item] = frames_of(events, call)[-1]["response"]["output"]
+    assert (item["name"], item["namespace"]) == ("f", "news")
+    output = {"type": "function_call_output", "call_id": item["call_id"], "output": "no"}
+    history = [{"role": "user", "content": "hi"}, item, output]
+    [again] = call_of(input=history, tools=tools).request.messages[1].tool_calls
+    assert again.name == "news__f"
+
+
 def test_a_cut_answer_is_incomplete_and_says_why() -> None:
     frames = frames_of([*block(0, "text", "and so"), finished("length")], call_of())
     assert frames[-1]["type"] == "response.incomplete"

@@ -32,6 +32,7 @@ from corral.dialects.openai.errors import OpenAIErrors, error_code
 from corral.dialects.openai.responses_request import (
     ID_BYTES,
     Echo,
+    OwnTool,
     ResponsesRequest,
     listed,
     parse_responses,
@@ -501,11 +502,11 @@ class ResponsesCall:
             case "reasoning":
                 return _ReasoningItem(_id("rs"), status, [], [])
             case "tool":
-                name = event.name or ""
-                namespace = self.parsed.namespaces.get(name)
-                if name in self.parsed.customs:
-                    return _CustomCallItem(_id("ctc"), status, event.call_id or "", name, text, namespace)
-                return _CallItem(_id("fc"), status, event.call_id or "", name, text, namespace)
+                call_id, called = event.call_id or "", event.name or ""
+                tool = self.parsed.tools.get(called, OwnTool(called))
+                if tool.is_custom:
+                    return _CustomCallItem(_id("ctc"), status, call_id, tool.name, text, tool.namespace)
+                return _CallItem(_id("fc"), status, call_id, tool.name, text, tool.namespace)
 
     def filled(self, item: _OutputItem, status: Status, text: str, logprobs: list[_Logprob]) -> _OutputItem:
         """The item with its whole text."""

@@ -6,8 +6,9 @@ Sources: https://platform.openai.com/docs/api-reference/responses/create and the
 """
 
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -144,6 +145,9 @@ class _Body(msgspec.Struct, kw_only=True):
 
 
 _decoder: Final = msgspec.json.Decoder(_Body)
+_Names = Mapping[tuple[str | None, str], str]
+"""What the model knows a tool as, by its namespace and the name that it has there."""
+
 _item_decoder: Final = msgspec.json.Decoder(list[Item])
 _json: Final = msgspec.json.Encoder()
 
@@ -168,11 +172,20 @@ class Echo:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnTool:
+    """A tool as its client calls it. Where `is_custom`, its input is free text."""
+
+    name: str
+    namespace: str | None = None
+    is_custom: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ResponsesRequest:
     """A request, and what only its dialect needs to know.
 
-    `items` are its own input, `history` the turns of the conversation before it. `customs` are the names of
-    custom tools, `namespaces` those of tools in one.
+    `items` are its own input, `history` the turns of the conversation before it. `tools` are the tools of the
+    client by the names that the model knows them by.
     """
 
     request: GenerationRequest
@@ -184,8 +197,7 @@ class ResponsesRequest:
     items: tuple[Item, ...]
     echo: Echo
     history: tuple[Turn, ...] = ()
-    customs: frozenset[str] = frozenset()
-    namespaces: dict[str, str] = field(default_factory=dict)
+    tools: Mapping[str, OwnTool] = field(default_factory=dict)
 
 
 def parse_responses(body: bytes, seal: Seal, own: OwnResponses) -> ResponsesRequest:
@@ -202,10 +214,11 @@ def parse_responses(body: bytes, seal: Seal, own: OwnResponses) -> ResponsesRequ
             )
         history = found
     items = _items(wire, own)
-    tools = list(_flat(wire.tools or (), None))
+    tools = _named(_flat(wire.tools or (), None))
+    names = {(own_tool.namespace, own_tool.name): tool.name for tool, own_tool in tools}
     include = set(wire.include or ())
     before = [item for turn in history for item in items_of(turn)]
-    messages = _messages(wire.instructions, (*before, *items), seal)
+    messages = _messages(wire.instructions, (*before, *items), names, seal)
     stores = wire.store is not False and own.store.keeps
     request = GenerationRequest(
         messages=messages,
@@ -213,8 +226,8 @@ def parse_responses(body: bytes, seal: Seal, own: OwnResponses) -> ResponsesRequ
         max_tokens=wire.max_output_tokens,
         is_clipped=True,
         top_logprobs=(wire.top_logprobs or 0) if "message.output_text.logprobs" in include else None,
-        tools=tuple(tool for tool, _, _ in tools),
-        tool_choice=_tool_choice(wire, {tool.name for tool, _, _ in tools}),
+        tools=tuple(tool for tool, _ in tools),
+        tool_choice=_tool_choice(wire, names),
         calls_in_parallel=wire.parallel_tool_calls is not False,
         thinking=_thinking(wire.reasoning),
         grammar=_grammar(wire.text),
@@ -229,8 +242,7 @@ def parse_responses(body: bytes, seal: Seal, own: OwnResponses) -> ResponsesRequ
         items=items,
         history=history,
         echo=_echo(wire, stores=stores),
-        customs=frozenset(tool.name for tool, is_custom, _ in tools if is_custom),
-        namespaces={tool.name: space for tool, _, space in tools if space is not None},
+        tools={tool.name: own_tool for tool, own_tool in tools},
     )
 
 
@@ -278,7 +290,9 @@ def _referred(item: Item, index: int, own: OwnResponses) -> Item:
     return next(found for found in items_of(turn) if found.id == item.id)
 
 
-def _messages(instructions: str | None, items: Sequence[Item], seal: Seal) -> tuple[Message, ...]:
+def _messages(
+    instructions: str | None, items: Sequence[Item], names: _Names, seal: Seal
+) -> tuple[Message, ...]:
     """The conversation: what the assistant thought, said and called in a row is one message."""
     messages = [] if not instructions else [Message("system", instructions)]
     turn = _Turn()
@@ -292,7 +306,7 @@ def _messages(instructions: str | None, items: Sequence[Item], seal: Seal) -> tu
         elif kind in ("function_call", "custom_tool_call") or (
             kind.endswith("_call") and item.call_id is not None
         ):
-            turn.calls.append(_call(item, kind, path))
+            turn.calls.append(_call(item, kind, names, path))
         elif kind == "message":
             messages += turn.taken()
             role = _ROLES.get(item.role or "")
@@ -358,7 +372,7 @@ def _thought(item: Item, seal: Seal) -> str:
     return "\n".join(part.text or "" for part in item.summary or ())
 
 
-def _call(item: Item, kind: str, path: str) -> ToolCall:
+def _call(item: Item, kind: str, names: _Names, path: str) -> ToolCall:
     """A call that a client ran: of a function, of a custom tool, or of what it has by another name."""
     is_named = kind in ("function_call", "custom_tool_call")
     for name in ("call_id", "name") if is_named else ("call_id",):
@@ -371,14 +385,30 @@ def _call(item: Item, kind: str, path: str) -> ToolCall:
     else:  # local_shell_call and its kin
         raw = present(item.action) or present(item.operation) or b"{}"
         arguments = raw.decode()
-    return ToolCall(item.call_id or "", item.name or kind.removesuffix("_call"), arguments)
+    name = item.name or kind.removesuffix("_call")
+    return ToolCall(item.call_id or "", names.get((item.namespace, name), name), arguments)
 
 
 # Tools, thoughts, structure
 
 
-def _flat(tools: Iterable[_Tool], namespace: str | None) -> Iterator[tuple[Tool, bool, str | None]]:
-    """Tools that a client runs: each with whether its input is free text, and its namespace."""
+def _named(tools: Iterable[tuple[Tool, OwnTool]]) -> list[tuple[Tool, OwnTool]]:
+    """The tools by names that differ: those of a namespace get its name too, where another has theirs."""
+    tools = list(tools)
+    counts = Counter(tool.name for tool, _ in tools)
+    return [
+        (
+            replace(tool, name=f"{own_tool.namespace}__{tool.name}")
+            if counts[tool.name] > 1 and own_tool.namespace
+            else tool,
+            own_tool,
+        )
+        for tool, own_tool in tools
+    ]
+
+
+def _flat(tools: Iterable[_Tool], namespace: str | None) -> Iterator[tuple[Tool, OwnTool]]:
+    """The tools that a client runs."""
     for index, tool in enumerate(tools):
         if tool.type == "namespace":
             yield from _flat(tool.tools or (), tool.name)
@@ -386,10 +416,11 @@ def _flat(tools: Iterable[_Tool], namespace: str | None) -> Iterator[tuple[Tool,
             if not tool.name:
                 raise InvalidRequest(f"Missing required parameter: 'tools[{index}].name'.", param="tools")
             if tool.type == "custom":
-                yield Tool(tool.name, _described(tool), CUSTOM_PARAMETERS), True, namespace
+                custom = OwnTool(tool.name, namespace, is_custom=True)
+                yield Tool(tool.name, _described(tool), CUSTOM_PARAMETERS), custom
             else:
                 parameters = _NO_PARAMETERS if present(tool.parameters) is None else tool.parameters
-                yield Tool(tool.name, tool.description or "", parameters), False, namespace
+                yield Tool(tool.name, tool.description or "", parameters), OwnTool(tool.name, namespace)
 
 
 def _described(tool: _Tool) -> str:
@@ -402,7 +433,7 @@ def _described(tool: _Tool) -> str:
     return told.strip()
 
 
-def _tool_choice(wire: _Body, names: set[str]) -> ToolChoice:
+def _tool_choice(wire: _Body, names: _Names) -> ToolChoice:
     choice = wire.tool_choice
     if choice is None or choice == "auto":
         return ToolChoice()
@@ -420,10 +451,13 @@ def _tool_choice(wire: _Body, names: set[str]) -> ToolChoice:
         mode = choice.mode or "auto"
     else:
         return ToolChoice()  # a hosted tool, which is not here
+    shown: list[str] = []
     for name in wanted:
-        if name not in names:
+        found = [known for (_, own_name), known in names.items() if own_name == name]
+        if not found:
             raise InvalidRequest(f"There is no tool named {name!r}.", param="tool_choice")
-    return ToolChoice(mode, tuple(wanted))
+        shown += found
+    return ToolChoice(mode, tuple(shown))
 
 
 def _thinking(reasoning: _Reasoning | None) -> Thinking:
