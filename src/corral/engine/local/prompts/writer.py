@@ -75,6 +75,7 @@ class PromptWriter:
         texts: list[str] = []
 
         def note(text: str) -> str:
+            pause()
             texts.append(text)
             return text
 
@@ -82,7 +83,7 @@ class PromptWriter:
         disguise = self._wardrobe.disguise(texts)
         text = self._rendered(request, disguise.light, pause)
         plain = self._rendered(request, disguise.full_short, pause)
-        if self._controls(text) != self._controls(plain):
+        if self._controls(text, pause) != self._controls(plain, pause):
             text = self._rendered(request, disguise.full, pause)
         tokens = self._tokens(text, disguise, pause)
         bos = self._vocabulary.bos
@@ -93,14 +94,22 @@ class PromptWriter:
         return Prompt(tokens, disguise.reveal(text[-ENDING_CHARS:]))
 
     def _rendered(self, request: GenerationRequest, mark: Mark, pause: Callable[[], None]) -> str:
-        conversation = shaped(request, self._shape, mark)
+        def paced(text: str) -> str:
+            pause()
+            return mark(text)
+
+        conversation = shaped(request, self._shape, paced)
         text = self._template.write(
             conversation.messages, conversation.tools, conversation.kwargs, pause=pause
         )
         return text + conversation.continued
 
-    def _controls(self, text: str) -> list[int]:
-        return [found.token for found in self._control.find(text)]
+    def _controls(self, text: str, pause: Callable[[], None]) -> list[int]:
+        tokens = []
+        for found in self._control.find(text):
+            pause()
+            tokens.append(found.token)
+        return tokens
 
     def _tokens(self, text: str, disguise: Disguise, pause: Callable[[], None]) -> "array[int]":
         tokens: array[int] = array("i")
