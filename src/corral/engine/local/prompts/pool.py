@@ -35,7 +35,7 @@ START_S = 60.0
 DEADLINE_S = 10.0
 """Longest that writing one prompt may take."""
 
-GRACE_S = 0.05
+GRACE_S = 0.1
 SMALL_BYTES = 256 * 2**10
 MESSAGE_BYTES = 256
 """Of text, that takes as long as a message does beside its text: 0.07 ms."""
