@@ -155,6 +155,20 @@ async def test_only_a_small_body_is_parsed_on_the_event_loop(parsed_in: list[str
     assert parsed_in == ["the event loop's", "another thread", "another thread"]
 
 
+async def test_more_messages_than_the_context_has_tokens_are_refused_before_they_are_parsed(
+    parsed_in: list[str],
+) -> None:
+    backend = scripted()
+    many = backend.cache.shape.ctx_tokens + 1
+    body = json.dumps({"messages": [{"role": "user", "content": ""}] * many}).encode()
+    async with serving(backend) as client:
+        exchange = client.send("POST", CHAT, raw=[body])
+        error = (await exchange.json())["error"]
+        assert (exchange.status, error["code"]) == (400, "context_length_exceeded")
+        assert f"at least {many}" in error["message"]
+    assert not parsed_in
+
+
 async def test_many_large_bodies_leave_room_for_a_small_one(mock_clock: trio.testing.MockClock) -> None:
     limit_bytes = 1024 * 1024
     memory_bytes = 2 * limit_bytes

@@ -86,6 +86,7 @@ def create_app(
         memory_bytes=options.body_memory_bytes or BODIES * options.body_limit_bytes,
         timeout_s=options.body_timeout_s,
         prompt_bytes=service.capacity.prompt_bytes,
+        ctx_tokens=service.capacity.request_ctx_tokens,
     )
     service.on_draining.append(bodies.close)
     for route in routes:

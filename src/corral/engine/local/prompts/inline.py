@@ -5,9 +5,9 @@ from functools import partial
 import trio
 
 from corral.decoding.formats.learn import Learned
-from corral.engine.local.prompts import bounds
 from corral.engine.local.prompts.contract import Prompt
 from corral.engine.local.prompts.writer import PromptWriter
+from corral.errors import prompt_too_long
 from corral.request import GenerationRequest
 
 THREADS = 2
@@ -35,7 +35,7 @@ class InlinePrompts:
             partial(self._writer.write, request), abandon_on_cancel=True, limiter=self._threads
         )
         if len(prompt.tokens) > limit_tokens:
-            raise bounds.exceeded(len(prompt.tokens), limit_tokens)
+            raise prompt_too_long(len(prompt.tokens), limit_tokens)
         return prompt
 
     def close(self) -> None:

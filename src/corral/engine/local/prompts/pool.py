@@ -23,7 +23,7 @@ from corral.engine.local.prompts.contract import Prompt
 from corral.engine.local.prompts.conversation import SURROGATE
 from corral.engine.local.prompts.process import Died, PromptProcess
 from corral.engine.local.prompts.turns import Turns
-from corral.errors import CorralError, EngineFailed, InvalidRequest, StartupError
+from corral.errors import CorralError, EngineFailed, InvalidRequest, StartupError, prompt_too_long
 from corral.printable import one_line
 from corral.request import GenerationRequest
 
@@ -36,8 +36,10 @@ START_S = 60.0
 DEADLINE_S = 10.0
 """Longest that writing one prompt may take."""
 
-GRACE_S = 0.05
+GRACE_S = 0.1
 SMALL_BYTES = 256 * 2**10
+MESSAGE_BYTES = 256
+"""Of text, that takes as long as a message does beside its text: 0.07 ms."""
 
 
 @dataclass(slots=True, eq=False)
@@ -99,7 +101,8 @@ class PromptProcesses:
 
     async def prompt(self, request: GenerationRequest, *, client: str, limit_tokens: int) -> Prompt:
         """The prompt of a request, in the client's turn. Cancelling leaves at once; see the module."""
-        is_small = bounds.text_bytes(request) <= self._small_bytes
+        size_bytes = bounds.text_bytes(request) + MESSAGE_BYTES * len(request.messages)
+        is_small = size_bytes <= self._small_bytes
         task = _Task(request, client, limit_tokens, is_small)
         self._add(task)
         try:
@@ -216,7 +219,7 @@ class PromptProcesses:
                 tokens.frombytes(outcome.tokens)
                 task.finish(Prompt(tokens, outcome.ending))
             case wire.TooLong():
-                task.finish(bounds.exceeded(outcome.prompt_tokens, task.limit_tokens))
+                task.finish(prompt_too_long(outcome.prompt_tokens, task.limit_tokens))
             case wire.Refused():
                 task.finish(InvalidRequest(outcome.message, param=outcome.param))
             case wire.Failed():

@@ -83,6 +83,7 @@ class PromptWriter:
         texts: list[str] = []
 
         def note(text: str) -> str:
+            pause()
             texts.append(text)
             return text
 
@@ -90,7 +91,7 @@ class PromptWriter:
         disguise = self._wardrobe.disguise(texts)
         text = self._rendered(request, disguise.light, pause)
         plain = self._rendered(request, disguise.full_short, pause)
-        if self._controls(text) != self._controls(plain):
+        if self._controls(text, pause) != self._controls(plain, pause):
             text = self._rendered(request, disguise.full, pause)
         tokens = self._tokens(text, disguise, pause)
         bos = self._vocabulary.bos
@@ -101,7 +102,11 @@ class PromptWriter:
         return Prompt(tokens, disguise.reveal(text[-ENDING_CHARS:]))
 
     def _rendered(self, request: GenerationRequest, mark: Mark, pause: Callable[[], None]) -> str:
-        conversation = shaped(request, self.learned, mark)
+        def paced(text: str) -> str:
+            pause()
+            return mark(text)
+
+        conversation = shaped(request, self.learned, paced)
         text = self._template.write(
             conversation.messages, conversation.tools, conversation.kwargs, pause=pause
         )
@@ -122,8 +127,12 @@ class PromptWriter:
             case _:
                 return ""
 
-    def _controls(self, text: str) -> list[int]:
-        return [found.token for found in self._control.find(text)]
+    def _controls(self, text: str, pause: Callable[[], None]) -> list[int]:
+        tokens = []
+        for found in self._control.find(text):
+            pause()
+            tokens.append(found.token)
+        return tokens
 
     def _tokens(self, text: str, disguise: Disguise, pause: Callable[[], None]) -> "array[int]":
         tokens: array[int] = array("i")
