@@ -154,6 +154,14 @@ class Service:
         """End a request because an operator wants it; False if there is none of that id to be ended."""
         return self._end(id, StoppedByOperator("an operator stopped this request"))
 
+    def end_thought(self, id: str) -> bool:
+        """Have a request answer now, if it is thinking; False if there is none of that id."""
+        generation = self._generations.get(id)
+        if generation is None or generation.record.has_ended:
+            return False
+        generation.end_thought()
+        return True
+
     def cancel(self, id: str) -> bool:
         """End a request because its client asks for that; False if there is none of that id to be ended."""
         return self._end(id, Cancelled("the client cancelled this request"))
