@@ -15,11 +15,12 @@ from urllib.parse import unquote
 import trio
 
 from corral.application import Application
-from corral.dialects.routes import ROUTES, Route
+from corral.dialects.routes import table
 from corral.engine.local.backend import Chunk
 from corral.engine.local.scripted import ScriptedBackend
 from corral.serving.service import Service
 from corral.settings import Settings
+from corral.wiring import Routes
 
 
 class Gate:
@@ -197,7 +198,7 @@ class Client:
 
 @asynccontextmanager
 async def serving(
-    backend: ScriptedBackend, *, routes: Sequence[Route] = ROUTES, **settings: Any
+    backend: ScriptedBackend, *, routes: Routes = table, **settings: Any
 ) -> AsyncIterator[Client]:
     """A running server on a scripted backend; at the end, nothing of any request may be left."""
     settings.setdefault("stream_interval_ms", 0)  # a test may hold a step up, and wants the text before it

@@ -149,6 +149,10 @@ class DeadlineExceeded(CorralError):
     """The request took longer than the configured limit."""
 
 
+class Cancelled(CorralError):
+    """The client took its request back, by another one."""
+
+
 class StoppedByOperator(CorralError):
     """An operator stopped the request."""
 

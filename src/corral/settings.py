@@ -165,6 +165,16 @@ class Settings(BaseSettings):
         description="Longest a request may take, from acceptance to its end. 0: no limit.",
     )
 
+    stored_responses_bytes: int = Field(
+        2**26,
+        ge=0,
+        description="Memory for ended responses of /v1/responses that later requests may go on from. "
+        "0: none is stored.",
+    )
+    stored_responses_s: float = Field(
+        86_400.0, gt=0, allow_inf_nan=False, description="How long such a response is stored."
+    )
+
     # Watching
     status_key: str = Field(
         "",

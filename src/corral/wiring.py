@@ -13,7 +13,7 @@ import trio
 
 from corral.assets import static_folder
 from corral.books.ledger import Ledger
-from corral.dialects.routes import Route
+from corral.dialects.routes import AnyRoute, DialectOptions
 from corral.engine.contract import Engine
 from corral.engine.local.backend import Backend
 from corral.engine.local.engine import LocalEngine
@@ -39,6 +39,9 @@ and 5 ms no value was shown to be better (docs/benchmarks.md)."""
 
 OpenModel = Callable[[], tuple[Backend, str]]
 """Blocks; returns a backend and the model's public name. Raises StartupError."""
+
+Routes = Callable[[DialectOptions], Sequence[AnyRoute]]
+"""Makes the table of routes of one server."""
 
 
 @dataclass(slots=True, eq=False)
@@ -86,7 +89,7 @@ def open_engine(
 
 
 async def start(
-    settings: Settings, engine: Engine, model: str, nursery: trio.Nursery, routes: Sequence[Route]
+    settings: Settings, engine: Engine, model: str, nursery: trio.Nursery, routes: Routes
 ) -> Running:
     """Start an engine, and all that stands on it, in `nursery`."""
     ledger = Ledger(slots=engine.capacity.slots, keeps_content=settings.status_content)
@@ -94,7 +97,12 @@ async def start(
     watching = attach(service, model=model, stall_s=settings.stall_s)
     files = await trio.to_thread.run_sync(read_files, static_folder())
     app = create_app(
-        service, watching, files, ModelCard(model, int(time.time())), pick(HttpOptions, settings), routes
+        service,
+        watching,
+        files,
+        ModelCard(model, int(time.time())),
+        pick(HttpOptions, settings),
+        routes(pick(DialectOptions, settings)),
     )
     await nursery.start(engine.run)
     await nursery.start(service.run)

@@ -41,6 +41,7 @@ export const OUTCOMES = {
   length: "length",
   tool_calls: "tool calls",
   disconnected: "client left",
+  cancelled: "cancelled",
   evicted: "too slow, evicted",
   stopped_by_operator: "stopped here",
   deadline: "deadline",

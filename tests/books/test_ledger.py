@@ -27,7 +27,6 @@ from corral.events import (
     Queued,
     Sampled,
     Started,
-    Timings,
     Usage,
 )
 from corral.request import GenerationRequest, Message
@@ -86,7 +85,7 @@ def accept(ledger: Ledger, id: str = "a", *, n: int = 1) -> Record:
 
 
 def finished(reason: FinishReason = "stop", tokens: int = 3, *, cached: int = 0) -> Finished:
-    return Finished(reason, None, Usage(10, cached, tokens), Timings(0, 0))
+    return Finished(reason, None, Usage(10, cached, tokens))
 
 
 def test_the_times_in_the_states_add_up_to_the_whole(clock: Clock, ledger: Ledger) -> None:

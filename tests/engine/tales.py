@@ -23,14 +23,14 @@ from corral.events import (
     Prefill,
     Sampled,
     Started,
-    Timings,
     Usage,
 )
 from corral.request import GenerationRequest, Message
 
 logger = logging.getLogger("tests.tales")
 
-Tale = Callable[[GenerationRequest, int], Iterable[list[Event]]]
+Tale = Callable[[GenerationRequest, int], Iterable[list[Event] | trio.Event]]
+"""Batches of events; at a trio.Event it falls silent until somebody sets it."""
 
 
 def asking(text: str, **fields: object) -> GenerationRequest:
@@ -44,7 +44,7 @@ def words(request: GenerationRequest, max_tokens: int) -> Iterable[list[Event]]:
     for number in range(max_tokens):
         told: list[Event] = [] if number else [Started(size, 0), BlockOpened(0, "text")]
         yield [*told, Sampled(1), BlockDelta(0, f"{number} ")]
-    yield [BlockClosed(0), Finished("length", None, Usage(size, 0, max_tokens), Timings(0.0, 0.0))]
+    yield [BlockClosed(0), Finished("length", None, Usage(size, 0, max_tokens))]
 
 
 def breaking(request: GenerationRequest, max_tokens: int) -> Iterable[list[Event]]:
@@ -98,15 +98,17 @@ class TaleEngine:
     async def prepare(self, request: GenerationRequest, *, client: str) -> TalePrepared:
         await trio.sleep(self._preparing_s)
         size = len(request.messages[0].content.split())
+        size += sum(len(message.content.split()) for message in request.messages[1:])
         room = self.capacity.request_ctx_tokens - size
-        if room < 1 or (request.max_tokens or 0) > room:
+        wanted = request.max_tokens or room
+        if room < 1 or (wanted > room and not request.is_clipped):
             raise ContextExceeded(
                 "the tale is too long",
                 prompt_tokens=size,
                 limit_tokens=self.capacity.request_ctx_tokens,
                 param="messages",
             )
-        return TalePrepared(request, size, request.max_tokens or room)
+        return TalePrepared(request, size, min(wanted, room))
 
     def submit(self, prepared: Prepared, choice: int, sink: Sink, *, max_tokens: int) -> TaleHandle:
         if self._nursery is None:
@@ -134,6 +136,9 @@ class TaleEngine:
         try:
             with scope:
                 for events in self._tale(request, max_tokens):
+                    if isinstance(events, trio.Event):
+                        await events.wait()
+                        continue
                     await trio.sleep(self._pause_s)
                     self.told += 1
                     _call(sink.events, events)

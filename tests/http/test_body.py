@@ -131,14 +131,14 @@ def parsed_in(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     kinds: list[str] = []
     parse = ChatDialect.parse
 
-    def noted(self: ChatDialect, body: bytes, headers: Any) -> Any:
+    def noted(self: ChatDialect, body: bytes, headers: Any, client: str) -> Any:
         try:
             trio.lowlevel.current_task()
         except RuntimeError:
             kinds.append("another thread")
         else:
             kinds.append("the event loop's")
-        return parse(self, body, headers)
+        return parse(self, body, headers, client)
 
     monkeypatch.setattr(ChatDialect, "parse", noted)
     return kinds

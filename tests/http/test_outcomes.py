@@ -38,6 +38,16 @@ async def by_disconnected(client: Client, gate: Gate, clock: trio.testing.MockCl
     gate.open()
 
 
+async def by_cancelled(client: Client, gate: Gate, clock: trio.testing.MockClock) -> None:
+    stream = client.send("POST", "/v1/responses", {"input": "hello", "stream": True})
+    created = json.loads((await stream.chunk()).split(b"data: ")[1].partition(b"\n")[0])
+    await gate.wait_arrived()
+    cancelled = client.send("POST", f"/v1/responses/{created['response']['id']}/cancel")
+    assert (await cancelled.json())["status"] == "cancelled"
+    assert b'"status":"cancelled"' in await stream.body()
+    gate.open()
+
+
 async def by_evicted(client: Client, gate: Gate, clock: trio.testing.MockClock) -> None:
     stalled = client.chat("RAMBLE", stream=True, buffered_chunks=4)  # what stands for the kernel's buffer
     gate.open()
@@ -93,6 +103,7 @@ WAYS: dict[str, Callable[[Client, Gate, trio.testing.MockClock], Awaitable[None]
     "stop_sequence": by_stop_sequence,
     "length": by_length,
     "disconnected": by_disconnected,
+    "cancelled": by_cancelled,
     "evicted": by_evicted,
     "stopped_by_operator": by_stopped_by_operator,
     "deadline": by_deadline,

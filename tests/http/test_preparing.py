@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from tests.dialects.plain import PLAIN
+from tests.dialects.plain import with_plain
 from tests.harness import Client, Exchange, serving
 
-from corral.dialects.routes import ROUTES
+from corral.dialects.routes import DialectOptions, Route
 from corral.engine.local.prompts.contract import Prompt
 from corral.engine.local.prompts.inline import InlinePrompts
 from corral.engine.local.prompts.writer import PromptWriter
@@ -132,14 +132,15 @@ def send(client: Client, path: str, text: str) -> Exchange:
     return client.send("POST", path, raw=raw, headers=headers)
 
 
-ALL = pytest.mark.parametrize("path", [route.path for route in (*ROUTES, PLAIN) if "POST" in route.methods])
+GENERATING = [route.path for route in with_plain(DialectOptions()) if isinstance(route, Route)]
+ALL = pytest.mark.parametrize("path", GENERATING)
 
 
 @ALL
 async def test_what_is_refused_soon_is_refused_before_the_headers(path: str) -> None:
     backend = Held()
     backend.prompts.gate.set()
-    async with serving(backend, routes=(*ROUTES, PLAIN)) as client:
+    async with serving(backend, routes=with_plain) as client:
         refused = send(client, path, "REFUSE")
         assert b"the template does not like it" in await refused.body()
         assert (refused.status, refused.headers["content-type"]) == (400, "application/json")
@@ -150,7 +151,7 @@ async def test_what_is_refused_late_is_refused_in_the_stream(
     path: str, mock_clock: trio.testing.MockClock
 ) -> None:
     backend = Held()
-    async with serving(backend, routes=(*ROUTES, PLAIN), stream_keepalive_s=KEEPALIVE_S) as client:
+    async with serving(backend, routes=with_plain, stream_keepalive_s=KEEPALIVE_S) as client:
         refused = send(client, path, "REFUSE")
         await backend.until_held()
         await trio.testing.wait_all_tasks_blocked()
@@ -176,7 +177,7 @@ async def test_a_stream_that_began_before_its_prompt_was_written_is_whole(
     path: str, mock_clock: trio.testing.MockClock
 ) -> None:
     backend = Held()
-    async with serving(backend, routes=(*ROUTES, PLAIN), stream_keepalive_s=KEEPALIVE_S) as client:
+    async with serving(backend, routes=with_plain, stream_keepalive_s=KEEPALIVE_S) as client:
         stream = send(client, path, "hello")
         await backend.until_held()
         await trio.testing.wait_all_tasks_blocked()

@@ -10,6 +10,7 @@ Outcome = Literal[
     "length",
     "tool_calls",
     "disconnected",
+    "cancelled",
     "evicted",
     "stopped_by_operator",
     "deadline",
@@ -19,6 +20,7 @@ Outcome = Literal[
 ]
 
 _OUTCOMES: Final[tuple[tuple[type[BaseException], Outcome], ...]] = (
+    (errors.Cancelled, "cancelled"),
     (errors.StoppedByOperator, "stopped_by_operator"),
     (errors.DeadlineExceeded, "deadline"),
     (errors.ShutDown, "shutdown"),

@@ -1,4 +1,4 @@
-"""The routes that generate text: one way for every dialect, streaming or not."""
+"""The routes that generate text, or measure what would be generated from: one way for every dialect."""
 
 import secrets
 import time
@@ -9,7 +9,8 @@ from quart import Quart, Request, Response, g, request
 
 from corral.books.record import About
 from corral.dialects import Call, Head, Headers
-from corral.dialects.routes import Route
+from corral.dialects.routes import CountRoute, Route
+from corral.errors import ContextExceeded
 from corral.http.body import Bodies
 from corral.http.connection import enter_for_request, peer_of
 from corral.http.marks import speaks
@@ -29,7 +30,8 @@ def add_generate(
     @speaks(dialect)
     async def generate() -> Response:
         async with bodies.received(request) as body:
-            call = await bodies.parse(partial(dialect.parse, headers=_headers(request)), body)
+            parse = partial(dialect.parse, headers=_headers(request), client=g.client)
+            call = await bodies.parse(parse, body)
         about = About(
             id=f"{dialect.id_prefix}{secrets.token_hex(12)}",
             api=route.api,
@@ -47,6 +49,26 @@ def add_generate(
 
     generate.__doc__ = f"Generates text, in the manner of the {route.api} API."
     app.add_url_rule(route.path, f"generate {route.path}", generate, methods=list(route.methods))
+
+
+def add_count(app: Quart, route: CountRoute, service: Service, bodies: Bodies) -> None:
+    """Serve one route of the table that only measures."""
+    dialect = route.dialect
+
+    @speaks(dialect)
+    async def count() -> Response:
+        async with bodies.received(request) as body:
+            parse = partial(dialect.parse, headers=_headers(request), client=g.client)
+            asked = await bodies.parse(parse, body)
+        try:
+            prompt_tokens = await service.prompt_tokens(asked, g.client)
+        except ContextExceeded as error:
+            # Who asks wants to know by how much. If it was not even tokenized, it is at least so long.
+            prompt_tokens = error.prompt_tokens
+        return Response(dialect.told(prompt_tokens), content_type=JSON)
+
+    count.__doc__ = "Counts the tokens of a prompt."
+    app.add_url_rule(route.path, f"count {route.path}", count, methods=["POST"])
 
 
 def is_accepted() -> bool:
@@ -75,7 +97,7 @@ async def _respond(call: Call, generation: Generation, options: HttpOptions) -> 
 
 def _head(generation: Generation, created_s: int) -> Head:
     record = generation.record
-    return Head(record.about.id, created_s, record.about.model, record.prompt_tokens)
+    return Head(record.about.id, created_s, record.about.model, record.prompt_tokens, generation.room_tokens)
 
 
 def _headers(request: Request) -> Headers:

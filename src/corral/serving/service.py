@@ -17,6 +17,8 @@ from corral.books.ledger import Ledger
 from corral.books.record import About, Record
 from corral.engine.contract import Capacity, Engine
 from corral.errors import (
+    Cancelled,
+    CorralError,
     DeadlineExceeded,
     Draining,
     EngineFailed,
@@ -139,13 +141,22 @@ class Service:
             self._wake_if_idle()
             self._request_s += SMOOTHING * (generation.record.life.total_s - self._request_s)
 
+    async def prompt_tokens(self, request: GenerationRequest, client: str) -> int:
+        """How many tokens the prompt of a request has; a checkpoint. Cancelling it leaves nothing behind.
+
+        Raises InvalidRequest, ContextExceeded or Draining.
+        """
+        self._refuse_if_draining()
+        self._engine.check(request)
+        return (await self._engine.prepare(request, client=client)).prompt_tokens
+
     def stop(self, id: str) -> bool:
         """End a request because an operator wants it; False if there is none of that id to be ended."""
-        generation = self._generations.get(id)
-        if generation is None or generation.record.has_ended:
-            return False
-        generation.end(StoppedByOperator("an operator stopped this request"))
-        return True
+        return self._end(id, StoppedByOperator("an operator stopped this request"))
+
+    def cancel(self, id: str) -> bool:
+        """End a request because its client asks for that; False if there is none of that id to be ended."""
+        return self._end(id, Cancelled("the client cancelled this request"))
 
     def eta_s(self, position: int) -> float:
         """How long the waiter at `position` will probably wait for a slot."""
@@ -210,6 +221,13 @@ class Service:
         self._admission.announce(generation.ticket)
         self._nursery.start_soon(generation.prepare)
         return generation
+
+    def _end(self, id: str, error: CorralError) -> bool:
+        generation = self._generations.get(id)
+        if generation is None or generation.record.has_ended:
+            return False
+        generation.end(error)
+        return True
 
     def _refuse_if_draining(self) -> None:
         if self._is_draining:

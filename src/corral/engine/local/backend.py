@@ -165,8 +165,11 @@ class KvCache(Protocol):
 class Sampler(Protocol):
     """Picks the tokens of one sequence; holds its random state and the tokens its penalties look at."""
 
-    def sample(self, row: int) -> int:
-        """Pick from row `row` of the last step's logits, and remember the pick."""
+    def sample(self, row: int, allowed: NDArray[np.bool_] | None = None) -> int:
+        """Pick from row `row` of the last step's logits, and remember the pick.
+
+        `allowed` says which tokens may be picked, at least one: [vocabulary]; None: all.
+        """
         ...
 
     def close(self) -> None:

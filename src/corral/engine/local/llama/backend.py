@@ -104,7 +104,7 @@ class LlamaBackend:
             return GreedySampler(self._row)
         if TopKSampler.serves(sampling, self._vocabulary_tokens):
             return TopKSampler(self._row, sampling, self.model)
-        return ChainSampler(self._context, self.model, sampling, prompt, self._batch.index_of_row)
+        return ChainSampler(self._context, self.model, sampling, prompt, self._row, self._batch.index_of_row)
 
     def abort(self) -> None:
         log.set_quiet(True)  # llama.cpp reports an abort as an error

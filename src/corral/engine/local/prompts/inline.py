@@ -4,6 +4,7 @@ from functools import partial
 
 import trio
 
+from corral.decoding.formats.learn import Learned
 from corral.engine.local.prompts.contract import Prompt
 from corral.engine.local.prompts.writer import PromptWriter
 from corral.errors import prompt_too_long
@@ -19,9 +20,10 @@ class InlinePrompts:
         self._writer = writer
         self._threads = trio.CapacityLimiter(THREADS)
 
-    async def ready(self) -> None:
+    async def ready(self) -> Learned:
         """There is nothing to wait for."""
         await trio.lowlevel.checkpoint()
+        return self._writer.learned
 
     async def run(self) -> None:
         """Nothing is owned here."""

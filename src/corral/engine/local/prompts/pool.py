@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 import trio
 
+from corral.decoding.formats.learn import Learned
 from corral.engine.local.prompts import bounds, wire
 from corral.engine.local.prompts.contract import Prompt
 from corral.engine.local.prompts.conversation import SURROGATE
@@ -86,10 +87,10 @@ class PromptProcesses:
             self.close()
             raise StartupError(f"cannot start a process to write prompts in: {error.strerror}") from None
 
-    async def ready(self) -> None:
+    async def ready(self) -> Learned:
         """Wait until all can write. Raises StartupError if no prompt can be written with this model."""
-        for process in self._processes:  # they get ready side by side
-            await self._get_ready(process)
+        learned = [await self._get_ready(process) for process in self._processes]  # ready side by side
+        return learned[0]
 
     async def run(self) -> None:
         """Own the processes until cancelled, and replace those that die."""
@@ -165,7 +166,7 @@ class PromptProcesses:
             raise
         return process
 
-    async def _get_ready(self, process: PromptProcess) -> None:
+    async def _get_ready(self, process: PromptProcess) -> Learned:
         """Wait until it can write. Raises StartupError."""
         process.open()
         with trio.move_on_after(self._start_s):
@@ -175,7 +176,7 @@ class PromptProcesses:
                 raise StartupError(f"the process that writes prompts died of {death} at its start") from None
             if isinstance(answer, wire.Ready):
                 logger.debug("process %d writes prompts, in %d MB", process.pid, answer.memory_bytes // 10**6)
-                return
+                return answer.learned
             reason = answer.reason if isinstance(answer, wire.Unfit) else "it failed"
             if isinstance(answer, wire.Failed):
                 logger.error("a process that writes prompts failed:\n%s", answer.traceback)
