@@ -65,11 +65,11 @@ class Server:
 
 
 @contextmanager
-def running(**settings: object) -> Iterator[Server]:
+def running(*, keepalive_s: float = KEEPALIVE_S) -> Iterator[Server]:
     """A server until the block ends; nothing of any request may be left then."""
     teller = Storyteller()
     app = TaleApplication(
-        Settings(stream_keepalive_s=KEEPALIVE_S, api_keys=(KEY,), drain_s=0.0, **settings),  # type: ignore[arg-type]
+        Settings(stream_keepalive_s=keepalive_s, api_keys=(KEY,), drain_s=0.0),
         TaleEngine(teller, slots=4, ctx_tokens=4096, pause_s=0.001),
     )
     started = threading.Event()
