@@ -34,6 +34,8 @@ CALLS = {
     "CALL": ("get_weather", ARGUMENTS),
     "PATCH": ("apply_patch", json.dumps({"input": PATCH})),
     "RUN": ("exec_command", json.dumps({"cmd": COMMAND})),
+    "BASH": ("Bash", json.dumps({"command": COMMAND, "description": "says it"})),
+    "SHELL": ("bash", json.dumps({"command": COMMAND, "description": "says it"})),
 }
 """Which tool a word calls, and with what."""
 
@@ -59,10 +61,10 @@ class Silence:
 
 @dataclass
 class Storyteller:
-    """Tells by the last message: the words in capitals are what happens, in their order.
+    """Tells by the last message of a user or a tool: the words in capitals are what happens, in their order.
 
-    SAY, THINK, CALL, PATCH, RUN, SILENCE, SLOW, and at the end one of STOP, which is meant if none is there,
-    LENGTH, BREAK and ENDLESS. What the model was asked before it answers is kept in `asked`.
+    SAY, THINK, CALL, PATCH, RUN, BASH, SHELL, SILENCE, SLOW, and at the end one of STOP, which is meant if
+    none is there, LENGTH, BREAK and ENDLESS. What the model was asked before it answers is kept in `asked`.
     """
 
     silence: Silence = field(default_factory=Silence)
@@ -74,7 +76,8 @@ class Storyteller:
         self, request: GenerationRequest, max_tokens: int
     ) -> Iterable[list[Event] | trio.Event | float]:
         self.asked.append(request)
-        told = request.messages[-1].content.split()
+        asked = [message for message in request.messages if message.role in ("user", "tool")]
+        told = asked[-1].content.split()
         size = sum(len(message.content.split()) for message in request.messages)
         yield [Prefill(size, size), Started(size, 0)]
         index = said = thought = 0
