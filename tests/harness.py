@@ -125,8 +125,9 @@ class Exchange:
 class Client:
     """Sends requests to a running Application."""
 
-    def __init__(self, app: Application, nursery: trio.Nursery) -> None:
+    def __init__(self, app: Application, nursery: trio.Nursery, drain_s: float) -> None:
         self.app = app
+        self._drain_s = drain_s
         self._nursery = nursery
         self.terminated = trio.Event()
         """What Hypercorn sets when its shutdown begins."""
@@ -182,6 +183,7 @@ class Client:
                     "abort": exchange.abort,
                     "stalled": lambda: exchange.stalled,
                     "terminated": self.terminated,
+                    "drain_s": self._drain_s,
                 }
             },
         }
@@ -200,7 +202,8 @@ async def serving(
 ) -> AsyncIterator[Client]:
     """A running server on a scripted backend; at the end, nothing of any request may be left."""
     settings.setdefault("stream_interval_ms", 0)  # a test may hold a step up, and wants the text before it
-    app = Application(Settings(**settings), lambda: (backend, "scripted"), routes=routes)
+    read = Settings(**settings)
+    app = Application(read, lambda: (backend, "scripted"), routes=routes)
     to_app, from_test = trio.open_memory_channel[dict[str, Any]](1)
     to_test, from_app = trio.open_memory_channel[dict[str, Any]](1)
     async with trio.open_nursery() as nursery:
@@ -208,7 +211,7 @@ async def serving(
         await to_app.send({"type": "lifespan.startup"})
         assert (await from_app.receive())["type"] == "lifespan.startup.complete"
         async with trio.open_nursery() as exchanges:
-            client = Client(app, exchanges)
+            client = Client(app, exchanges, read.drain_s)
             yield client
             await client.service.wait_idle()
             client.service.check_idle()

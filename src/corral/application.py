@@ -72,7 +72,8 @@ class Application:
             await self._lifespan(scope, receive, send)
             return
         running = self.running
-        running.watch_shutdown_nowait(scope["extensions"][transport.EXTENSION]["terminated"])
+        server = scope["extensions"][transport.EXTENSION]
+        running.watch_shutdown_nowait(server["terminated"], server["drain_s"])
         await running.app(scope, receive, send)
 
     async def _lifespan(self, scope: Message, receive: Receive, send: Send) -> None:

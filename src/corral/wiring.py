@@ -54,22 +54,21 @@ class Running:
     app: Any
     """The Quart app, as an ASGI app."""
     nursery: trio.Nursery
-    drain_s: float
     _watches_shutdown: bool = False
 
-    def watch_shutdown_nowait(self, terminated: trio.Event) -> None:
-        """Drain when `terminated` is set; harmless if it is watched already.
+    def watch_shutdown_nowait(self, terminated: trio.Event, drain_s: float) -> None:
+        """Drain for `drain_s` when `terminated` is set; harmless if it is watched already.
 
-        The event is the server's, the same for all connections, but ASGI shows it only with a request. So
-        the first request tells us about it; a server that never had one has nothing to drain.
+        Both are the server's, the same for all connections, but ASGI shows them only with a request. So the
+        first request tells us about them; a server that never had one has nothing to drain.
         """
         if not self._watches_shutdown:
             self._watches_shutdown = True
-            self.nursery.start_soon(self._drain_at_shutdown, terminated)
+            self.nursery.start_soon(self._drain_at_shutdown, terminated, drain_s)
 
-    async def _drain_at_shutdown(self, terminated: trio.Event) -> None:
+    async def _drain_at_shutdown(self, terminated: trio.Event, drain_s: float) -> None:
         await terminated.wait()
-        await self.service.drain(self.drain_s)
+        await self.service.drain(drain_s)
         self.watching.close()
 
 
@@ -106,10 +105,11 @@ async def start(
         routes(pick(DialectOptions, settings)),
     )
     await nursery.start(engine.run)
-    for task in (watching.feed.broker.run, watching.stall.run, service.enforce_deadlines):
+    await nursery.start(service.run)
+    for task in (watching.feed.broker.run, watching.stall.run):
         nursery.start_soon(task)
     _spare_the_collector()
-    return Running(model, service, watching, app, nursery, settings.drain_s)
+    return Running(model, service, watching, app, nursery)
 
 
 def open_llama(settings: Settings, model: str | None) -> tuple[Backend, str]:

@@ -23,7 +23,6 @@ from corral.events import (
     Prefill,
     Sampled,
     Started,
-    Timings,
     Usage,
 )
 from corral.request import GenerationRequest, Message
@@ -45,7 +44,7 @@ def words(request: GenerationRequest, max_tokens: int) -> Iterable[list[Event]]:
     for number in range(max_tokens):
         told: list[Event] = [] if number else [Started(size, 0), BlockOpened(0, "text")]
         yield [*told, Sampled(1), BlockDelta(0, f"{number} ")]
-    yield [BlockClosed(0), Finished("length", None, Usage(size, 0, max_tokens), Timings(0.0, 0.0))]
+    yield [BlockClosed(0), Finished("length", None, Usage(size, 0, max_tokens))]
 
 
 def breaking(request: GenerationRequest, max_tokens: int) -> Iterable[list[Event]]:
@@ -70,25 +69,36 @@ class TaleHandle:
 
 
 class TaleEngine:
-    """Tells `tale(request, max_tokens)`, a batch every `pause_s`."""
+    """Tells `tale(request, max_tokens)`, a batch every `pause_s`; `preparing_s` after it was asked."""
 
     def __init__(
-        self, tale: Tale = words, *, slots: int = 2, ctx_tokens: int = 100, pause_s: float = 0.1
+        self,
+        tale: Tale = words,
+        *,
+        slots: int = 2,
+        ctx_tokens: int = 100,
+        pause_s: float = 0.1,
+        preparing_s: float = 0.0,
     ) -> None:
         self.capacity = Capacity(slots, slots * ctx_tokens, ctx_tokens)
         self.failure: EngineFailed | None = None
         self.told = 0
         self._tale = tale
         self._pause_s = pause_s
+        self._preparing_s = preparing_s
         self._nursery: trio.Nursery | None = None
         self._open = 0
 
     def step_age_s(self) -> float | None:
         return None
 
+    def check(self, request: GenerationRequest) -> None:
+        """Nothing of a tale is plain to see."""
+
     async def prepare(self, request: GenerationRequest, *, client: str) -> TalePrepared:
-        await trio.lowlevel.checkpoint()
-        size = sum(len(message.content.split()) for message in request.messages)
+        await trio.sleep(self._preparing_s)
+        size = len(request.messages[0].content.split())
+        size += sum(len(message.content.split()) for message in request.messages[1:])
         room = self.capacity.request_ctx_tokens - size
         wanted = request.max_tokens or room
         if room < 1 or (wanted > room and not request.is_clipped):

@@ -77,7 +77,7 @@ def text_of(api: Api, raw: bytes) -> str:
 def end_of(api: Api, raw: bytes) -> str:
     """How a stream ended, in its API's own words; "nothing" if its last event does not say."""
     told = frames(raw)
-    name, last = told[-1] if told else (None, {})
+    name, last = told[-1] if told else ("", {})
     if api is CHAT:
         if isinstance(last, dict) and "error" in last:
             return f"error {last['error']['code']}"

@@ -86,6 +86,13 @@ async def by_shutdown(client: Client, gate: Gate, clock: trio.testing.MockClock)
     gate.open()
 
 
+async def by_refused(client: Client, gate: Gate, clock: trio.testing.MockClock) -> None:
+    answer = client.chat("hello", max_tokens=99_999)
+    assert (await answer.json())["error"]["code"] == "context_length_exceeded"
+    assert answer.status == 400
+    gate.open()
+
+
 async def by_failed(client: Client, gate: Gate, clock: trio.testing.MockClock) -> None:
     gate.open()
     assert b'"code":"engine_failed"' in await client.chat("BREAK", stream=True).body()
@@ -101,6 +108,7 @@ WAYS: dict[str, Callable[[Client, Gate, trio.testing.MockClock], Awaitable[None]
     "stopped_by_operator": by_stopped_by_operator,
     "deadline": by_deadline,
     "shutdown": by_shutdown,
+    "refused": by_refused,
     "failed": by_failed,
 }
 
@@ -140,7 +148,8 @@ async def test_every_way_out_settles_the_ledger_once(
             [record] = records
             assert record.life.total_s == pytest.approx(sum(record.life.spent_s().values()), rel=1e-9)
             row = watch.state["history"][0]
-            parts = [row[f"{name}_ms"] for name in ("queue", "prefill", "decode", "blocked_write")]
+            names = ("preparing", "queue", "prefill", "decode", "blocked_write")
+            parts = [row[f"{name}_ms"] for name in names]
             assert sum(parts) == pytest.approx(row["total_ms"], rel=0.01, abs=0.05)
     lines = [entry.getMessage() for entry in caplog.records if entry.name == "corral.requests"]
     assert len(lines) == 1

@@ -22,7 +22,6 @@ from corral.events import (
     Prefill,
     Sampled,
     Started,
-    Timings,
     Usage,
 )
 from corral.request import GenerationRequest
@@ -108,7 +107,7 @@ class Storyteller:
                     yield [Sampled(1), BlockDelta(index, "and so on ")]
         reason: FinishReason = "tool_calls" if has_called else "length" if "LENGTH" in told else "stop"
         usage = Usage(size, 0, said, reasoning_tokens=thought)
-        yield [Finished(reason, None, usage, Timings(1.0, 1.0))]
+        yield [Finished(reason, None, usage)]
 
 
 def _block(

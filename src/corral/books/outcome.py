@@ -15,6 +15,7 @@ Outcome = Literal[
     "stopped_by_operator",
     "deadline",
     "shutdown",
+    "refused",
     "failed",
 ]
 
@@ -23,6 +24,7 @@ _OUTCOMES: Final[tuple[tuple[type[BaseException], Outcome], ...]] = (
     (errors.StoppedByOperator, "stopped_by_operator"),
     (errors.DeadlineExceeded, "deadline"),
     (errors.ShutDown, "shutdown"),
+    (errors.InvalidRequest, "refused"),
 )
 
 

@@ -33,7 +33,8 @@ Headers = Mapping[str, str]
 class Head:
     """What an answer says of itself before its first token. `model` is the public name of what answers.
 
-    After the prompt the context has room for `room_tokens`; None where that is not known.
+    `prompt_tokens` is 0 where the stream had to begin before the prompt was written. After the prompt the
+    context has room for `room_tokens`; None where that is not known.
     """
 
     id: str

@@ -86,7 +86,9 @@ def create_app(
         memory_bytes=options.body_memory_bytes or BODIES * options.body_limit_bytes,
         timeout_s=options.body_timeout_s,
         prompt_bytes=service.capacity.prompt_bytes,
+        ctx_tokens=service.capacity.request_ctx_tokens,
     )
+    service.on_draining.append(bodies.close)
     for route in routes:
         match route:
             case Route():
@@ -96,7 +98,7 @@ def create_app(
             case KeptRoute():
                 add_kept(app, route, service)
     add_pages(app, files)
-    add_status(app, service, watching, operators, keepalive_s=options.stream_keepalive_s)
+    add_status(app, service, watching, operators, bodies, keepalive_s=options.stream_keepalive_s)
     add_models(app, service, card)
     add_props(app, service, card, options)
     add_health(app, service, watching)

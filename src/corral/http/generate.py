@@ -4,6 +4,7 @@ import secrets
 import time
 from functools import partial
 
+import trio
 from quart import Quart, Request, Response, g, request
 
 from corral.books.record import About
@@ -31,7 +32,6 @@ def add_generate(
         async with bodies.received(request) as body:
             parse = partial(dialect.parse, headers=_headers(request), client=g.client)
             call = await bodies.parse(parse, body)
-        prepared = await service.prepare(call.request, g.client)
         about = About(
             id=f"{dialect.id_prefix}{secrets.token_hex(12)}",
             api=route.api,
@@ -39,12 +39,10 @@ def add_generate(
             streams=call.wants_stream,
             address=request.remote_addr or "",
         )
-        generation = enter_for_request(service.open(prepared, g.client, about, peer_of(request)))
+        generation = enter_for_request(service.open(call.request, g.client, about, peer_of(request)))
         g.is_accepted = True
-        room_tokens = service.capacity.request_ctx_tokens - prepared.prompt_tokens
-        head = Head(about.id, int(time.time()), about.model, prepared.prompt_tokens, room_tokens)
         try:
-            return await _respond(call, head, generation, options)
+            return await _respond(call, generation, options)
         except Exception:
             generation.failed()  # unless it knows better
             raise
@@ -63,7 +61,7 @@ def add_count(app: Quart, route: CountRoute, service: Service, bodies: Bodies) -
             parse = partial(dialect.parse, headers=_headers(request), client=g.client)
             asked = await bodies.parse(parse, body)
         try:
-            prompt_tokens = (await service.prepare(asked, g.client)).prompt_tokens
+            prompt_tokens = await service.prompt_tokens(asked, g.client)
         except ContextExceeded as error:
             # Who asks wants to know by how much. If it was not even tokenized, it is at least so long.
             prompt_tokens = error.prompt_tokens
@@ -78,15 +76,28 @@ def is_accepted() -> bool:
     return bool(g.get("is_accepted", False))
 
 
-async def _respond(call: Call, head: Head, generation: Generation, options: HttpOptions) -> Response:
+async def _respond(call: Call, generation: Generation, options: HttpOptions) -> Response:
+    """The answer, or the head of a stream of it. Raises what went wrong before that.
+
+    A stream begins when the prompt is written, so that a request which is refused for it gets a plain error.
+    But what takes longer than the silence that a client is promised has to begin without.
+    """
+    created_s = int(time.time())
     if not call.wants_stream:
-        answer = call.complete(head, await generation.complete())
+        completions = await generation.complete()
+        answer = call.complete(_head(generation, created_s), completions)
         response = Response(AnswerBody(answer, generation), content_type=JSON)
         response.content_length = len(answer)
         return response
-    return event_stream(
-        GenerationSource(generation, call.stream(head)), keepalive_s=options.stream_keepalive_s
-    )
+    with trio.move_on_after(options.stream_keepalive_s):
+        await generation.prepared()
+    stream = call.stream(_head(generation, created_s))
+    return event_stream(GenerationSource(generation, stream), keepalive_s=options.stream_keepalive_s)
+
+
+def _head(generation: Generation, created_s: int) -> Head:
+    record = generation.record
+    return Head(record.about.id, created_s, record.about.model, record.prompt_tokens, generation.room_tokens)
 
 
 def _headers(request: Request) -> Headers:

@@ -1,20 +1,26 @@
-"""One request in the queue or in the engine, and what its client has not got of it yet.
+"""One request that is prepared, in the queue or in the engine, and what its client has not got of it yet.
 
 Everything here but the waiting is synchronous, so no cancellation can fall between taking and giving back.
 """
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import trio
+
 from corral.books.record import Record
 from corral.engine.contract import Engine, Handle, Prepared, Waste
 from corral.errors import CorralError, EngineFailed
 from corral.events import BlockDelta, Collector, Completion, Event, Failed, Queued
+from corral.request import GenerationRequest
 from corral.serving.admission import Admission, Ticket
 from corral.serving.mailbox import Mailbox
 from corral.serving.peer import Peer
+
+logger = logging.getLogger("corral.serving")
 
 EVENT_BYTES = 128
 """Of an event or a log probability in memory, beside its text."""
@@ -42,13 +48,18 @@ class Generation:
     __slots__ = (
         "_admission",
         "_engine",
+        "_error",
         "_handles",
         "_is_evicted",
+        "_is_prepared",
         "_mailbox",
+        "_max_output_tokens",
         "_on_released",
         "_peer",
-        "prepared",
+        "_prepared",
+        "_preparing",
         "record",
+        "request",
         "ticket",
     )
 
@@ -56,17 +67,24 @@ class Generation:
         self,
         engine: Engine,
         admission: Admission,
-        prepared: Prepared,
+        request: GenerationRequest,
         client: str,
         record: Record,
         peer: Peer,
         *,
         limits: MailboxLimits,
+        max_output_tokens: int,
         on_released: Callable[[], None],
     ) -> None:
-        self.prepared = prepared
+        self.request = request
         self.record = record
-        self.ticket = Ticket(prepared.request.n, client, start=self._start, moved=self._moved)
+        self.ticket = Ticket(request.n, client, start=self._start, moved=self._moved)
+        self._preparing = trio.CancelScope()
+        self._prepared: Prepared | None = None
+        self._is_prepared = trio.Event()
+        """Or has ended before it was, by `_error`."""
+        self._error: CorralError | None = None
+        self._max_output_tokens = max_output_tokens
         self._mailbox: Mailbox[Batch] = Mailbox(limits.max_items, max_bytes=limits.max_bytes)
         self._engine = engine
         self._admission = admission
@@ -78,7 +96,37 @@ class Generation:
     @property
     def choices(self) -> int:
         """How many sequences it has."""
-        return self.prepared.request.n
+        return self.request.n
+
+    async def prepare(self) -> None:
+        """Have the prompt written, and stand in line; once, in a task of its own, which `close` cancels.
+
+        What goes wrong ends the request, as any other failure does.
+        """
+        with self._preparing:
+            try:
+                prepared = await self._engine.prepare(self.request, client=self.ticket.client)
+            except CorralError as error:
+                self.end(error)
+            except Exception:
+                logger.exception("a request could not be prepared")
+                self.end(CorralError("internal error"))
+            else:
+                if not self._preparing.cancel_called:  # it may have come too late
+                    self._is_ready(prepared)
+
+    async def prepared(self) -> None:
+        """Wait until the prompt is written; a checkpoint, cancel-safe. Raises what went wrong before that."""
+        await self._is_prepared.wait()
+        if self._error is not None:
+            raise self._error
+
+    @property
+    def room_tokens(self) -> int | None:
+        """How many tokens the context has room for behind the prompt; None before that is written."""
+        if self._prepared is None:
+            return None
+        return self._engine.capacity.request_ctx_tokens - self._prepared.prompt_tokens
 
     async def receive(self) -> list[Batch]:
         """All that has happened since, at least one thing; a checkpoint. Cancelling it loses nothing."""
@@ -109,7 +157,8 @@ class Generation:
         self.record.ended_by("failed")
 
     def close(self) -> None:
-        """Leave the queue and the engine; synchronous and idempotent."""
+        """Leave wherever it is, up to the engine; synchronous and idempotent."""
+        self._preparing.cancel()
         self._admission.leave(self.ticket)
         handles, self._handles = self._handles, []
         for handle in handles:
@@ -130,14 +179,25 @@ class Generation:
         if self.record.has_ended:
             return
         self.close()
+        if not self._is_prepared.is_set():
+            self._error = error
+            self._is_prepared.set()
         self._happened(0, [Failed(error)])
 
+    def _is_ready(self, prepared: Prepared) -> None:
+        max_tokens = min(prepared.max_tokens, self._max_output_tokens or prepared.max_tokens)
+        self.record.prepared(prepared.prompt_tokens, max_tokens)
+        self._prepared = prepared
+        self._is_prepared.set()
+        self._admission.join(self.ticket)
+
     def _start(self) -> None:
+        assert self._prepared is not None
         self.record.admitted()
         for choice in range(self.choices):
             sink = _Sink(partial(self._happened, choice), self._released)
             try:
-                handle = self._engine.submit(self.prepared, choice, sink, max_tokens=self.record.max_tokens)
+                handle = self._engine.submit(self._prepared, choice, sink, max_tokens=self.record.max_tokens)
             except EngineFailed as error:
                 self._happened(choice, [Failed(error)])
                 self._released(Waste())

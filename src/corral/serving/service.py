@@ -1,7 +1,7 @@
 """From acceptance to the one exit of every request.
 
-prepared = await service.prepare(request, client)       # checked and measured; nothing is held yet
-with service.open(prepared, client, about, peer) as generation:    # refused now, or a place in line
+with service.open(request, client, about, peer) as generation:     # refused now, or a place
+    await generation.prepared()                         # its prompt is written, and it stands in line
     await generation.receive()                          # Queued*, then what the engine says
                                                         # leaving, however: out of queue and engine
 """
@@ -15,7 +15,7 @@ import trio
 
 from corral.books.ledger import Ledger
 from corral.books.record import About, Record
-from corral.engine.contract import Capacity, Engine, Prepared
+from corral.engine.contract import Capacity, Engine
 from corral.errors import (
     Cancelled,
     CorralError,
@@ -67,10 +67,13 @@ class Service:
         self._admission = Admission(engine.capacity.slots, options.queue_requests)
         self._request_s = FIRST_GUESS_S
         self._idle = trio.lowlevel.ParkingLot()
+        self._deserted = trio.lowlevel.ParkingLot()
         self._settled = trio.lowlevel.ParkingLot()
         ledger.on_settled.append(self._wake_settled)
         self._generations: dict[str, Generation] = {}
         self._is_draining = False
+        self._nursery: trio.Nursery | None = None
+        """Of the tasks that prepare requests; None while it does not run."""
 
     @property
     def failure(self) -> EngineFailed | None:
@@ -99,41 +102,53 @@ class Service:
         """How long the engine's running step has lasted, in seconds; None if nothing runs."""
         return self._engine.step_age_s()
 
-    async def prepare(self, request: GenerationRequest, client: str) -> Prepared:
-        """Check and measure a request, before anything is queued; a checkpoint, cancel-safe.
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Prepare what is taken in and end what takes too long, until cancelled; before any `open`."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            try:
+                if self._deadlines is not None:
+                    await self._deadlines.run()
+                await trio.sleep_forever()
+            finally:
+                self._nursery = None
 
-        Raises InvalidRequest, ContextExceeded if prompt plus requested output cannot fit, or Draining.
+    @contextmanager
+    def open(self, request: GenerationRequest, client: str, about: About, peer: Peer) -> Iterator[Generation]:
+        """Take a request in, for a client key. From now on it has a place, and is being prepared.
+
+        Raises InvalidRequest, ContextExceeded, QueueFull or Draining, and then nothing was. On leaving, its
+        place is free, and its sequences leave the engine before the next step.
         """
+        # All of this is synchronous: between the check and the place nobody else can come.
         self._refuse_if_draining()
         slots = self.capacity.slots
         if request.n > slots:
             raise InvalidRequest(f"n is {request.n}, but this server has {slots} slots", param="n")
-        return await self._engine.prepare(request, client=client)
-
-    @contextmanager
-    def open(self, prepared: Prepared, client: str, about: About, peer: Peer) -> Iterator[Generation]:
-        """Take a prepared request in, for a client key; raises QueueFull or Draining, and then nothing was.
-
-        On leaving, its place in the queue is free, and its sequences leave the engine before the next step.
-        """
-        # All of this is synchronous: between the check and the place in line nobody else can come.
-        self._refuse_if_draining()
-        self._admission.check(prepared.request.n, retry_after_s=self._retry_after_s())
-        generation = self._enter(prepared, client, about, peer)
+        self._engine.check(request)
+        self._admission.check(request.n, retry_after_s=self._retry_after_s())
+        generation = self._enter(request, client, about, peer)
         try:
             yield generation
         finally:
             if self._deadlines is not None:
                 self._deadlines.remove(generation)
             del self._generations[about.id]
+            if not self._generations:
+                self._deserted.unpark_all()
             generation.over()
             self._wake_if_idle()
             self._request_s += SMOOTHING * (generation.record.life.total_s - self._request_s)
 
-    async def enforce_deadlines(self) -> None:
-        """End the requests that take too long, until cancelled; nothing to do without a deadline."""
-        if self._deadlines is not None:
-            await self._deadlines.run()
+    async def prompt_tokens(self, request: GenerationRequest, client: str) -> int:
+        """How many tokens the prompt of a request has; a checkpoint. Cancelling it leaves nothing behind.
+
+        Raises InvalidRequest, ContextExceeded or Draining.
+        """
+        self._refuse_if_draining()
+        self._engine.check(request)
+        return (await self._engine.prepare(request, client=client)).prompt_tokens
 
     def stop(self, id: str) -> bool:
         """End a request because an operator wants it; False if there is none of that id to be ended."""
@@ -156,14 +171,15 @@ class Service:
         for callback in self.on_draining:
             callback()
         with trio.move_on_after(drain_s):
-            await self.wait_idle()
+            while self._generations:  # what the engine still does for nobody is not waited for: it may hang
+                await self._deserted.park()
         for generation in tuple(self._generations.values()):
             generation.end(ShutDown("the server shut down before the answer was complete"))
         with trio.move_on_after(FAREWELL_S):
             await self.wait_settled()
 
     async def wait_idle(self) -> None:
-        """Wait until nothing is queued and every slot is free; a checkpoint, cancel-safe."""
+        """Wait until nobody is prepared or queued and every slot is free; a checkpoint, cancel-safe."""
         await trio.lowlevel.checkpoint()
         while not self._admission.is_idle:
             await self._idle.park()
@@ -180,10 +196,10 @@ class Service:
         assert self._admission.free_slots == self._admission.slots, "permits are lost"
         self._engine.check_idle()
 
-    def _enter(self, prepared: Prepared, client: str, about: About, peer: Peer) -> Generation:
+    def _enter(self, request: GenerationRequest, client: str, about: About, peer: Peer) -> Generation:
+        assert self._nursery is not None, "the service does not run"
         options = self._options
-        max_tokens = min(prepared.max_tokens, options.max_output_tokens or prepared.max_tokens)
-        record = self.ledger.accept(about, prepared.request, prepared.prompt_tokens, max_tokens)
+        record = self.ledger.accept(about, request)
         # A whole answer is collected by us, not by its client, so there is nobody to be too slow.
         limits = MailboxLimits()
         if about.streams:
@@ -191,17 +207,19 @@ class Service:
         generation = Generation(
             self._engine,
             self._admission,
-            prepared,
+            request,
             client,
             record,
             peer,
             limits=limits,
+            max_output_tokens=options.max_output_tokens,
             on_released=self._wake_if_idle,
         )
         self._generations[about.id] = generation
         if self._deadlines is not None:
             self._deadlines.add(generation)
-        self._admission.join(generation.ticket)
+        self._admission.announce(generation.ticket)
+        self._nursery.start_soon(generation.prepare)
         return generation
 
     def _end(self, id: str, error: CorralError) -> bool:

@@ -4,9 +4,10 @@ from functools import partial
 
 import trio
 
-from corral.engine.local.prompts import bounds
+from corral.decoding.formats.learn import Learned
 from corral.engine.local.prompts.contract import Prompt
 from corral.engine.local.prompts.writer import PromptWriter
+from corral.errors import prompt_too_long
 from corral.request import GenerationRequest
 
 THREADS = 2
@@ -19,9 +20,10 @@ class InlinePrompts:
         self._writer = writer
         self._threads = trio.CapacityLimiter(THREADS)
 
-    async def ready(self) -> None:
+    async def ready(self) -> Learned:
         """There is nothing to wait for."""
         await trio.lowlevel.checkpoint()
+        return self._writer.learned
 
     async def run(self) -> None:
         """Nothing is owned here."""
@@ -33,7 +35,7 @@ class InlinePrompts:
             partial(self._writer.write, request), abandon_on_cancel=True, limiter=self._threads
         )
         if len(prompt.tokens) > limit_tokens:
-            raise bounds.exceeded(len(prompt.tokens), limit_tokens)
+            raise prompt_too_long(len(prompt.tokens), limit_tokens)
         return prompt
 
     def close(self) -> None:
