@@ -14,7 +14,7 @@ from corral.watching.watch import Watching
 
 
 def add_models(app: Quart, service: Service, card: ModelCard) -> None:
-    """The one model there is, in OpenAI's list and Anthropic's: their fields do not get in each other's way."""
+    """The one model there is, as OpenAI and Anthropic list models: their fields do not clash."""
 
     @app.get("/v1/models")
     async def models() -> Response:
