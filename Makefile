@@ -2,6 +2,7 @@
 # make install   set up alone; leaves .venv/bin/corral, and what the programs in tools/ need
 # make loadtest  put load on the server on 127.0.0.1:8000: make loadtest ARGS="--scenario abort"; BIND names another
 # make test      set up, then the tests; also: make test PYTHON=python3.13 VENV=.venv313
+# make npm       the clients from npm that some tests run; without them these are skipped, and say so
 # make check     set up, then the static checks
 # make clean     remove the environments and everything built
 
@@ -25,7 +26,7 @@ INSTALL = @command -v $(PYTHON) >/dev/null || { echo "corral: no $(PYTHON) here;
 # handlers need not; that every startable function is in the list (114); 110, of which ruff has the useful half.
 FLAKE8_ASYNC = --startable-in-context-manager=_keep_time --disable=ASYNC9,ASYNC110,ASYNC114,ASYNC124
 
-.PHONY: install serve loadtest test check clean
+.PHONY: install serve loadtest test npm check clean
 
 install:
 	$(INSTALL)
@@ -43,6 +44,9 @@ test:
 	$(INSTALL) test
 	@$(VENV)/bin/python -m pytest $(ARGS)
 
+npm:
+	npm install --prefix tests/sdk/npm --no-package-lock --no-audit --no-fund
+
 check:
 	$(INSTALL) test lint
 	$(VENV)/bin/ruff check src tests tools
@@ -52,4 +56,4 @@ check:
 	$(VENV)/bin/lint-imports
 
 clean:
-	rm -rf .venv .venv3* build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv3* build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache tests/sdk/npm/node_modules

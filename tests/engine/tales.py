@@ -29,8 +29,8 @@ from corral.request import GenerationRequest, Message
 
 logger = logging.getLogger("tests.tales")
 
-Tale = Callable[[GenerationRequest, int], Iterable[list[Event] | trio.Event]]
-"""Batches of events; at a trio.Event it falls silent until somebody sets it."""
+Tale = Callable[[GenerationRequest, int], Iterable[list[Event] | trio.Event | float]]
+"""Batches of events; at a trio.Event it is silent until somebody sets it, at a number for so many seconds."""
 
 
 def asking(text: str, **fields: object) -> GenerationRequest:
@@ -141,6 +141,9 @@ class TaleEngine:
                 for events in self._tale(request, max_tokens):
                     if isinstance(events, trio.Event):
                         await events.wait()
+                        continue
+                    if isinstance(events, float):
+                        await trio.sleep(events)
                         continue
                     await trio.sleep(self._pause_s)
                     self.told += 1

@@ -131,6 +131,7 @@ ENDS: Final[dict[tuple[Drive, Api], tuple[str, int]]] = {
     (length, MESSAGES): ("max_tokens None", 200),
     (length, RESPONSES): ("incomplete max_output_tokens", 200),
     (context_full, CHAT): ("length None", 200),
+    (context_full, MESSAGES): ("model_context_window_exceeded None", 200),
     (context_full, RESPONSES): ("incomplete max_output_tokens", 200),
     (operator, CHAT): ("error stopped_by_operator", 503),
     (operator, MESSAGES): ("error api_error", 503),

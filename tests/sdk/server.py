@@ -65,12 +65,12 @@ class Server:
 
 
 @contextmanager
-def running(**settings: object) -> Iterator[Server]:
+def running(*, keepalive_s: float = KEEPALIVE_S, ctx_tokens: int = 4096) -> Iterator[Server]:
     """A server until the block ends; nothing of any request may be left then."""
     teller = Storyteller()
     app = TaleApplication(
-        Settings(stream_keepalive_s=KEEPALIVE_S, api_keys=(KEY,), drain_s=0.0, **settings),  # type: ignore[arg-type]
-        TaleEngine(teller, slots=4, ctx_tokens=4096, pause_s=0.001),
+        Settings(stream_keepalive_s=keepalive_s, api_keys=(KEY,), drain_s=0.0),
+        TaleEngine(teller, slots=4, ctx_tokens=ctx_tokens, pause_s=0.001),
     )
     started = threading.Event()
     found: list[Server] = []

@@ -27,7 +27,16 @@ from corral.events import (
 from corral.request import GenerationRequest
 
 ARGUMENTS = json.dumps({"city": "Oslo", "days": 3}, ensure_ascii=False)
+COMMAND = "echo SAY > said.txt; cat said.txt"
 PATCH = "*** Begin Patch\n+ü\n*** End Patch"
+CALLS = {
+    "CALL": ("get_weather", ARGUMENTS),
+    "PATCH": ("apply_patch", json.dumps({"input": PATCH})),
+    "RUN": ("exec_command", json.dumps({"cmd": COMMAND})),
+    "BASH": ("Bash", json.dumps({"command": COMMAND, "description": "says it"})),
+    "SHELL": ("bash", json.dumps({"command": COMMAND, "description": "says it"})),
+}
+"""Which tool a word calls, and with what."""
 
 
 @dataclass
@@ -51,18 +60,23 @@ class Silence:
 
 @dataclass
 class Storyteller:
-    """Tells by the last message: the words in capitals are what happens, in their order.
+    """Tells by the last message of a user or a tool: the words in capitals are what happens, in their order.
 
-    SAY, THINK, CALL, PATCH, SILENCE, and at the end one of STOP, which is meant if none is there, LENGTH,
-    BREAK and ENDLESS. What the model was asked before it answers is kept in `asked`.
+    SAY, THINK, CALL, PATCH, RUN, BASH, SHELL, SILENCE, SLOW, and at the end one of STOP, which is meant if
+    none is there, LENGTH, BREAK and ENDLESS. What the model was asked before it answers is kept in `asked`.
     """
 
     silence: Silence = field(default_factory=Silence)
+    slow_s: float = 0.5
+    """How long SLOW is silent."""
     asked: list[GenerationRequest] = field(default_factory=list)
 
-    def __call__(self, request: GenerationRequest, max_tokens: int) -> Iterable[list[Event] | trio.Event]:
+    def __call__(
+        self, request: GenerationRequest, max_tokens: int
+    ) -> Iterable[list[Event] | trio.Event | float]:
         self.asked.append(request)
-        told = request.messages[-1].content.split()
+        asked = [message for message in request.messages if message.role in ("user", "tool")]
+        told = asked[-1].content.split()
         size = sum(len(message.content.split()) for message in request.messages)
         yield [Prefill(size, size), Started(size, 0)]
         index = said = thought = 0
@@ -70,15 +84,16 @@ class Storyteller:
         for word in told:
             if word == "SILENCE":
                 yield self.silence.fall()
+            elif word == "SLOW":
+                yield self.slow_s
             elif word == "SAY":
                 yield from _block(index, "text", ["Hello ", "there, ", "wörld ☂."])
                 index, said = index + 1, said + 3
             elif word == "THINK":
                 yield from _block(index, "reasoning", ["Let me ", "see."])
                 index, said, thought = index + 1, said + 2, thought + 2
-            elif word in ("CALL", "PATCH"):
-                name = "get_weather" if word == "CALL" else "apply_patch"
-                text = ARGUMENTS if word == "CALL" else json.dumps({"input": PATCH})
+            elif word in CALLS:
+                name, text = CALLS[word]
                 pieces = [text[at : at + 5] for at in range(0, len(text), 5)]
                 yield from _block(index, "tool", pieces, call_id=f"call_{index}", name=name)
                 index, said, has_called = index + 1, said + len(pieces), True

@@ -130,6 +130,12 @@ def test_a_prompt_is_counted(claude: anthropic.Anthropic) -> None:
     assert usage.input_tokens == 5
 
 
+def test_the_model_is_listed(claude: anthropic.Anthropic) -> None:
+    [model] = claude.models.list()
+    assert (model.id, model.type, model.display_name) == ("tales", "model", "tales")
+    assert claude.models.retrieve("tales") == model
+
+
 @covers("error")
 def test_errors_are_the_exceptions_of_the_package(claude: anthropic.Anthropic, server: Server) -> None:
     with pytest.raises(anthropic.BadRequestError) as bad:

@@ -26,6 +26,12 @@ def test_a_stream_and_an_answer_are_the_same_completion(gpt: openai.OpenAI) -> N
     assert streamed.choices[0].finish_reason == whole.choices[0].finish_reason == "stop"
 
 
+def test_the_model_is_listed(gpt: openai.OpenAI) -> None:
+    [model] = gpt.models.list()
+    assert (model.id, model.owned_by) == ("tales", "corral")
+    assert gpt.models.retrieve("tales") == model
+
+
 @covers("error")
 def test_a_failure_is_an_exception_in_mid_stream_and_before_it(gpt: openai.OpenAI) -> None:
     with pytest.raises(openai.InternalServerError, match="lost the thread"):

@@ -33,15 +33,15 @@ Headers = Mapping[str, str]
 class Head:
     """What an answer says of itself before its first token. `model` is the public name of what answers.
 
-    `prompt_tokens` is 0 where the stream had to begin before the prompt was written. After the prompt the
-    context has room for `room_tokens`; None where that is not known.
+    `prompt_tokens` is 0 where the stream had to begin before the prompt was written. Prompt and answer share
+    `ctx_tokens`; None where that is not known.
     """
 
     id: str
     created_s: int
     model: str
     prompt_tokens: int
-    room_tokens: int | None = None
+    ctx_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

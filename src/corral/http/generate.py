@@ -42,7 +42,7 @@ def add_generate(
         generation = enter_for_request(service.open(call.request, g.client, about, peer_of(request)))
         g.is_accepted = True
         try:
-            return await _respond(call, generation, options)
+            return await _respond(call, generation, options, service.capacity.request_ctx_tokens)
         except Exception:
             generation.failed()  # unless it knows better
             raise
@@ -77,7 +77,7 @@ def is_accepted() -> bool:
     return bool(g.get("is_accepted", False))
 
 
-async def _respond(call: Call, generation: Generation, options: HttpOptions) -> Response:
+async def _respond(call: Call, generation: Generation, options: HttpOptions, ctx_tokens: int) -> Response:
     """The answer, or the head of a stream of it. Raises what went wrong before that.
 
     A stream begins when the prompt is written, so that a request which is refused for it gets a plain error.
@@ -86,19 +86,19 @@ async def _respond(call: Call, generation: Generation, options: HttpOptions) -> 
     created_s = int(time.time())
     if not call.wants_stream:
         completions = await generation.complete()
-        answer = call.complete(_head(generation, created_s), completions)
+        answer = call.complete(_head(generation, created_s, ctx_tokens), completions)
         response = Response(AnswerBody(answer, generation), content_type=JSON)
         response.content_length = len(answer)
         return response
     with trio.move_on_after(options.stream_keepalive_s):
         await generation.prepared()
-    stream = call.stream(_head(generation, created_s))
+    stream = call.stream(_head(generation, created_s, ctx_tokens))
     return event_stream(GenerationSource(generation, stream), keepalive_s=options.stream_keepalive_s)
 
 
-def _head(generation: Generation, created_s: int) -> Head:
+def _head(generation: Generation, created_s: int, ctx_tokens: int) -> Head:
     record = generation.record
-    return Head(record.about.id, created_s, record.about.model, record.prompt_tokens, generation.room_tokens)
+    return Head(record.about.id, created_s, record.about.model, record.prompt_tokens, ctx_tokens)
 
 
 def _headers(request: Request) -> Headers:

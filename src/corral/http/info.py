@@ -1,5 +1,7 @@
 """What clients and load balancers ask of the server itself: models, properties, health."""
 
+from datetime import UTC, datetime
+
 from quart import Quart, Response
 
 from corral import __version__
@@ -12,12 +14,13 @@ from corral.watching.watch import Watching
 
 
 def add_models(app: Quart, service: Service, card: ModelCard) -> None:
-    """OpenAI's list of models, of the one there is."""
+    """The one model there is, as OpenAI and Anthropic list models: their fields do not clash."""
 
     @app.get("/v1/models")
     async def models() -> Response:
-        """The model, in OpenAI's list."""
-        return json_reply({"object": "list", "data": [_model(service, card)]})
+        """The model, in a list that OpenAI's clients can read, and Anthropic's."""
+        page = {"first_id": card.name, "last_id": card.name, "has_more": False}
+        return json_reply({"object": "list", "data": [_model(service, card)], **page})
 
     @app.get("/v1/models/<path:name>")
     async def model(name: str) -> Response:
@@ -59,6 +62,9 @@ def _model(service: Service, card: ModelCard) -> dict[str, object]:
         "object": "model",
         "created": card.created_s,
         "owned_by": "corral",
+        "type": "model",
+        "display_name": card.name,
+        "created_at": datetime.fromtimestamp(card.created_s, UTC).isoformat(),
         "max_model_len": service.capacity.request_ctx_tokens,
     }
 

@@ -121,13 +121,6 @@ class Generation:
         if self._error is not None:
             raise self._error
 
-    @property
-    def room_tokens(self) -> int | None:
-        """How many tokens the context has room for behind the prompt; None before that is written."""
-        if self._prepared is None:
-            return None
-        return self._engine.capacity.request_ctx_tokens - self._prepared.prompt_tokens
-
     async def receive(self) -> list[Batch]:
         """All that has happened since, at least one thing; a checkpoint. Cancelling it loses nothing."""
         return await self._mailbox.receive_all()

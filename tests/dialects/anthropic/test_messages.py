@@ -19,7 +19,7 @@ from corral.request import Message as Turn
 from corral.request import Thinking, ToolChoice
 
 DIALECT = MessagesDialect(seal_key=b"k")
-HEAD = Head("msg_1", 1700000000, "smol", prompt_tokens=9, room_tokens=6)
+HEAD = Head("msg_1", 1700000000, "smol", prompt_tokens=9, ctx_tokens=15)
 EVENTS: TypeAdapter[RawMessageStreamEvent] = TypeAdapter(RawMessageStreamEvent)
 WEATHER = {"name": "get_weather", "description": "weather", "input_schema": {"type": "object"}}
 

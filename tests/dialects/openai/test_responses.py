@@ -100,6 +100,34 @@ def test_a_keepalive_is_progress_with_the_next_number_and_the_same_response() ->
     assert [frame["sequence_number"] for frame in frames] == list(range(len(frames)))
 
 
+@given(answers())
+def test_a_keepalive_has_all_that_was_said_so_far(events: list[Event]) -> None:
+    """openai-node throws away what it has when it reads one, and goes on from what is in it."""
+    stream = call_of(tools=[FUNCTION], stream=True).stream(HEAD)
+    raw = stream.start()
+    for event in events:
+        raw += stream.encode(0, event) + stream.keepalive()
+    told: list[dict[str, Any]] = []
+    for frame in parsed(raw + stream.end()):
+        match frame["type"].removeprefix("response.").split("."):
+            case ["in_progress"]:
+                assert frame["response"]["output"] == told
+            case ["output_item", "added"]:
+                told.append(frame["item"])
+            case ["output_item", "done"]:
+                told[frame["output_index"]] = frame["item"]
+            case ["content_part", "added"]:
+                told[frame["output_index"]]["content"].append(frame["part"])
+            case [_, "delta"]:
+                item = told[frame["output_index"]]
+                if "content_index" in frame:
+                    item["content"][frame["content_index"]]["text"] += frame["delta"]
+                else:
+                    item["arguments"] += frame["delta"]
+            case ["completed" | "incomplete"]:
+                assert frame["response"]["output"] == told
+
+
 def test_thoughts_are_reasoning_text_or_for_who_asks_a_summary_and_never_both() -> None:
     events = [*block(0, "reasoning", "let me", " see"), *block(1, "text", "yes"), finished()]
     plain = frames_of(events, call_of())

@@ -341,9 +341,9 @@ def _stop(finished: Finished, request: GenerationRequest, head: Head) -> tuple[s
         case "tool_calls":
             return "tool_use", None
         case "length":
-            said = finished.usage.completion_tokens
+            prompt, said = finished.usage.prompt_tokens, finished.usage.completion_tokens
             had_all = request.max_tokens is not None and said >= request.max_tokens
-            is_full = head.room_tokens is not None and said >= head.room_tokens
+            is_full = head.ctx_tokens is not None and prompt + said >= head.ctx_tokens
             return ("model_context_window_exceeded" if is_full and not had_all else "max_tokens"), None
 
 

@@ -5,7 +5,8 @@ message, a reasoning item, a function call or a custom tool's call. Decisions wh
 room or real clients need more:
 
 - `response.created` and `response.in_progress` go out on acceptance. A keepalive is
-  `response.in_progress` again: Codex counts parsed events only. `sequence_number` has no gaps.
+  `response.in_progress` again: Codex counts parsed events only. It repeats all that was said, the open item
+  included, because openai-node goes on from what is in it. `sequence_number` has no gaps.
 - A thought is streamed as `reasoning_text`, as servers of open models do; a client that asks for a
   summary gets it as the summary instead, since it reads nothing else. Never both.
 - A tool with free input is called by the model with JSON; clients get the text that the JSON spells, as
@@ -250,7 +251,8 @@ class ResponsesStream:
 
     def so_far(self, *, is_cancelled: bool) -> bytes:
         status: Status = "cancelled" if is_cancelled else "in_progress"
-        return msgspec.json.encode(self._call.response(self._head, status, self._said_so_far()))
+        output = self._said_so_far("incomplete" if is_cancelled else "in_progress")
+        return msgspec.json.encode(self._call.response(self._head, status, output))
 
     def start(self) -> bytes:
         response = self._call.response(self._head, "in_progress", [])
@@ -275,7 +277,8 @@ class ResponsesStream:
                 return b""
 
     def keepalive(self) -> bytes:
-        return self._lifecycle("in_progress", self._call.response(self._head, "in_progress", self._output))
+        output = self._said_so_far("in_progress")
+        return self._lifecycle("in_progress", self._call.response(self._head, "in_progress", output))
 
     def end(self) -> bytes:
         assert self._finished is not None
@@ -285,16 +288,17 @@ class ResponsesStream:
 
     def fail(self, error: CorralError) -> bytes:
         status: Status = "cancelled" if isinstance(error, Cancelled) else "failed"
-        response = self._call.response(self._head, status, self._said_so_far())
+        response = self._call.response(self._head, status, self._said_so_far("incomplete"))
         response.error = _Error(error_code(error), error.message)
         self._call.keep(response)
         return self._lifecycle("failed", response)
 
-    def _said_so_far(self) -> list[_OutputItem]:
+    def _said_so_far(self, status: Status) -> list[_OutputItem]:
+        """All items, the open one with this status."""
         if self._open is None:
             return self._output
         text = "".join(self._open.texts)
-        return [*self._output, self._call.filled(self._open.item, "incomplete", text, self._open.logprobs)]
+        return [*self._output, self._call.filled(self._open.item, status, text, self._open.logprobs)]
 
     # One item
 
