@@ -8,9 +8,15 @@ from typing import Any
 import pytest
 
 from corral import wiring
+from corral.dialects.routes import DialectOptions
+from corral.engine.local.cache.cache import KeepOptions
 from corral.engine.local.llama.modelfile import ModelFile
 from corral.engine.local.llama.options import LlamaOptions
+from corral.engine.local.options import EngineOptions
+from corral.http.options import HttpOptions
+from corral.serving.service import ServiceOptions
 from corral.settings import Settings
+from corral.transport.limits import Limits
 
 
 def test_every_option_of_llama_cpp_is_the_setting_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,7 +30,6 @@ def test_every_option_of_llama_cpp_is_the_setting_of_its_name(monkeypatch: pytes
         "corral.engine.local.llama.modelfile.resolve", lambda model: ModelFile(Path("m"), "m", "here", False)
     )
     values: dict[str, Any] = {
-        "slots": 3,
         "ctx_tokens": 4096,
         "threads": 5,
         "gpu_layers": 6,
@@ -32,8 +37,21 @@ def test_every_option_of_llama_cpp_is_the_setting_of_its_name(monkeypatch: pytes
         "kv_type_k": "q8_0",
         "kv_type_v": "q4_0",
         "kv_cache": "per-slot",
-        "deterministic": True,
     }
-    assert set(values) == {own.name for own in fields(LlamaOptions)}
-    wiring.open_llama(Settings(**values), None)
-    assert opened == [LlamaOptions(**values)]
+    assert {"engine", *values} == {own.name for own in fields(LlamaOptions)}
+    settings = Settings(slots=3, deterministic=True, **values)
+    wiring.open_llama(settings, None)
+    assert opened == [LlamaOptions(wiring.pick(EngineOptions, settings), **values)]
+
+
+WIRED = {"model", "draft_model", "certfile", "keyfile", "log_level", "stall_s"}
+
+
+def test_every_setting_belongs_to_one_layer() -> None:
+    """What belongs to none is read where the layers are put together."""
+    owners = [LlamaOptions, EngineOptions, KeepOptions, ServiceOptions, HttpOptions, DialectOptions, Limits]
+    owned = [own.name for options in owners for own in fields(options)]
+    settings = Settings.model_fields.keys()
+    twice = {name for name in settings if owned.count(name) > 1}
+    assert not twice
+    assert settings - set(owned) == WIRED

@@ -31,6 +31,8 @@ from corral.watching.watch import Watching, attach
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+    from corral.engine.local.llama.options import LlamaOptions
+
 Options = TypeVar("Options", bound="DataclassInstance")
 
 SWITCH_INTERVAL_S = 5e-4
@@ -117,7 +119,6 @@ def open_llama(settings: Settings, model: str | None) -> tuple[Backend, str]:
     from corral.engine.local.llama import prompt_process
     from corral.engine.local.llama.backend import LlamaBackend
     from corral.engine.local.llama.modelfile import resolve
-    from corral.engine.local.llama.options import LlamaOptions
     from corral.engine.local.prompts.pool import DEADLINE_S, PromptProcesses
 
     model_file = resolve(model)
@@ -129,7 +130,7 @@ def open_llama(settings: Settings, model: str | None) -> tuple[Backend, str]:
         # They load the vocabulary while the model is loaded here.
         prompts = PromptProcesses(prompt_process.command(model_file.path, DEADLINE_S))
         undo.callback(prompts.close)
-        backend = LlamaBackend(model_file.path, pick(LlamaOptions, settings), prompts)
+        backend = LlamaBackend(model_file.path, _llama_options(settings), prompts)
         undo.pop_all()
     return backend, model_file.name
 
@@ -138,9 +139,14 @@ def open_draft(settings: Settings) -> Backend:
     """Load the draft model. Raises StartupError."""
     from corral.engine.local.llama.backend import LlamaBackend
     from corral.engine.local.llama.modelfile import resolve
+
+    return LlamaBackend(resolve(settings.draft_model).path, _llama_options(settings))
+
+
+def _llama_options(settings: Settings) -> "LlamaOptions":
     from corral.engine.local.llama.options import LlamaOptions
 
-    return LlamaBackend(resolve(settings.draft_model).path, pick(LlamaOptions, settings))
+    return pick(LlamaOptions, settings, engine=pick(EngineOptions, settings))
 
 
 def limits(settings: Settings) -> Limits:
@@ -148,13 +154,13 @@ def limits(settings: Settings) -> Limits:
     return pick(Limits, settings)
 
 
-def pick(options: type[Options], settings: Settings) -> Options:
-    """The options of one layer: a dataclass whose fields are settings, by the same names.
+def pick(options: type[Options], settings: Settings, **others: Any) -> Options:
+    """The options of one layer: a dataclass whose fields are settings, by the same names; and `others`.
 
     A field that no setting has is a constant of that layer, which a test may want otherwise.
     """
     names = {own.name for own in fields(options)} & Settings.model_fields.keys()
-    return options(**{name: getattr(settings, name) for name in names})
+    return options(**{name: getattr(settings, name) for name in names}, **others)
 
 
 def configure_process(settings: Settings) -> None:

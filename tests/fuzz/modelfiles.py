@@ -73,6 +73,7 @@ def load_and_decode(path: Path) -> int:
     from corral.engine.local.llama.backend import LlamaBackend
     from corral.engine.local.llama.modelfile import resolve
     from corral.engine.local.llama.options import LlamaOptions
+    from corral.engine.local.options import EngineOptions
     from corral.engine.local.prompts.writer import PromptWriter
     from corral.errors import CorralError, StartupError
     from corral.request import GenerationRequest, Message, Sampling
@@ -82,7 +83,7 @@ def load_and_decode(path: Path) -> int:
         model_file = resolve(str(path))
         if model_file.template_fault is not None:
             raise StartupError(f"the chat template does not compile: {model_file.template_fault}")
-        backend = LlamaBackend(model_file.path, LlamaOptions(slots=2, threads=1))
+        backend = LlamaBackend(model_file.path, LlamaOptions(EngineOptions(slots=2), threads=1))
         writer = PromptWriter(backend.model.chat_format, backend.model.vocabulary)
         request = GenerationRequest(messages=(Message("user", "The river ran past the old mill."),))
         prompt = writer.write(request).tokens.tolist()

@@ -196,7 +196,10 @@ class Generation:
             sink = _Sink(partial(self._happened, choice), self._released)
             try:
                 handle = self._engine.submit(self._prepared, choice, sink, max_tokens=self.record.max_tokens)
-            except EngineFailed as error:
+            except Exception as error:  # whatever it is, the slot must come back
+                if not isinstance(error, EngineFailed):
+                    logger.exception("a request could not be submitted")
+                    error = EngineFailed("the engine failed")
                 self._happened(choice, [Failed(error)])
                 self._released(Waste())
             else:

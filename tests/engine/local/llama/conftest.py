@@ -6,6 +6,7 @@ import pytest
 from corral.engine.local.llama.backend import LlamaBackend
 from corral.engine.local.llama.modelfile import resolve
 from corral.engine.local.llama.options import LlamaOptions
+from corral.engine.local.options import EngineOptions
 
 
 @pytest.fixture(scope="session")
@@ -15,7 +16,7 @@ def model_path() -> Path:
 
 @pytest.fixture(scope="session", params=["shared", "per-slot"])
 def loaded(request: pytest.FixtureRequest, model_path: Path) -> Iterator[LlamaBackend]:
-    options = LlamaOptions(slots=8, ctx_tokens=2048, threads=2, kv_cache=request.param)
+    options = LlamaOptions(EngineOptions(slots=8), ctx_tokens=2048, threads=2, kv_cache=request.param)
     backend = LlamaBackend(model_path, options)
     yield backend
     backend.close()

@@ -163,7 +163,7 @@ def test_control_tokens_come_from_the_template_and_never_from_a_message(llama: L
 
 def test_a_context_that_cannot_fit_is_refused_in_one_line(model_path: Path) -> None:
     with pytest.raises(StartupError, match="GiB") as caught:
-        LlamaBackend(model_path, LlamaOptions(slots=1, ctx_tokens=2**31 - 1))
+        LlamaBackend(model_path, LlamaOptions(EngineOptions(slots=1), ctx_tokens=2**31 - 1))
     assert "\n" not in str(caught.value)
 
 
@@ -171,7 +171,7 @@ def test_a_file_that_is_no_model_is_refused_in_one_line(tmp_path: Path) -> None:
     file = tmp_path / "x.gguf"
     file.write_bytes(b"GGUF" + bytes(100))
     with pytest.raises(StartupError) as caught:
-        LlamaBackend(file, LlamaOptions(slots=1))
+        LlamaBackend(file, LlamaOptions(EngineOptions(slots=1)))
     assert "\n" not in str(caught.value)
 
 
@@ -301,7 +301,7 @@ def test_each_slot_gets_a_cache_of_its_own_where_memory_allows(
     slots: int, share: float, is_split: bool, model_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fit, "SPLIT_SHARE", share)
-    backend = LlamaBackend(model_path, LlamaOptions(slots=slots, ctx_tokens=512))
+    backend = LlamaBackend(model_path, LlamaOptions(EngineOptions(slots=slots), ctx_tokens=512))
     assert backend.cache.shape.ctx_tokens == 512 * (slots if is_split else 1)
     assert backend.cache.shape.shares_cells is not is_split
     assert backend.cache.shape.sequence_ctx_tokens == 512
@@ -315,7 +315,7 @@ def test_a_mapped_model_is_not_taken_for_free_memory(
     for spare, is_split in ((size // 2, False), (2 * size, True)):
         free_bytes = int(2 * 512 * 23_040 / 0.25) + spare
         monkeypatch.setattr(fit, "available_bytes", lambda free_bytes=free_bytes: free_bytes)
-        backend = LlamaBackend(model_path, LlamaOptions(slots=2, ctx_tokens=512))
+        backend = LlamaBackend(model_path, LlamaOptions(EngineOptions(slots=2), ctx_tokens=512))
         assert backend.cache.shape.token_bytes == 23_040
         assert backend.cache.shape.shares_cells is not is_split
         backend.close()
@@ -323,7 +323,9 @@ def test_a_mapped_model_is_not_taken_for_free_memory(
 
 def test_a_context_longer_than_the_models_own_is_not_given_to_each_slot(model_path: Path) -> None:
     for kv_cache, tokens in (("per-slot", 2 * 8192), ("shared", 10_000)):
-        backend = LlamaBackend(model_path, LlamaOptions(slots=2, ctx_tokens=10_000, kv_cache=kv_cache))
+        backend = LlamaBackend(
+            model_path, LlamaOptions(EngineOptions(slots=2), ctx_tokens=10_000, kv_cache=kv_cache)
+        )
         assert backend.cache.shape.sequence_ctx_tokens == 8192
         assert backend.cache.shape.ctx_tokens == tokens
         backend.close()
@@ -362,7 +364,7 @@ def test_a_context_that_could_not_be_replaced_is_freed_once(
     model_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     contexts = Contexts(monkeypatch)
-    backend = LlamaBackend(model_path, LlamaOptions(slots=1, ctx_tokens=256))
+    backend = LlamaBackend(model_path, LlamaOptions(EngineOptions(slots=1), ctx_tokens=256))
     with monkeypatch.context() as exhausted:
         exhausted.setattr(llama_cpp, "llama_init_from_model", lambda *_: None)
         with pytest.raises(EngineFailed, match="context"):
@@ -377,7 +379,7 @@ def test_a_model_without_a_memory_leaves_no_context_behind(
     contexts = Contexts(monkeypatch)
     monkeypatch.setattr(llama_cpp, "llama_get_memory", lambda _: None)
     with pytest.raises(StartupError, match="memory"):
-        LlamaBackend(model_path, LlamaOptions(slots=1, ctx_tokens=256))
+        LlamaBackend(model_path, LlamaOptions(EngineOptions(slots=1), ctx_tokens=256))
     assert (contexts.made, contexts.freed) == (1, 1)
 
 

@@ -24,7 +24,7 @@ SAMPLINGS = {"greedy": Sampling(temperature=0), "seed": Sampling(temperature=0.8
 
 @pytest.fixture(scope="module")
 def loaded(model_path: Path) -> Iterator[LlamaBackend]:
-    options = LlamaOptions(slots=2, ctx_tokens=CTX_TOKENS, threads=2, deterministic=True)
+    options = LlamaOptions(EngineOptions(slots=2, deterministic=True), ctx_tokens=CTX_TOKENS, threads=2)
     backend = LlamaBackend(model_path, options)
     yield backend
     backend.close()

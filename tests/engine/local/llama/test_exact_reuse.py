@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from corral.engine.local.backend import Chunk
 from corral.engine.local.llama.backend import LlamaBackend
 from corral.engine.local.llama.options import LlamaOptions
+from corral.engine.local.options import EngineOptions
 
 pytestmark = pytest.mark.model
 
@@ -24,7 +25,9 @@ PROMPTS_TOKENS = (50, 128, 129, 300, 444)
 
 @pytest.fixture(scope="module")
 def backend(model_path: Path) -> Iterator[LlamaBackend]:
-    backend = LlamaBackend(model_path, LlamaOptions(slots=2, ctx_tokens=1024, threads=2, kv_cache="per-slot"))
+    backend = LlamaBackend(
+        model_path, LlamaOptions(EngineOptions(slots=2), ctx_tokens=1024, threads=2, kv_cache="per-slot")
+    )
     yield backend
     backend.close()
 

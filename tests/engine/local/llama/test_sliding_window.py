@@ -31,7 +31,7 @@ def gemma_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(params=["shared", "per-slot"])
 def gemma(request: pytest.FixtureRequest, gemma_path: Path) -> Iterator[LlamaBackend]:
-    options = LlamaOptions(slots=2, ctx_tokens=8192, threads=2, kv_cache=request.param)
+    options = LlamaOptions(EngineOptions(slots=2), ctx_tokens=8192, threads=2, kv_cache=request.param)
     backend = LlamaBackend(gemma_path, options)
     yield backend
     backend.close()

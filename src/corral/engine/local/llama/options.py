@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import llama_cpp
 
+from corral.engine.local.options import EngineOptions
+
 
 @dataclass(frozen=True, slots=True)
 class KvType:
@@ -35,9 +37,12 @@ FLASH_ATTN = {
 
 @dataclass(frozen=True, slots=True)
 class LlamaOptions:
-    """What llama.cpp is told; the fields are those of Settings, and 0 or -1 mean what they mean there."""
+    """What llama.cpp is told; the fields are those of Settings, and 0 or -1 mean what they mean there.
 
-    slots: int
+    How many sequences run, and whether in equal steps, is the `engine`'s.
+    """
+
+    engine: EngineOptions
     ctx_tokens: int = 0
     threads: int = 0
     gpu_layers: int = 0
@@ -45,4 +50,11 @@ class LlamaOptions:
     kv_type_k: str = "f16"
     kv_type_v: str = "f16"
     kv_cache: str = "auto"
-    deterministic: bool = False
+
+    @property
+    def slots(self) -> int:
+        return self.engine.slots
+
+    @property
+    def deterministic(self) -> bool:
+        return self.engine.deterministic
