@@ -67,6 +67,9 @@ class TaleHandle:
     def cancel(self) -> None:
         self.scope.cancel()
 
+    def end_thought(self) -> None:
+        """A tale has no thoughts."""
+
 
 class TaleEngine:
     """Tells `tale(request, max_tokens)`, a batch every `pause_s`; `preparing_s` after it was asked."""

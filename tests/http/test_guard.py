@@ -29,6 +29,7 @@ ROUTES = [
     ("GET", "/v1/models/scripted"),
     ("POST", "/v1/chat/completions"),
     ("DELETE", "/v1/requests/chatcmpl-1"),
+    ("DELETE", "/v1/requests/chatcmpl-1/thinking"),
     ("GET", "/static/status/main.js"),
     ("GET", "/robots.txt"),
 ]

@@ -198,3 +198,18 @@ async def test_a_body_that_still_arrives_is_refused_when_the_server_shuts_down()
         assert (half.status, form.status) == (503, 503)
         late = client.send("POST", CHAT, raw=[b'{"messages":'], ends=False)
         assert (await late.json())["error"]["code"] == "server_draining"
+
+
+async def test_prompts_that_are_only_measured_are_bounded_too_and_end_with_the_server() -> None:
+    backend = Held()
+    asked = {"model": "scripted", "messages": [{"role": "user", "content": "hello"}]}
+    async with serving(backend, queue_requests=2) as client:
+        measured = [client.send("POST", "/v1/messages/count_tokens", asked) for _ in range(2)]
+        await backend.until_held(2)
+        refused = client.send("POST", "/v1/messages/count_tokens", asked)
+        assert (await refused.json())["error"]["type"] == "rate_limit_error"
+        assert refused.status == 429
+        measured.pop().leave()
+        client.terminated.set()
+        assert "shutting down" in (await measured[0].json())["error"]["message"]
+        assert measured[0].status == 503

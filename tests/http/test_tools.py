@@ -1,12 +1,13 @@
 """Tools, thoughts and structure over the whole server, with what a script says for the model."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from tests.harness import Client, serving
+from tests.harness import Client, Gate, serving
 
-from corral.engine.local.scripted import ScriptedBackend, replying
+from corral.engine.local.scripted import END, START, ScriptedBackend, replying
 
 WEATHER = {
     "type": "function",
@@ -175,3 +176,42 @@ async def test_what_cannot_be_followed_is_refused_by_name(fields: dict[str, Any]
         assert refused.status == 400
         await client.service.wait_settled()
         client.service.check_idle()
+
+
+def pondering(tokens: Sequence[int]) -> int:
+    """Thinks for ever, until its thought has been ended; then it answers."""
+    text = bytes(token for token in tokens if token < START).decode(errors="replace")
+    answer = text.rpartition("assistant\n")[2]
+    thought, ended, said = answer.partition("</think>")
+    if ended:
+        return b"42"[len(said)] if len(said) < 2 else END
+    opener = "<think>"
+    return ord(opener[len(thought)]) if len(thought) < len(opener) else ord("m")
+
+
+@pytest.mark.parametrize("name", ["thinking_token_budget", "thinking_budget_tokens"])
+async def test_after_its_budget_a_thought_is_ended_and_the_answer_follows(name: str) -> None:
+    async with serving(ScriptedBackend(pondering)) as client:
+        budget: dict[str, Any] = {name: 50}
+        answer = await client.chat(**budget, max_tokens=200).json()
+        message = answer["choices"][0]["message"]
+        assert (set(message["reasoning_content"]), message["content"]) == ({"m"}, "42")
+        assert answer["choices"][0]["finish_reason"] == "stop"
+        assert 40 <= len(message["reasoning_content"]) <= 50, "the tokens that open it count too"
+        assert answer["usage"]["completion_tokens_details"]["reasoning_tokens"] >= 50
+
+
+async def test_a_thought_that_runs_can_be_ended_by_an_operator() -> None:
+    gate = Gate()
+    async with serving(ScriptedBackend(pondering, on_step=gate)) as client:
+        stream = client.chat(stream=True, max_tokens=3000)
+        gate.let(30)
+        for _ in range(31):
+            await gate.wait_arrived()
+        [request] = (await client.send("GET", "/status/json").json())["requests"]
+        ended = client.send("DELETE", f"/v1/requests/{request['id']}/thinking")
+        assert await ended.json() == {"id": request["id"], "answers": True}
+        gate.open()
+        assert b'"content":"2"' in await stream.body()
+        nobody = client.send("DELETE", "/v1/requests/nobody/thinking")
+        assert (await nobody.json())["error"]["code"] == "not_found"

@@ -98,6 +98,10 @@ class Handle(Protocol):
         """Stop it, in this step or before the next; `Sink.released` follows. Harmless once it has ended."""
         ...
 
+    def end_thought(self) -> None:
+        """Have it answer now, if it is thinking; harmless if it is not, or where the engine cannot."""
+        ...
+
 
 class Engine(Protocol):
     """Something that generates."""

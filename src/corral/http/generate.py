@@ -57,11 +57,12 @@ def add_count(app: Quart, route: CountRoute, service: Service, bodies: Bodies) -
 
     @speaks(dialect)
     async def count() -> Response:
-        async with bodies.received(request) as body:
-            parse = partial(dialect.parse, headers=_headers(request), client=g.client)
-            asked = await bodies.parse(parse, body)
         try:
-            prompt_tokens = await service.prompt_tokens(asked, g.client)
+            async with bodies.received(request) as body:
+                parse = partial(dialect.parse, headers=_headers(request), client=g.client)
+                asked = await bodies.parse(parse, body)
+            with bodies.until_closed():
+                prompt_tokens = await service.prompt_tokens(asked, g.client)
         except ContextExceeded as error:
             # Who asks wants to know by how much. If it was not even tokenized, it is at least so long.
             prompt_tokens = error.prompt_tokens

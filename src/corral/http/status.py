@@ -109,6 +109,15 @@ def add_status(
             raise NotFound(f"no request {id!r} is running or waiting")
         return json_reply({"id": id, "stopped": True})
 
+    @app.delete("/v1/requests/<id>/thinking")
+    @access(Access.OPERATOR)
+    async def end_thought(id: str) -> Response:
+        """Ends the thought of a request, if it is thinking: it answers now."""
+        operators.check_stop(request)
+        if not service.end_thought(id):
+            raise NotFound(f"no request {id!r} is running or waiting")
+        return json_reply({"id": id, "answers": True})
+
     @app.get("/metrics")
     @access(Access.OPERATOR)
     async def metrics() -> Response:

@@ -164,6 +164,11 @@ class Generation:
             self.record.ended_by("evicted")
         self.record.over()
 
+    def end_thought(self) -> None:
+        """Have it answer now, where it is thinking; synchronous, harmless where it is not."""
+        for handle in self._handles:
+            handle.end_thought()
+
     def end(self, error: CorralError) -> None:
         """End it for a reason of ours: its sequences leave the engine, its reader is told. Synchronous.
 

@@ -23,6 +23,7 @@ from corral.errors import (
     Draining,
     EngineFailed,
     InvalidRequest,
+    QueueFull,
     ShutDown,
     StoppedByOperator,
 )
@@ -72,6 +73,7 @@ class Service:
         ledger.on_settled.append(self._wake_settled)
         self._generations: dict[str, Generation] = {}
         self._is_draining = False
+        self._measuring = 0
         self._nursery: trio.Nursery | None = None
         """Of the tasks that prepare requests; None while it does not run."""
 
@@ -144,15 +146,30 @@ class Service:
     async def prompt_tokens(self, request: GenerationRequest, client: str) -> int:
         """How many tokens the prompt of a request has; a checkpoint. Cancelling it leaves nothing behind.
 
-        Raises InvalidRequest, ContextExceeded or Draining.
+        As many may be measured at a time as may wait. Raises InvalidRequest, ContextExceeded, QueueFull or
+        Draining.
         """
         self._refuse_if_draining()
         self._engine.check(request)
-        return (await self._engine.prepare(request, client=client)).prompt_tokens
+        if self._measuring >= max(1, self._options.queue_requests):
+            raise QueueFull(f"{self._measuring} prompts are being measured already", retry_after_s=1)
+        self._measuring += 1
+        try:
+            return (await self._engine.prepare(request, client=client)).prompt_tokens
+        finally:
+            self._measuring -= 1
 
     def stop(self, id: str) -> bool:
         """End a request because an operator wants it; False if there is none of that id to be ended."""
         return self._end(id, StoppedByOperator("an operator stopped this request"))
+
+    def end_thought(self, id: str) -> bool:
+        """Have a request answer now, if it is thinking; False if there is none of that id."""
+        generation = self._generations.get(id)
+        if generation is None or generation.record.has_ended:
+            return False
+        generation.end_thought()
+        return True
 
     def cancel(self, id: str) -> bool:
         """End a request because its client asks for that; False if there is none of that id to be ended."""

@@ -39,8 +39,8 @@ class Params(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     top_p: float
     top_k: int
     min_p: float
-    max_tokens: int
     n: int
+    max_tokens: int | None = None
     seed: int | None = None
     stop: int = 0
     tools: int = 0
@@ -233,7 +233,7 @@ def request(record: Record, *, with_content: bool) -> Request:
             top_k=sampling.top_k,
             min_p=sampling.min_p,
             seed=sampling.seed,
-            max_tokens=record.max_tokens,
+            max_tokens=record.max_tokens or asked.max_tokens,
             n=asked.n,
             stop=len(asked.stop),
             tools=len(asked.tools),

@@ -59,6 +59,10 @@ class LocalHandle:
         """Stop it in this step or before the next; its release follows. Harmless if it has ended."""
         self.engine.cancel(self.key)
 
+    def end_thought(self) -> None:
+        """Have it answer now, if it is thinking; harmless if it is not."""
+        self.engine.end_thought(self.key)
+
 
 class LocalEngine:
     """One backend, its thread, and the tasks on it: an Engine (see engine.contract)."""
@@ -221,6 +225,11 @@ class LocalEngine:
         """What LocalHandle.cancel does."""
         if self._worker is not None and key in self._sinks:
             self._worker.cancel_nowait(key)
+
+    def end_thought(self, key: int) -> None:
+        """What LocalHandle.end_thought does."""
+        if self._worker is not None and key in self._sinks:
+            self._worker.end_thought_nowait(key)
 
     def check_idle(self) -> None:
         """Assert that nothing is left of any task; for tests."""

@@ -9,9 +9,10 @@ import logging
 
 from corral.decoding.answer import AnswerForm
 from corral.decoding.formats.force import either, required
+from corral.decoding.formats.form import Format
 from corral.decoding.formats.learn import Learned
 from corral.decoding.formats.learn_thoughts import ThoughtState
-from corral.decoding.markers import Markers
+from corral.decoding.markers import NO_THOUGHT_LEARNED, Markers
 from corral.engine.local.backend import Vocabulary
 from corral.engine.local.constraints import Constraint, Constraints
 from corral.engine.local.prompts.control import ControlTexts
@@ -32,9 +33,15 @@ class Shaping:
         self._controls = ControlTexts(vocabulary.control_texts, vocabulary.user_texts).tokens
         self._ends = vocabulary.end_tokens
         self._constraints = _constraints(vocabulary)
-        thought = learned.format.thought
-        closer = thought.closer if thought is not None else ""
-        self._closer = tuple(vocabulary.tokenize(closer, parse_control=True)) if closer else ()
+        self._closer = tuple(vocabulary.tokenize(self._thought_end(learned.format), parse_control=True))
+
+    def _thought_end(self, form: Format) -> str:
+        """What is said for the model to end a thought, and begin its answer."""
+        if form.headers is None:
+            return (form.thought or NO_THOUGHT_LEARNED).closer
+        headers = form.headers
+        ends = [end for end in headers.ends if self._controls.get(end) not in self._ends]
+        return (ends or headers.ends)[0] + headers.start + headers.content + headers.body
 
     @staticmethod
     def compiles(request: GenerationRequest) -> bool:
