@@ -76,7 +76,7 @@ class Storyteller:
     ) -> Iterable[list[Event] | trio.Event | float]:
         self.asked.append(request)
         asked = [message for message in request.messages if message.role in ("user", "tool")]
-        told = asked[-1].content.split()
+        told = asked[-1].content.replace('"', " ").split()
         size = sum(len(message.content.split()) for message in request.messages)
         yield [Prefill(size, size), Started(size, 0)]
         index = said = thought = 0

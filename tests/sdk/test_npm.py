@@ -21,7 +21,6 @@ ENDS = {  # when it is done, when it calls, when it was cut
     "vercel responses": ("stop", "tool-calls", "length"),
     "vercel messages": ("stop", "tool-calls", "length"),
 }
-CALLING = [client for client in ENDS if not client.endswith("chat")]
 
 
 def ask(server: Server, client: str, tale: str, *more: str) -> dict[str, Any]:
@@ -46,11 +45,13 @@ def test_it_reads_a_stream_through_silence(server: Server, client: str) -> None:
     assert ask(server, client, "SAY LENGTH")["end"] == ENDS[client][2]
 
 
+@covering("openai (npm)", "Chat", "tools", "reasoning")
+@covering("Vercel AI SDK, openai-compatible", "Chat", "tools", "reasoning")
 @covering("openai (npm)", "Responses", "tools", "reasoning")
 @covering("anthropic (npm)", "Messages", "tools", "reasoning")
 @covering("Vercel AI SDK, openai", "Responses", "tools", "reasoning")
 @covering("Vercel AI SDK, anthropic", "Messages", "tools", "reasoning")
-@pytest.mark.parametrize("client", CALLING)
+@pytest.mark.parametrize("client", ENDS)
 def test_it_reads_thoughts_and_calls(server: Server, client: str) -> None:
     told = ask(server, client, "THINK SLOW CALL")
     assert told["calls"] == [["get_weather", {"city": "Oslo", "days": 3}]]

@@ -7,12 +7,17 @@ import openai
 import pytest
 from tests.sdk.covers import covering
 from tests.sdk.server import Server
+from tests.sdk.tales import ARGUMENTS
 
 covers = partial(covering, "openai (Python)", "Chat")
 
 
+WEATHER = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
+
+
 def asking(text: str, **fields: Any) -> dict[str, Any]:
-    return {"model": "gpt-whatever", "messages": [{"role": "user", "content": text}], **fields}
+    messages = [{"role": "user", "content": text}]
+    return {"model": "gpt-whatever", "messages": messages, "tools": [WEATHER], **fields}
 
 
 @covers("stream")
@@ -24,6 +29,38 @@ def test_a_stream_and_an_answer_are_the_same_completion(gpt: openai.OpenAI) -> N
     assert [text for text in texts if text] == ["Hello ", "there, ", "wörld ☂."]
     assert streamed.choices[0].message.content == whole.choices[0].message.content == "Hello there, wörld ☂."
     assert streamed.choices[0].finish_reason == whole.choices[0].finish_reason == "stop"
+
+
+@covers("tools", "reasoning")
+def test_a_tool_loop_goes_round_with_its_thoughts(gpt: openai.OpenAI, server: Server) -> None:
+    whole = gpt.chat.completions.create(**asking("THINK SAY CALL CALL"))
+    with gpt.chat.completions.stream(**asking("THINK SAY CALL CALL")) as stream:
+        thoughts = [
+            getattr(event.chunk.choices[0].delta, "reasoning_content", None) or ""
+            for event in stream
+            if event.type == "chunk"
+        ]
+        streamed = stream.get_final_completion()
+    assert "".join(thoughts) == "Let me see."
+    for answer in (whole, streamed):
+        [choice] = answer.choices
+        assert (choice.finish_reason, choice.message.content) == ("tool_calls", "Hello there, wörld ☂.")
+        calls = choice.message.tool_calls or []
+        assert [call.id for call in calls] == ["call_2", "call_3"]
+        for call in calls:
+            assert call.type == "function"
+            assert (call.function.name, call.function.arguments) == ("get_weather", ARGUMENTS)
+    message = whole.choices[0].message.model_dump(exclude_none=True)
+    messages = [
+        {"role": "user", "content": "THINK SAY CALL CALL"},
+        message,
+        *({"role": "tool", "tool_call_id": id, "content": "SAY"} for id in ("call_2", "call_3")),
+    ]
+    answer = gpt.chat.completions.create(**asking("") | {"messages": messages})
+    assert answer.choices[0].finish_reason == "stop"
+    _, turn, *results = server.teller.asked[-1].messages
+    assert (turn.reasoning, len(turn.tool_calls)) == ("Let me see.", 2)
+    assert [result.tool_call_id for result in results] == ["call_2", "call_3"]
 
 
 def test_the_model_is_listed(gpt: openai.OpenAI) -> None:

@@ -22,9 +22,17 @@ function said(text) {
 async function openaiChat() {
   const openai = new OpenAI({ baseURL: `${base}/v1`, apiKey: key, maxRetries: 0 });
   const messages = [{ role: "user", content: tale }];
-  const stream = openai.chat.completions.stream({ model: "any", messages }, { signal: abort.signal });
-  for await (const chunk of stream) said(chunk.choices[0]?.delta.content ?? "");
-  told.end = (await stream.finalChatCompletion()).choices[0].finish_reason;
+  const tools = [{ type: "function", function: { name: "get_weather", parameters: WEATHER } }];
+  const stream = openai.chat.completions.stream({ model: "any", messages, tools }, { signal: abort.signal });
+  for await (const chunk of stream) {
+    said(chunk.choices[0]?.delta.content ?? "");
+    told.reasoning += chunk.choices[0]?.delta.reasoning_content ?? "";
+  }
+  const [choice] = (await stream.finalChatCompletion()).choices;
+  for (const call of choice.message.tool_calls ?? []) {
+    told.calls.push([call.function.name, JSON.parse(call.function.arguments)]);
+  }
+  told.end = choice.finish_reason;
 }
 
 async function openaiResponses() {
@@ -89,7 +97,7 @@ const CLIENTS = {
   "openai chat": openaiChat,
   "openai responses": openaiResponses,
   "anthropic messages": anthropicMessages,
-  "vercel chat": () => vercel(createOpenAICompatible(compatible)("any"), undefined),
+  "vercel chat": () => vercel(createOpenAICompatible(compatible)("any"), weather),
   "vercel responses": () => vercel(createOpenAI({ baseURL: `${base}/v1`, apiKey: key }).responses("any"), weather),
   "vercel messages": () => vercel(createAnthropic({ baseURL: `${base}/v1`, apiKey: key })("any"), weather),
 };
