@@ -72,25 +72,35 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """The request waits for a slot; position 0 is next."""
+    """The request waits for a slot; position 0 is next.
+
+    `wait_s` is how long it will probably wait yet, None where nobody can say.
+    """
 
     position: int
+    wait_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Prefill:
-    """`done` of `total` prompt tokens are in the KV cache."""
+    """`done` of `total` prompt tokens are in the KV cache, `cached` of them since before it began.
+
+    `time_ms` has passed since the engine got it.
+    """
 
     done: int
     total: int
+    cached: int = 0
+    time_ms: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The prompt is in; the first token comes with the same step."""
+    """The prompt is in, after `time_ms` in the engine; the first token comes with the same step."""
 
     prompt_tokens: int
     cached_tokens: int
+    time_ms: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

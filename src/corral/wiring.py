@@ -98,7 +98,7 @@ async def start(
         service, watching, files, ModelCard(model, int(time.time())), pick(HttpOptions, settings), routes
     )
     await nursery.start(engine.run)
-    for task in (watching.feed.broker.run, watching.stall.run, service.enforce_deadlines):
+    for task in (watching.feed.broker.run, watching.stall.run, service.enforce_deadlines, service.tell_waits):
         nursery.start_soon(task)
     _spare_the_collector()
     return Running(model, service, watching, app, nursery, settings.drain_s)

@@ -89,6 +89,15 @@ export function showTags(node, request) {
   node.replaceChildren(...tags.map((tag) => element("span", "tag", tag)));
 }
 
+// Counts down between what the server says, and is no finer than an estimate can be.
+function waitText(place, now) {
+  if (place.eta_s === undefined) return "no estimate yet";
+  const left = place.eta_s - (now - place.at) / 1000;
+  if (left < 1.5) return "slot in a moment";
+  const step = left < 10 ? 1 : left < 60 ? 5 : 10;
+  return `slot in about ${duration(1000 * step * Math.round(left / step))}`;
+}
+
 export class Lanes {
   constructor(select) {
     this.select = select;
@@ -135,7 +144,7 @@ export class Lanes {
       setText(number, place.position + 1);
       setText(id, shortId(place.id));
       setText(waited, `waits ${duration(1000 * place.waited_s + performance.now() - place.at)}`);
-      setText(eta, `slot in about ${duration(1000 * place.eta_s)}`);
+      setText(eta, waitText(place, performance.now()));
     });
   }
 }

@@ -288,9 +288,10 @@ async def test_props_lists_every_route_of_the_router_and_says_what_it_is_for() -
         props = await client.send("GET", "/props").json()
         listed = {route["path"]: route for route in props["routes"]}
         rules = list(client.app.running.app.url_map.iter_rules())
-        assert sorted(listed) == sorted({rule.rule for rule in rules})
+        paths = {rule.rule for rule in rules}
+        assert set(listed) == {path for path in paths if f"/v1{path}" not in paths}
         for rule in rules:
-            route = listed[rule.rule]
+            route = listed.get(rule.rule) or listed[f"/v1{rule.rule}"]
             assert set(route["methods"]) == rule.methods - {"HEAD", "OPTIONS"}
             assert route["about"], rule.rule
         assert {path for path, route in listed.items() if route["access"] == "public"} == {

@@ -32,7 +32,7 @@ class Queue:
             self.running.append(ticket)
 
         ticket = Ticket(slots, client or name, start, moves.append, priority)
-        self.admission.check(slots, retry_after_s=7)
+        self.admission.check(slots, retry_after_s=lambda: 7)
         self.admission.join(ticket)
         return ticket
 

@@ -27,7 +27,13 @@ ROUTES: Final = (Route("/v1/chat/completions", "chat", ChatDialect()),)
 _ELSEWHERE: Final = OpenAIErrors()
 
 
+def short_path(path: str) -> str:
+    """A path without `/v1`, where it is answered too."""
+    return path.removeprefix("/v1") if path.startswith("/v1/") else path
+
+
 def errors_at(path: str, routes: Sequence[Route] = ROUTES) -> Errors:
     """Whose errors are told at a path: of the longest route that it is or lies below, else OpenAI's."""
-    found = [route for route in routes if f"{path}/".startswith(f"{route.path}/")]
+    path = f"{short_path(path)}/"
+    found = [route for route in routes if path.startswith(f"{short_path(route.path)}/")]
     return max(found, key=lambda route: len(route.path)).dialect if found else _ELSEWHERE

@@ -7,14 +7,14 @@ from functools import partial
 from quart import Quart, Request, Response, g, request
 
 from corral.books.record import About
-from corral.dialects import Call, Head, Headers
+from corral.dialects import Call, Head, Headers, StreamEncoder
 from corral.dialects.routes import Route
 from corral.http.body import Bodies
 from corral.http.connection import enter_for_request, peer_of
 from corral.http.marks import speaks
 from corral.http.options import HttpOptions, ModelCard
 from corral.http.replies import JSON
-from corral.http.stream import AnswerBody, GenerationSource, event_stream
+from corral.http.stream import AnswerBody, Answering, GenerationSource, event_stream
 from corral.serving.generation import Generation
 from corral.serving.service import Service
 
@@ -28,7 +28,7 @@ def add_generate(
     @speaks(dialect)
     async def generate() -> Response:
         async with bodies.received(request) as body:
-            call = await bodies.parse(partial(dialect.parse, headers=_headers(request)), body)
+            call = await bodies.parse(partial(dialect.parse, headers=headers_of(request)), body)
         prepared = await service.prepare(call.request, g.client)
         about = About(
             id=f"{dialect.id_prefix}{secrets.token_hex(12)}",
@@ -36,6 +36,7 @@ def add_generate(
             model=card.name,
             streams=call.wants_stream,
             address=request.remote_addr or "",
+            request_id=g.request_id,
         )
         generation = enter_for_request(service.open(prepared, g.client, about, peer_of(request)))
         g.is_accepted = True
@@ -57,16 +58,23 @@ def is_accepted() -> bool:
 
 async def _respond(call: Call, head: Head, generation: Generation, options: HttpOptions) -> Response:
     if not call.wants_stream:
-        answer = call.complete(head, await generation.complete())
-        response = Response(AnswerBody(answer, generation), content_type=JSON)
-        response.content_length = len(answer)
-        return response
-    return event_stream(
-        GenerationSource(generation, call.stream(head)), keepalive_s=options.stream_keepalive_s
-    )
+        return whole(call.complete(head, await generation.complete()), generation)
+    return streamed(generation, call.stream(head), options)
 
 
-def _headers(request: Request) -> Headers:
+def whole(answer: bytes, generation: Answering) -> Response:
+    """The response that is a whole answer."""
+    response = Response(AnswerBody(answer, generation), content_type=JSON)
+    response.content_length = len(answer)
+    return response
+
+
+def streamed(generation: Answering, encoder: StreamEncoder, options: HttpOptions) -> Response:
+    """The response that streams an answer."""
+    return event_stream(GenerationSource(generation, encoder), keepalive_s=options.stream_keepalive_s)
+
+
+def headers_of(request: Request) -> Headers:
     """A request's headers as dialects see them."""
     headers: dict[str, str] = {}
     for name, value in request.headers:

@@ -99,16 +99,17 @@ class Admission:
         """How many clients something is kept of; never more than twice `slots` and `queue_limit` together."""
         return len(self._clients) + len(self._debts)
 
-    def check(self, slots: int, *, retry_after_s: int) -> None:
-        """Raise QueueFull if a ticket for `slots` could neither start now nor wait.
+    def check(self, slots: int, *, tickets: int = 1, retry_after_s: Callable[[], int]) -> None:
+        """Raise QueueFull if there is no room for so many tickets for `slots` each, to start now or to wait.
 
-        A `join` right after it, with no checkpoint between, is within the limit.
+        As many times `join` right after it, with no checkpoint between, is within the limit.
         """
-        starts_now = not self._waiting and slots <= self.free_slots
-        if not starts_now and len(self._waiting) >= self.queue_limit:
+        start_now = 0 if self._waiting else self.free_slots // slots
+        if len(self._waiting) + max(0, tickets - start_now) > self.queue_limit:
+            after_s = retry_after_s()
             raise QueueFull(
-                f"{len(self._waiting)} requests are waiting already; try again in {retry_after_s} s",
-                retry_after_s=retry_after_s,
+                f"{len(self._waiting)} requests are waiting already; try again in {after_s} s",
+                retry_after_s=after_s,
             )
 
     def join(self, ticket: Ticket) -> None:

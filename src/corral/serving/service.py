@@ -7,32 +7,43 @@ with service.open(prepared, client, about, peer) as generation:    # refused now
 """
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import trio
 
 from corral.books.ledger import Ledger
 from corral.books.record import About, Record
-from corral.engine.contract import Capacity, Engine, Prepared
+from corral.engine.contract import Capacity, Engine, Prepared, Texts
 from corral.errors import (
     DeadlineExceeded,
     Draining,
     EngineFailed,
     InvalidRequest,
+    NotFound,
     ShutDown,
     StoppedByOperator,
 )
 from corral.request import GenerationRequest
-from corral.serving.admission import Admission
+from corral.serving.admission import Admission, Ticket
 from corral.serving.deadlines import Deadlines
-from corral.serving.generation import Generation, MailboxLimits
+from corral.serving.forecast import Forecast
+from corral.serving.generation import Batch, Generation
+from corral.serving.mailbox import Mailbox
 from corral.serving.peer import Peer
+from corral.serving.several import Several
 
-FIRST_GUESS_S = 2.0
-"""How long a request takes, before any has finished."""
-SMOOTHING = 0.2
+TELL_WAITS_S = 1.0
+"""How often those in line are told how long they will probably wait."""
+MOST_RETRY_S = 60
+UNKNOWN_RETRY_S = 10
+"""What a client is told to wait that came to a full queue, at most, and where nobody can say."""
+FRESH_S = 0.1
+"""So long a wait that was worked out is good enough for all who ask."""
+SPREAD = 0.2
+"""By how much more of it some are told, so that they do not all come back at once."""
 DELIVERY_BYTES = 4096
 """What a delivery, of one or a few engine steps, counts at least of what a client may lag behind. So by
 default a client that reads nothing is evicted after 256 of them, some seconds of any model."""
@@ -63,7 +74,12 @@ class Service:
             Deadlines(options.request_deadline_s, _deadline_passed) if options.request_deadline_s else None
         )
         self._admission = Admission(engine.capacity.slots, options.queue_requests)
-        self._request_s = FIRST_GUESS_S
+        self._forecast = Forecast(
+            engine.capacity.slots, ledger.now_s, limits_all=bool(options.max_output_tokens)
+        )
+        self._waits: tuple[float, tuple[Ticket, ...], dict[str, float | None]] = -math.inf, (), {}
+        """When waits were last worked out, for which line, and what they were by id."""
+        self._joined = trio.lowlevel.ParkingLot()
         self._idle = trio.lowlevel.ParkingLot()
         self._settled = trio.lowlevel.ParkingLot()
         ledger.on_settled.append(self._wake_settled)
@@ -93,6 +109,13 @@ class Service:
         """What the engine takes at a time."""
         return self._engine.capacity
 
+    @property
+    def texts(self) -> Texts:
+        """What the engine can tell of texts and tokens. Raises NotFound where it tells nothing."""
+        if self._engine.texts is None:
+            raise NotFound("the engine of this server tells nothing of its tokens")
+        return self._engine.texts
+
     def step_age_s(self) -> float | None:
         """How long the engine's running step has lasted, in seconds; None if nothing runs."""
         return self._engine.step_age_s()
@@ -108,6 +131,17 @@ class Service:
             raise InvalidRequest(f"n is {request.n}, but this server has {slots} slots", param="n")
         return await self._engine.prepare(request, client=client)
 
+    async def prepare_all(self, requests: Sequence[GenerationRequest], client: str) -> list[Prepared]:
+        """As `prepare`, of several requests of the same `n`.
+
+        Raises InvalidRequest too if there are more of them than ever could be here together.
+        """
+        room = self.capacity.slots // requests[0].n + self._options.queue_requests
+        if len(requests) > max(1, room):
+            message = f"{len(requests)} prompts are more than the {room} that this server takes at a time"
+            raise InvalidRequest(message, param="prompt")
+        return [await self.prepare(request, client) for request in requests]
+
     @contextmanager
     def open(self, prepared: Prepared, client: str, about: About, peer: Peer) -> Iterator[Generation]:
         """Take a prepared request in, for a client key; raises QueueFull or Draining, and then nothing was.
@@ -115,23 +149,39 @@ class Service:
         On leaving, its place in the queue is free, and its sequences leave the engine before the next step.
         """
         # All of this is synchronous: between the check and the place in line nobody else can come.
-        self._refuse_if_draining()
-        self._admission.check(prepared.request.n, retry_after_s=self._retry_after_s())
-        generation = self._enter(prepared, client, about, peer)
-        try:
+        self._check_room(prepared.request.n, 1)
+        mailbox = self._mailbox(about, 1)
+        with self._entered(prepared, client, about, peer, mailbox, 0) as generation:
             yield generation
-        finally:
-            if self._deadlines is not None:
-                self._deadlines.remove(generation)
-            del self._generations[about.id]
-            generation.over()
-            self._wake_if_idle()
-            self._request_s += SMOOTHING * (generation.record.life.total_s - self._request_s)
+
+    @contextmanager
+    def open_all(
+        self, prepared: Sequence[Prepared], client: str, abouts: Sequence[About], peer: Peer
+    ) -> Iterator[Several]:
+        """As `open`, of several requests of the same `n`: all of them are taken in, or none is."""
+        choices = prepared[0].request.n
+        self._check_room(choices, len(prepared))
+        mailbox = self._mailbox(abouts[0], min(len(prepared), self.capacity.slots))
+        with ExitStack() as entered:
+            generations = [
+                entered.enter_context(self._entered(each, client, about, peer, mailbox, number * choices))
+                for number, (each, about) in enumerate(zip(prepared, abouts, strict=True))
+            ]
+            yield Several(generations, mailbox)
 
     async def enforce_deadlines(self) -> None:
         """End the requests that take too long, until cancelled; nothing to do without a deadline."""
         if self._deadlines is not None:
             await self._deadlines.run()
+
+    async def tell_waits(self) -> None:
+        """Tell those in line every second where they stand and how long that will last, until cancelled."""
+        while True:
+            await trio.sleep(TELL_WAITS_S)
+            if not self._admission.waiting:
+                await self._joined.park()
+            for generation in tuple(self._generations.values()):
+                generation.tell_wait()
 
     def stop(self, id: str) -> bool:
         """End a request because an operator wants it; False if there is none of that id to be ended."""
@@ -141,9 +191,17 @@ class Service:
         generation.end(StoppedByOperator("an operator stopped this request"))
         return True
 
-    def eta_s(self, position: int) -> float:
-        """How long the waiter at `position` will probably wait for a slot."""
-        return (position + 1) / self._admission.slots * self._request_s
+    def waits_s(self) -> dict[str, float | None]:
+        """How long each that waits will probably wait yet, by id in their order; None: nobody can say."""
+        now_s, line = self.ledger.now_s(), self._admission.waiting
+        worked_out_s, for_line, waits = self._waits
+        if line != for_line or now_s - worked_out_s > FRESH_S:
+            by_ticket = {generation.ticket: generation.record for generation in self._generations.values()}
+            records = [by_ticket[ticket] for ticket in line]
+            estimates = self._forecast.waits_s(self.ledger.live.values(), records)
+            waits = dict(zip((record.about.id for record in records), estimates, strict=True))
+            self._waits = now_s, line, waits
+        return waits
 
     async def drain(self, drain_s: float) -> None:
         """Take no new request, and end those that still run after `drain_s` with ShutDown; cancel-safe.
@@ -178,14 +236,31 @@ class Service:
         assert self._admission.free_slots == self._admission.slots, "permits are lost"
         self._engine.check_idle()
 
-    def _enter(self, prepared: Prepared, client: str, about: About, peer: Peer) -> Generation:
+    def _check_room(self, slots: int, tickets: int) -> None:
+        self._refuse_if_draining()
+        self._admission.check(slots, tickets=tickets, retry_after_s=self._retry_after_s)
+
+    def _mailbox(self, about: About, requests: int) -> Mailbox[Batch]:
+        """For the answers of so many requests at a time."""
+        if not about.streams:
+            # A whole answer is collected by us, not by its client, so there is nobody to be too slow.
+            return Mailbox(math.inf)
+        limit_bytes = self._options.reader_bytes
+        return Mailbox(requests * limit_bytes // DELIVERY_BYTES, max_bytes=limit_bytes)
+
+    @contextmanager
+    def _entered(
+        self,
+        prepared: Prepared,
+        client: str,
+        about: About,
+        peer: Peer,
+        mailbox: Mailbox[Batch],
+        first_choice: int,
+    ) -> Iterator[Generation]:
         options = self._options
         max_tokens = min(prepared.max_tokens, options.max_output_tokens or prepared.max_tokens)
         record = self.ledger.accept(about, prepared.request, prepared.prompt_tokens, max_tokens)
-        # A whole answer is collected by us, not by its client, so there is nobody to be too slow.
-        limits = MailboxLimits()
-        if about.streams:
-            limits = MailboxLimits(options.reader_bytes // DELIVERY_BYTES, options.reader_bytes)
         generation = Generation(
             self._engine,
             self._admission,
@@ -193,14 +268,33 @@ class Service:
             client,
             record,
             peer,
-            limits=limits,
-            on_released=self._wake_if_idle,
+            mailbox=mailbox,
+            first_choice=first_choice,
+            wait_s=self._wait_s,
+            on_started=self._forecast.began,
+            on_released=self._released,
         )
         self._generations[about.id] = generation
         if self._deadlines is not None:
             self._deadlines.add(generation)
         self._admission.join(generation.ticket)
-        return generation
+        if generation.ticket.is_waiting:
+            self._joined.unpark_all()
+        try:
+            yield generation
+        finally:
+            if self._deadlines is not None:
+                self._deadlines.remove(generation)
+            del self._generations[about.id]
+            generation.over()
+            self._wake_if_idle()
+
+    def _wait_s(self, generation: Generation) -> float | None:
+        return self.waits_s().get(generation.record.about.id)
+
+    def _released(self, record: Record) -> None:
+        self._forecast.released(record)
+        self._wake_if_idle()
 
     def _refuse_if_draining(self) -> None:
         if self._is_draining:
@@ -214,8 +308,11 @@ class Service:
             self._idle.unpark_all()
 
     def _retry_after_s(self) -> int:
-        turns = (len(self._admission.waiting) + 1) / self._admission.slots
-        return max(1, math.ceil(turns * self._request_s))
+        """When the queue has room again: as soon as the first in line has its slot."""
+        wait_s = next(iter(self.waits_s().values()), None)
+        if wait_s is None:
+            return UNKNOWN_RETRY_S
+        return max(1, math.ceil(min(MOST_RETRY_S, wait_s * random.uniform(1, 1 + SPREAD))))
 
 
 def _deadline_passed(generation: Generation) -> None:

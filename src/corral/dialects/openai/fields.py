@@ -95,6 +95,8 @@ def _honoured() -> Iterator[Field]:
     yield Honoured("top_logprobs", "OVS", 2, "0 to 20, and only with `logprobs: true`")
     yield Honoured("stream", "OLVSA", True, "")
     yield Honoured("stream_options", "OLVS", {"include_usage": True}, "`include_usage`, with `stream: true`")
+    yield Honoured("return_progress", "L", True, "where a streamed request is, until it answers: see below")
+    yield Honoured("priority", "VS", 1, "the lower the sooner, among the requests of one key")
 
 
 def _harmless() -> Iterator[Field]:
@@ -123,7 +125,6 @@ def _harmless() -> Iterator[Field]:
     yield Harmless("speculative.p_min", "L", 0.5, "")
     yield Harmless("speculative.type", "L", "none", "")
     yield Harmless("spaces_between_special_tokens", "V", False, "there are none")
-    yield Harmless("priority", "VS", 1, "")
     yield Harmless("request_id", "V", "r", "the answer has an id of its own")
     yield Harmless("rid", "S", "r", "")
     yield Harmless("extra_key", "S", "r", "")
@@ -235,7 +236,6 @@ def _refused() -> Iterator[Field]:
     yield Refused("return_routed_experts", "S", True, "", no)
     yield Refused("return_meta_info", "S", True, "", no)
     yield Refused("return_cached_tokens_details", "S", True, "", no)
-    yield Refused("return_progress", "L", True, "", no)
     yield Refused("timings_per_token", "L", True, "", no)
     yield Refused("response_fields", "L", ["a"], "", empty)
     yield Refused("verbose", "L", True, "", no)

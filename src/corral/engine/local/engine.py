@@ -16,6 +16,7 @@ from corral.engine.local.prompts import bounds
 from corral.engine.local.prompts.inline import InlinePrompts
 from corral.engine.local.prompts.writer import PromptWriter
 from corral.engine.local.task import Delivery, Task
+from corral.engine.local.texts import LocalTexts
 from corral.engine.local.worker import Worker
 from corral.errors import ContextExceeded, EngineFailed, InvalidRequest
 from corral.events import Failed
@@ -77,6 +78,12 @@ class LocalEngine:
         self.failure: EngineFailed | None = None
         self._backend = backend
         self._prompts = model.prompts or InlinePrompts(PromptWriter(model.chat_format, model.vocabulary))
+        self.texts = LocalTexts(
+            self._prompts,
+            model.vocabulary,
+            limit_tokens=request_ctx_tokens,
+            limit_bytes=request_ctx_tokens * self._longest_token_bytes,
+        )
         self._sinks: dict[int, Sink] = {}
         self._keys = count(1)
         self._worker: Worker | None = None
@@ -118,6 +125,8 @@ class LocalEngine:
         known = len(self._backend.model.vocabulary.pieces)
         named = [("logit_bias", token) for token, _ in request.sampling.logit_bias]
         named += [("stop_token_ids", token) for token in request.sampling.stop_tokens]
+        if request.prompt is not None:
+            named += [("prompt", token) for token in request.prompt.tokens or ()]
         for param, token in named:
             if token >= known:
                 raise InvalidRequest(f"token {token} is not one of the model's {known}", param=param)
@@ -176,7 +185,7 @@ class LocalEngine:
                 f"this model's context is {limit} tokens, but the prompt has {prompt_tokens}{asked}",
                 prompt_tokens=prompt_tokens,
                 limit_tokens=limit,
-                param="messages" if room < 1 else "max_tokens",
+                param=request.prompt_param if room < 1 else "max_tokens",
             )
         return wanted or room
 

@@ -30,7 +30,9 @@ class Running:
         """The prompt is in: note when, and how much of it had been there."""
         self.first_token_s = perf_counter()
         self.cached_tokens = self.lane.cached_tokens
-        return Started(self.lane.prompt_tokens, self.cached_tokens)
+        return Started(
+            self.lane.prompt_tokens, self.cached_tokens, 1e3 * (self.first_token_s - self.submitted_s)
+        )
 
     @property
     def tokens_left(self) -> int:

@@ -244,7 +244,12 @@ class Worker:
         for lane, chunk in step.chunks:
             running = self._running[lane.key]
             if chunk.rows == 0:
-                progress = Prefill(min(lane.computed, lane.prompt_tokens), lane.prompt_tokens)
+                progress = Prefill(
+                    min(lane.computed, lane.prompt_tokens),
+                    lane.prompt_tokens,
+                    lane.cached_tokens,
+                    1e3 * (perf_counter() - running.submitted_s),
+                )
                 delivery.events.append((lane.key, [progress]))
                 continue
             try:

@@ -11,24 +11,28 @@ def check(request: GenerationRequest, *, limit_tokens: int, longest_token_bytes:
     ContextExceeded with the fewest tokens that the prompt can have.
     """
     least = len(request.messages)
+    if request.prompt is not None and request.prompt.tokens is not None:
+        least = len(request.prompt.tokens)
     if least <= limit_tokens:  # else looking at all of their text would cost something too
         least = max(least, -(-text_bytes(request) // longest_token_bytes))
     if least > limit_tokens:
-        raise exceeded(least, limit_tokens, "at least ")
+        raise exceeded(least, limit_tokens, request.prompt_param, "at least ")
 
 
-def exceeded(prompt_tokens: int, limit_tokens: int, about: str = "") -> ContextExceeded:
-    """The error for a prompt that does not fit."""
+def exceeded(prompt_tokens: int, limit_tokens: int, param: str, about: str = "") -> ContextExceeded:
+    """The error for a prompt that does not fit; `param` is what it is called in the request."""
     return ContextExceeded(
         f"this model's context is {limit_tokens} tokens, but the prompt has {about}{prompt_tokens}",
         prompt_tokens=prompt_tokens,
         limit_tokens=limit_tokens,
-        param="messages",
+        param=param,
     )
 
 
 def text_bytes(request: GenerationRequest) -> int:
     """The text of all messages in UTF-8; not what comes of it in a template, and not the tools."""
+    if request.prompt is not None:
+        return _bytes(request.prompt.text) + _bytes(request.prompt.suffix or "")
     return sum(
         _bytes(message.content) + sum(_bytes(call.arguments) for call in message.tool_calls)
         for message in request.messages
