@@ -8,7 +8,7 @@ Sources: OpenAI's API reference; `server-schema.cpp` and `server-common.cpp` of 
 llama-cpp-python 0.3.36; `ChatCompletionRequest` of vLLM and of SGLang, as of 2026; Ollama's options.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -247,10 +247,10 @@ FIELDS: Final[tuple[Field, ...]] = (*_honoured(), *_harmless(), *_refused())
 REFUSED: Final = {field.name: field for field in FIELDS if isinstance(field, Refused)}
 
 
-def as_markdown() -> str:
+def as_markdown(fields: Sequence[Field] = FIELDS) -> str:
     """The table as it is in docs/api.md."""
     lines = ["| field | of | what corral does |", "|---|---|---|"]
-    for field in FIELDS:
+    for field in fields:
         servers = ", ".join(SERVERS[initial] for initial in field.servers)
         lines.append(f"| `{field.name}` | {servers} | {_told(field)} |")
     return "\n".join(lines) + "\n"
