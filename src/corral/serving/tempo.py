@@ -1,8 +1,9 @@
 """How fast one sequence goes beside as many others as there are slots, by those before it and those that run.
 
 Tokens over time, where recent requests count more. A request that had the engine nearly to itself was faster
-than it would be in a crowd: a step of twice as many sequences takes less than twice as long, and more than
-once. So its time is stretched by the root of how much more crowded it is when every slot is taken.
+than it would be in a crowd: a step of twice as many sequences takes up to twice as long. So its time is
+stretched by the root of how much more crowded it is when every slot is taken; and since that is a guess, what
+was seen in a crowd counts more, by the square of how full it was.
 """
 
 from collections.abc import Callable, Iterable
@@ -23,8 +24,8 @@ class _Rate:
     tokens: float
     time_s: float
 
-    def plus(self, tokens: float, time_s: float) -> "_Rate":
-        return _Rate(self.tokens + tokens, self.time_s + time_s)
+    def plus(self, tokens: float, time_s: float, weight: float) -> "_Rate":
+        return _Rate(self.tokens + weight * tokens, self.time_s + weight * time_s)
 
     def fade(self, share: float) -> None:
         self.tokens *= share
@@ -43,8 +44,8 @@ class Tempo:
         self._now_s = now_s
         self._fading = 1 - 1 / (REMEMBERED_ROUNDS * slots + 8)
         # A guess that weighs next to nothing: something must be said before the first token.
-        self._prefill = _Rate(tokens=40.0, time_s=0.2)
-        self._decode = _Rate(tokens=2.0, time_s=0.2)
+        self._prefill = _Rate(tokens=2e-1, time_s=1e-3)
+        self._decode = _Rate(tokens=1e-2, time_s=1e-3)
         self._cached_tokens = 0.0
         self._prompt_tokens = 1.0
         self._taken = 0
@@ -89,22 +90,22 @@ class Tempo:
         life, counts, sequences = record.life, record.counts, record.request.n
         if life.admitted_s is None or record.about.id not in self._began:
             return prefill, decode
-        stretch = self._stretch(record)
+        fullness = self._fullness(record)
+        stretch, weight = sqrt(1 / fullness), fullness**2
         prefill_s = life.prefill_s
         if prefill_s is None:
             prefill_s = (self._now_s() if life.ended_s is None else life.ended_s) - life.admitted_s
-        prefill = prefill.plus(counts.prefilled_tokens, prefill_s * stretch)
+        prefill = prefill.plus(counts.prefilled_tokens, prefill_s * stretch, weight)
         if life.decode_s is not None:
-            decode = decode.plus(counts.decoded_tokens, life.decode_s * sequences * stretch)
+            decode = decode.plus(counts.decoded_tokens, life.decode_s * sequences * stretch, weight)
         return prefill, decode
 
-    def _stretch(self, record: Record) -> float:
+    def _fullness(self, record: Record) -> float:
+        """The share of the slots that was taken, in the mean since it began: at least the one of its own."""
         began_s, slot_seconds = self._began[record.about.id]
         lasted_s = self._now_s() - began_s
-        if lasted_s <= 0:
-            return 1.0
-        taken = (self._slot_seconds - slot_seconds) / lasted_s
-        return sqrt(self._slots / min(max(taken, 1.0), self._slots))
+        taken = (self._slot_seconds - slot_seconds) / lasted_s if lasted_s > 0 else self._slots
+        return min(max(taken, 1.0), self._slots) / self._slots
 
     def _advance(self, more: int) -> float:
         """Let time pass up to now; so many more slots are taken from now on."""
