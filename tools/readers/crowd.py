@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-RECEIVE_BYTES = 262_144
+RECEIVE_BYTES = 65_536  # what is larger than the C library takes from its heap is mapped anew each time
 STALLED_BUFFER_BYTES = 4096
 BEGIN_LIMIT_S = 60.0
 STAMP = re.compile(rb"<(\d+)>")
