@@ -13,8 +13,9 @@ from math import sqrt
 from corral.books.record import Record
 from corral.serving.estimate import Speeds
 
-REMEMBERED_ROUNDS = 2
-"""What was measured fades: after so many requests for each slot, about a third of its weight is left."""
+REMEMBERED = 2
+"""What was measured fades, for a machine may get slower: a third of its weight is left after as many requests
+as there are slots, and so many more."""
 
 
 @dataclass(slots=True)
@@ -42,7 +43,7 @@ class Tempo:
     def __init__(self, slots: int, now_s: Callable[[], float]) -> None:
         self._slots = slots
         self._now_s = now_s
-        self._fading = 1 - 1 / (REMEMBERED_ROUNDS * slots + 8)
+        self._fading = 1 - 1 / (slots + REMEMBERED)
         # A guess that weighs next to nothing: something must be said before the first token.
         self._prefill = _Rate(tokens=2e-1, time_s=1e-3)
         self._decode = _Rate(tokens=1e-2, time_s=1e-3)
