@@ -173,7 +173,8 @@ class GenerationRequest:
     """One request: a conversation or, instead of it, a raw `prompt`; how to continue it, and how often.
 
     `max_tokens` None means up to the end of the context. One that `is_clipped` is lowered to what the context
-    has room for, where others are refused. `top_logprobs` None asks for none, 0 for the chosen token's only.
+    has room for, where others are refused. `top_logprobs` None asks for none, 0 for the chosen token's only;
+    one that `scores_prompt` asks for those of the prompt's tokens too.
     A text that `includes_stop` ends with the stop string that ended it; one that `shows_control` has the
     names of control tokens in it. A last message of the assistant is continued, not answered.
     `template_kwargs` is a JSON object for the model's template. Of one client's requests that wait the one of
@@ -197,6 +198,7 @@ class GenerationRequest:
     is_clipped: bool = False
     priority: int = 0
     prompt: RawPrompt | None = None
+    scores_prompt: bool = False
 
     @property
     def prompt_param(self) -> str:

@@ -158,6 +158,44 @@ async def test_logprobs_come_in_the_old_shape() -> None:
         assert answer["choices"][0]["logprobs"]["tokens"] == ["x"]
 
 
+@pytest.mark.parametrize("batch_rows", [512, 33])
+async def test_a_prompt_that_is_echoed_has_logprobs_too(batch_rows: int) -> None:
+    prompt = "".join(chr(97 + index % 26) for index in range(100))
+    async with serving(ScriptedBackend(alphabet, batch_rows=batch_rows)) as client:
+        for _ in range(2):  # the second one could have found all of it in the cache
+            answer = await complete(client, prompt, echo=True, logprobs=2, max_tokens=3).json()
+            [choice] = answer["choices"]
+            assert choice["text"] == prompt + "wxy"
+            logprobs = choice["logprobs"]
+            assert "".join(logprobs["tokens"]) == choice["text"]
+            assert logprobs["text_offset"] == list(range(103))
+            assert (logprobs["token_logprobs"][0], logprobs["top_logprobs"][0]) == (None, None)
+            assert all(len(top) == 2 for top in logprobs["top_logprobs"][1:])
+            assert all(
+                top[token] == value
+                for token, value, top in zip(
+                    logprobs["tokens"][1:],
+                    logprobs["token_logprobs"][1:],
+                    logprobs["top_logprobs"][1:],
+                    strict=True,
+                )
+            )
+            assert answer["usage"]["completion_tokens"] == 3
+            stream = complete(client, prompt, echo=True, logprobs=2, max_tokens=3, stream=True)
+            assert folded((await stream.body()).decode()) == [choice["text"]]
+
+
+async def test_a_prompt_may_be_scored_and_not_continued() -> None:
+    async with serving(ScriptedBackend(alphabet)) as client:
+        answer = await complete(client, ["abc", "xyz"], echo=True, logprobs=0, max_tokens=0).json()
+        assert [choice["text"] for choice in answer["choices"]] == ["abc", "xyz"]
+        assert [choice["logprobs"]["tokens"] for choice in answer["choices"]] == [list("abc"), list("xyz")]
+        assert {choice["finish_reason"] for choice in answer["choices"]} == {"length"}
+        assert answer["usage"]["completion_tokens"] == 0
+        stream = complete(client, "abc", echo=True, logprobs=0, max_tokens=0, stream=True)
+        assert folded((await stream.body()).decode()) == ["abc"]
+
+
 async def test_the_best_of_several_come_and_all_are_counted() -> None:
     async with serving(ScriptedBackend(alphabet)) as client:
         answer = await complete(client, ["w", "x"], best_of=3, max_tokens=2).json()
@@ -199,9 +237,9 @@ async def test_what_stands_between_is_asked_for_with_the_models_own_tokens() -> 
         ({}, "prompt"),
         ({"prompt": "a", "best_of": 1, "n": 2}, "best_of"),
         ({"prompt": "a", "best_of": 2, "stream": True}, "best_of"),
-        ({"prompt": "a", "echo": True, "logprobs": 1}, "logprobs"),
         ({"prompt": "a", "logprobs": 21}, "logprobs"),
         ({"prompt": "a", "max_tokens": 0}, "max_tokens"),
+        ({"prompt": "a", "max_tokens": 0, "echo": True}, "max_tokens"),
         ({"prompt": "a", "max_tokens": 99_999}, "max_tokens"),
         ({"prompt": "a" * 5000}, "prompt"),
         ({"prompt": [97] * 5000}, "prompt"),

@@ -28,15 +28,17 @@ def _honoured() -> Iterator[Field]:
     yield Honoured("model", "OLVSA", "m", "any; there is one")
     yield Honoured("suffix", "OLVA", "x", "where the model has tokens for filling in the middle, else 400")
     yield Honoured("parse_special", "", True, "names of control tokens in prompt and suffix become those")
-    yield Honoured("echo", "OVS", True, "the text begins with the prompt; not with `logprobs`")
-    yield Honoured("max_tokens", "OLVS", 5, "16; 1 and more, -1: as many as fit")
+    yield Honoured("echo", "OVS", True, "the text begins with the prompt, and `logprobs` with its tokens")
+    yield Honoured(
+        "max_tokens", "OLVS", 5, "16; 1 and more, -1: as many as fit; 0 with `echo` and `logprobs`"
+    )
     for name in LIMITS:
         if name != "max_tokens":
             yield Honoured(name, _AS_IN_CHAT[name].servers, 5, "the same")
     yield Honoured("n", "OLVS", 2, "of each prompt: 1 to 128, and at most the number of slots")
     yield Honoured("n_cmpl", "L", 2, "the same")
     yield Honoured("best_of", "OV", 2, "as `n`: so many, of which the `n` likeliest by token come; no stream")
-    yield Honoured("logprobs", "OVS", 2, "0 to 20: the chosen token's and so many likeliest; not with `echo`")
+    yield Honoured("logprobs", "OVS", 2, "0 to 20: the chosen token's and so many likeliest")
     yield Honoured("stream", "OLVSA", True, "")
     yield Honoured("stream_options", "OLVS", {"include_usage": True}, "`include_usage`, with `stream: true`")
     yield Honoured("return_progress", "L", True, "as for chat completions")

@@ -77,9 +77,6 @@ def read_completion(body: bytes) -> CompletionBody:
         value = getattr(wire, name)
         if value is not None and value not in field.unless:
             raise InvalidRequest(f"'{name}' is not supported by this server.", param=name)
-    if wire.echo and wire.logprobs is not None:
-        message = "'logprobs' cannot go with 'echo': those of a prompt are not known here."
-        raise InvalidRequest(message, param="logprobs")
     if wire.stream and candidates_of(wire) > choices_of(wire):
         raise InvalidRequest("A stream has no 'best_of'.", param="best_of")
     return wire
@@ -87,7 +84,7 @@ def read_completion(body: bytes) -> CompletionBody:
 
 def generation_requests(wire: CompletionBody) -> tuple[GenerationRequest, ...]:
     """What a body asks for, one request per prompt; raises InvalidRequest."""
-    limit = max_tokens_of(wire)
+    limit = 1 if is_only_scored(wire) else max_tokens_of(wire)
     is_default = agreed(wire, LIMITS)[1] is None
     candidates = candidates_of(wire)
     has_to_rank = candidates > choices_of(wire)
@@ -101,9 +98,20 @@ def generation_requests(wire: CompletionBody) -> tuple[GenerationRequest, ...]:
         shows_control=wire.skip_special_tokens is False,
         top_logprobs=0 if top_logprobs is None and has_to_rank else top_logprobs,
         n=candidates,
+        scores_prompt=scores_prompt(wire),
         priority=wire.priority or 0,
     )
     return tuple(replace(first, prompt=prompt) for prompt in _prompts(wire))
+
+
+def scores_prompt(wire: CompletionBody) -> bool:
+    """Whether the log probabilities of the prompt's own tokens are wanted."""
+    return bool(wire.echo) and wire.logprobs is not None
+
+
+def is_only_scored(wire: CompletionBody) -> bool:
+    """Whether nothing but those is wanted: no token. The engine makes one, of which nothing is said."""
+    return scores_prompt(wire) and agreed(wire, LIMITS)[1] == 0
 
 
 def choices_of(wire: CompletionBody) -> int:

@@ -26,6 +26,7 @@ from corral.dialects import Head, Headers
 from corral.dialects.openai.completion_request import (
     choices_of,
     generation_requests,
+    is_only_scored,
     read_completion,
     wants_usage,
 )
@@ -37,7 +38,6 @@ from corral.events import (
     Completion,
     Event,
     Finished,
-    FinishReason,
     Prefill,
     Queued,
     Started,
@@ -55,8 +55,8 @@ MIN_LOGPROB: Final = -9999.0
 
 class _Logprobs(msgspec.Struct, gc=False):
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
 
 
@@ -100,16 +100,23 @@ class _Offsets:
         self._characters = characters
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
-    def logprobs(self, tokens: Iterable[TokenLogprob]) -> _Logprobs:
-        """Those of the tokens that follow."""
+    def logprobs(self, tokens: Iterable[TokenLogprob], prompt: Sequence[TokenLogprob] = ()) -> _Logprobs:
+        """Those of the tokens that follow; first of a `prompt`, of whose first token nothing can be said."""
         told = _Logprobs([], [], [], [])
+        for token in prompt:
+            self._tell(token, told)
+        if prompt:
+            told.token_logprobs[0] = told.top_logprobs[0] = None
         for token in tokens:
-            told.tokens.append(_text(token))
-            told.token_logprobs.append(max(MIN_LOGPROB, token.logprob))
-            told.top_logprobs.append({_text(top): max(MIN_LOGPROB, top.logprob) for top in token.top})
-            told.text_offset.append(self._characters)
-            self._characters += len(self._decoder.decode(token.raw))
+            self._tell(token, told)
         return told
+
+    def _tell(self, token: TokenLogprob, told: _Logprobs) -> None:
+        told.tokens.append(_text(token))
+        told.token_logprobs.append(max(MIN_LOGPROB, token.logprob))
+        told.top_logprobs.append({_text(top): max(MIN_LOGPROB, top.logprob) for top in token.top})
+        told.text_offset.append(self._characters)
+        self._characters += len(self._decoder.decode(token.raw))
 
 
 class CompletionStream:
@@ -119,28 +126,35 @@ class CompletionStream:
         self._head = head
         self._call = call
         self._echoed = echoed
+        # What is echoed with its log probabilities can only be told when these are known.
+        self._echoes_at_once = not call.requests[0].scores_prompt
         self._choices = call.n * len(call.requests)
         self._no_usage: UnsetType | None = None if call.wants_usage else UNSET
         self._finished: dict[int, Usage] = {}
         self._offsets = [_Offsets() for _ in range(self._choices)]
 
     def start(self) -> bytes:
+        echoed = self._echoed if self._echoes_at_once else [""] * len(self._echoed)
         return b"".join(
-            [
-                self._chunk(_Choice(choice, self._echoed[choice // self._call.n]))
-                for choice in range(self._choices)
-            ]
+            [self._chunk(_Choice(choice, echoed[choice // self._call.n])) for choice in range(self._choices)]
         )
 
     def encode(self, choice: int, event: Event) -> bytes:
         """A Failed shows nothing here: `fail` ends the stream of all choices."""
         match event:
+            case Started() if event.prompt_logprobs:
+                echo = self._echoed[choice // self._call.n]
+                return self._chunk(
+                    _Choice(choice, echo, self._offsets[choice].logprobs((), event.prompt_logprobs))
+                )
+            case BlockDelta() if self._call.is_only_scored:
+                return b""
             case BlockDelta():
                 logprobs = self._offsets[choice].logprobs(event.logprobs) if event.logprobs else None
                 return self._chunk(_Choice(choice, event.text, logprobs))
             case Finished():
                 self._finished[choice] = event.usage
-                return self._chunk(_Choice(choice, "", None, _finish_reason(event), _stop_reason(event)))
+                return self._chunk(_Choice(choice, "", None, *self._call.end(event)))
             case Queued() if self._call.wants_progress and choice % self._call.n == 0:
                 return self._chunk(_Choice(choice, ""), queue_progress=queue_progress(event))
             case Prefill() | Started() if self._call.wants_progress:
@@ -157,7 +171,7 @@ class CompletionStream:
         if not self._call.wants_usage:
             return done
         usages = [self._finished[choice] for choice in range(self._choices)]
-        return self._chunk(usage=_usage(usages, self._call.n)) + done
+        return self._chunk(usage=self._call.usage(usages, self._call.n)) + done
 
     def fail(self, error: Exception) -> bytes:
         return error_frame(error)
@@ -193,6 +207,7 @@ class CompletionCall:
     n: int
     echoes: bool
     shows_logprobs: bool
+    is_only_scored: bool
     wants_stream: bool
     wants_usage: bool
     wants_progress: bool
@@ -212,17 +227,32 @@ class CompletionCall:
                 _best(completions[number * candidates : (number + 1) * candidates], self.n)
             )
         ]
-        usage = _usage([completion.finished.usage for completion in completions], candidates)
+        usage = self.usage([completion.finished.usage for completion in completions], candidates)
         return msgspec.json.encode(
             _TextCompletion(head.id, head.created_s, head.model, self.fingerprint, choices, usage)
         )
 
+    def end(self, finished: Finished) -> tuple[str, str | int | None]:
+        """Why a choice ended, in two ways; where no token was wanted, that is the limit."""
+        if self.is_only_scored:
+            return "length", None
+        stopped_by = finished.stop_token if finished.stop_sequence is None else finished.stop_sequence
+        return "length" if finished.reason == "length" else "stop", stopped_by
+
+    def usage(self, usages: Sequence[Usage], choices: int) -> _Usage:
+        """Of all prompts together; each has so many `choices`, which begin with it."""
+        each = [Usage.of_choices(usages[at : at + choices]) for at in range(0, len(usages), choices)]
+        prompt_tokens = sum(usage.prompt_tokens for usage in each)
+        said_tokens = 0 if self.is_only_scored else sum(usage.completion_tokens for usage in each)
+        cached = _CachedTokens(sum(usage.cached_tokens for usage in each))
+        return _Usage(prompt_tokens, said_tokens, prompt_tokens + said_tokens, cached)
+
     def _choice(self, index: int, echo: str, completion: Completion) -> _Choice:
-        finished = completion.finished
-        logprobs = _Offsets().logprobs(_tokens(completion)) if self.shows_logprobs else None
-        return _Choice(
-            index, echo + completion.text, logprobs, _finish_reason(finished), _stop_reason(finished)
-        )
+        tokens, text = _tokens(completion), completion.text
+        if self.is_only_scored:
+            tokens, text = [], ""
+        logprobs = _Offsets().logprobs(tokens, completion.prompt_logprobs) if self.shows_logprobs else None
+        return _Choice(index, echo + text, logprobs, *self.end(completion.finished))
 
 
 class CompletionsDialect(OpenAIErrors):
@@ -243,6 +273,7 @@ class CompletionsDialect(OpenAIErrors):
             n=choices_of(wire),
             echoes=bool(wire.echo),
             shows_logprobs=wire.logprobs is not None,
+            is_only_scored=is_only_scored(wire),
             wants_stream=bool(wire.stream),
             wants_usage=wants_usage(wire),
             wants_progress=bool(wire.return_progress),
@@ -266,27 +297,8 @@ def _tokens(completion: Completion) -> list[TokenLogprob]:
     return [token for block in completion.blocks for token in block.logprobs]
 
 
-def _finish_reason(finished: Finished) -> str:
-    reason: FinishReason = finished.reason
-    return "length" if reason == "length" else "stop"
-
-
-def _stop_reason(finished: Finished) -> str | int | None:
-    """The request's own stop string or token that ended it, if one did."""
-    return finished.stop_token if finished.stop_sequence is None else finished.stop_sequence
-
-
 def _text(token: TokenLogprob) -> str:
     try:
         return token.raw.decode()
     except UnicodeDecodeError:
         return "bytes:" + "".join(f"\\x{byte:02x}" for byte in token.raw)
-
-
-def _usage(usages: Sequence[Usage], choices: int) -> _Usage:
-    """Of all prompts together; each has so many `choices`, which begin with it."""
-    each = [Usage.of_choices(usages[start : start + choices]) for start in range(0, len(usages), choices)]
-    prompt_tokens = sum(usage.prompt_tokens for usage in each)
-    completion_tokens = sum(usage.completion_tokens for usage in each)
-    cached = _CachedTokens(sum(usage.cached_tokens for usage in each))
-    return _Usage(prompt_tokens, completion_tokens, prompt_tokens + completion_tokens, cached)

@@ -160,6 +160,7 @@ class LocalEngine:
             request.top_logprobs,
             includes_stop=request.includes_stop,
             shows_control=request.shows_control,
+            scores_prompt=request.scores_prompt,
         )
         self._worker.submit_nowait(task)
         return LocalHandle(key, self)

@@ -7,7 +7,7 @@ from corral.engine.contract import Waste
 from corral.engine.local.backend import Sampler
 from corral.engine.local.lane import Lane
 from corral.engine.local.task import Task
-from corral.events import Finished, FinishReason, Started, Timings, Usage
+from corral.events import Finished, FinishReason, Started, Timings, TokenLogprob, Usage
 
 
 class Running:
@@ -19,6 +19,8 @@ class Running:
         self.sampler = sampler
         self.decoder = TextDecoder(task.stop, includes_stop=task.includes_stop)
         self.stop_token: int | None = None
+        self.prompt_logprobs: list[TokenLogprob] = []
+        """Of a prompt that is scored, as far as it is."""
         self.completion_tokens = 0
         self.cached_tokens = 0
         self.aborted_tokens = 0
@@ -31,7 +33,10 @@ class Running:
         self.first_token_s = perf_counter()
         self.cached_tokens = self.lane.cached_tokens
         return Started(
-            self.lane.prompt_tokens, self.cached_tokens, 1e3 * (self.first_token_s - self.submitted_s)
+            self.lane.prompt_tokens,
+            self.cached_tokens,
+            1e3 * (self.first_token_s - self.submitted_s),
+            tuple(self.prompt_logprobs),
         )
 
     @property

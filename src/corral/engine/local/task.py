@@ -21,6 +21,7 @@ class Task:
     top_logprobs: int | None = None
     includes_stop: bool = False
     shows_control: bool = False
+    scores_prompt: bool = False
 
     def is_last(self, token: int) -> bool:
         """Whether the request itself ends with this token."""
