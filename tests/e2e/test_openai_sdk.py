@@ -88,9 +88,8 @@ def test_where_a_request_is(wide: Server, sdk: SDK) -> None:
         stream=True,
         extra_body={"return_progress": True},
     )
-    told = [
-        chunk.model_extra["prompt_progress"] for chunk in stream if "prompt_progress" in chunk.model_extra
-    ]
+    extras = [chunk.model_extra or {} for chunk in stream]
+    told = [extra["prompt_progress"] for extra in extras if "prompt_progress" in extra]
     assert told[-1]["processed"] == told[-1]["total"] > 300
     assert [step["processed"] for step in told] == sorted(step["processed"] for step in told)
 
