@@ -15,11 +15,12 @@ from urllib.parse import unquote
 import trio
 
 from corral.application import Application
-from corral.dialects.routes import ROUTES, Route
+from corral.dialects.routes import table
 from corral.engine.local.backend import Chunk
 from corral.engine.local.scripted import ScriptedBackend
 from corral.serving.service import Service
 from corral.settings import Settings
+from corral.wiring import Routes
 
 
 class Gate:
@@ -124,8 +125,9 @@ class Exchange:
 class Client:
     """Sends requests to a running Application."""
 
-    def __init__(self, app: Application, nursery: trio.Nursery) -> None:
+    def __init__(self, app: Application, nursery: trio.Nursery, drain_s: float) -> None:
         self.app = app
+        self._drain_s = drain_s
         self._nursery = nursery
         self.terminated = trio.Event()
         """What Hypercorn sets when its shutdown begins."""
@@ -181,6 +183,7 @@ class Client:
                     "abort": exchange.abort,
                     "stalled": lambda: exchange.stalled,
                     "terminated": self.terminated,
+                    "drain_s": self._drain_s,
                 }
             },
         }
@@ -195,11 +198,12 @@ class Client:
 
 @asynccontextmanager
 async def serving(
-    backend: ScriptedBackend, *, routes: Sequence[Route] = ROUTES, **settings: Any
+    backend: ScriptedBackend, *, routes: Routes = table, **settings: Any
 ) -> AsyncIterator[Client]:
     """A running server on a scripted backend; at the end, nothing of any request may be left."""
     settings.setdefault("stream_interval_ms", 0)  # a test may hold a step up, and wants the text before it
-    app = Application(Settings(**settings), lambda: (backend, "scripted"), routes=routes)
+    read = Settings(**settings)
+    app = Application(read, lambda: (backend, "scripted"), routes=routes)
     to_app, from_test = trio.open_memory_channel[dict[str, Any]](1)
     to_test, from_app = trio.open_memory_channel[dict[str, Any]](1)
     async with trio.open_nursery() as nursery:
@@ -207,7 +211,7 @@ async def serving(
         await to_app.send({"type": "lifespan.startup"})
         assert (await from_app.receive())["type"] == "lifespan.startup.complete"
         async with trio.open_nursery() as exchanges:
-            client = Client(app, exchanges)
+            client = Client(app, exchanges, read.drain_s)
             yield client
             await client.service.wait_idle()
             client.service.check_idle()

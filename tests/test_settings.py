@@ -89,6 +89,8 @@ def test_bind_takes_a_host_and_a_port(bind: str) -> None:
         ({"certfile": "missing.pem"}, "--certfile: path does not point to a file; got 'missing.pem'"),
         ({"certfile": __file__}, "certfile and keyfile go together"),
         ({"kv_type_v": "q8_0", "flash_attn": "off"}, "kv_type_v=q8_0 needs flash attention"),
+        ({"deterministic": True, "kv_cache": "shared"}, "deterministic needs a KV cache for each slot"),
+        ({"deterministic": True, "draft_model": "small.gguf"}, "deterministic goes without drafts"),
     ],
 )
 def test_a_bad_flag_is_one_line_that_names_it(flags: dict[str, str], message: str) -> None:
@@ -147,7 +149,7 @@ def test_every_setting_has_a_unit_or_a_reason_and_a_description() -> None:
     unitless = {"model", "draft_model", "slots", "threads", "gpu_layers", "flash_attn"}
     unitless |= {"kv_type_k", "kv_type_v", "kv_cache", "prefix_reuse", "prompt_lookup", "status_key"}
     unitless |= {"status_content", "bind", "certfile", "keyfile", "connections"}
-    unitless |= {"connections_per_address", "api_keys", "allowed_hosts", "log_level"}
+    unitless |= {"connections_per_address", "api_keys", "allowed_hosts", "log_level", "deterministic"}
     for name, field in Settings.model_fields.items():
         assert field.description, name
         assert name in unitless or name.endswith(("_s", "_ms", "_tokens", "_bytes", "_requests")), name

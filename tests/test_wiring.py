@@ -32,6 +32,7 @@ def test_every_option_of_llama_cpp_is_the_setting_of_its_name(monkeypatch: pytes
         "kv_type_k": "q8_0",
         "kv_type_v": "q4_0",
         "kv_cache": "per-slot",
+        "deterministic": True,
     }
     assert set(values) == {own.name for own in fields(LlamaOptions)}
     wiring.open_llama(Settings(**values), None)

@@ -1,6 +1,6 @@
 """The ASGI app and its lifespan, in which everything lives: the model, the engine, the service, the pages."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -8,12 +8,13 @@ import sniffio
 import trio
 
 from corral import transport
-from corral.dialects.routes import ROUTES, Route
+from corral.dialects.routes import table
+from corral.engine.contract import Engine
 from corral.engine.local.backend import Backend
 from corral.errors import StartupError
 from corral.serving.service import Service
 from corral.settings import Settings
-from corral.wiring import OpenModel, Running, open_draft, open_engine, open_llama, start
+from corral.wiring import OpenModel, Routes, Running, open_draft, open_engine, open_llama, start
 
 Message = Any  # ASGI's typed dictionaries say less here than they cost
 Receive = Callable[[], Awaitable[Message]]
@@ -37,7 +38,7 @@ class Application:
         settings: Settings,
         open_model: OpenModel,
         open_draft: Callable[[], Backend] | None = None,
-        routes: Sequence[Route] = ROUTES,
+        routes: Routes = table,
     ) -> None:
         self._settings = settings
         self._open_model = open_model
@@ -62,12 +63,17 @@ class Application:
         """The model's public name. Raises RuntimeError outside the lifespan."""
         return self.running.model
 
+    def _open(self, models: ExitStack) -> tuple[Engine, str]:
+        """The engine and its model's public name; what it holds is closed by `models`. Blocks."""
+        return open_engine(self._settings, self._open_model, self._open_draft, models)
+
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._lifespan(scope, receive, send)
             return
         running = self.running
-        running.watch_shutdown_nowait(scope["extensions"][transport.EXTENSION]["terminated"])
+        server = scope["extensions"][transport.EXTENSION]
+        running.watch_shutdown_nowait(server["terminated"], server["drain_s"])
         await running.app(scope, receive, send)
 
     async def _lifespan(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -77,9 +83,7 @@ class Application:
             return
         with ExitStack() as models:
             try:
-                engine, model = await trio.to_thread.run_sync(
-                    open_engine, self._settings, self._open_model, self._open_draft, models
-                )
+                engine, model = await trio.to_thread.run_sync(self._open, models)
             except StartupError as error:
                 await receive()
                 await send({"type": "lifespan.startup.failed", "message": str(error)})

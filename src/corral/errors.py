@@ -44,6 +44,18 @@ class ContextExceeded(InvalidRequest):
         self.limit_tokens = limit_tokens
 
 
+def prompt_too_long(
+    prompt_tokens: int, limit_tokens: int, about: str = "", *, param: str = "messages"
+) -> ContextExceeded:
+    """The error for a prompt that does not fit the context; `about` goes before its length."""
+    return ContextExceeded(
+        f"this model's context is {limit_tokens} tokens, but the prompt has {about}{prompt_tokens}",
+        prompt_tokens=prompt_tokens,
+        limit_tokens=limit_tokens,
+        param=param,
+    )
+
+
 class PreviousResponseNotFound(InvalidRequest):
     """The request goes on from a response that is not stored (any more)."""
 
@@ -137,6 +149,10 @@ class ShutDown(CorralError):
 
 class DeadlineExceeded(CorralError):
     """The request took longer than the configured limit."""
+
+
+class Cancelled(CorralError):
+    """The client took its request back, by another one."""
 
 
 class StoppedByOperator(CorralError):

@@ -33,15 +33,12 @@ class TokenLogprob:
 class Usage:
     """Tokens of one sequence. `cached_tokens` of the prompt were reused, not computed.
 
-    Of the completion, `reasoning_tokens` were thoughts, and of the `drafted_tokens` that were guessed for it
-    `accepted_tokens` were right.
+    Of the completion, `reasoning_tokens` were thoughts.
     """
 
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
-    drafted_tokens: int = 0
-    accepted_tokens: int = 0
     reasoning_tokens: int = 0
 
     @staticmethod
@@ -56,18 +53,8 @@ class Usage:
             prompt_tokens=usages[0].prompt_tokens,
             cached_tokens=min(usage.cached_tokens for usage in usages),
             completion_tokens=sum(usage.completion_tokens for usage in usages),
-            drafted_tokens=sum(usage.drafted_tokens for usage in usages),
-            accepted_tokens=sum(usage.accepted_tokens for usage in usages),
             reasoning_tokens=sum(usage.reasoning_tokens for usage in usages),
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Timings:
-    """Wall-clock time the engine spent on one sequence, in ms; queueing is not in it."""
-
-    prefill_ms: float
-    decode_ms: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,14 +142,15 @@ class Finished:
     """The sequence ended as it should.
 
     `stop_sequence` is the stop string that ended it, if one did, and `stop_token` the token, if it was one of
-    the request's own.
+    the request's own. Where `is_thought_cut`, the thought was ended before the model did, by its budget or by
+    an operator.
     """
 
     reason: FinishReason
     stop_sequence: str | None
     usage: Usage
-    timings: Timings
     stop_token: int | None = None
+    is_thought_cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)

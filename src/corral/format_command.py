@@ -4,7 +4,6 @@ It is how a user reports a model that misbehaves: the template, what the model w
 """
 
 import argparse
-import dataclasses
 import json
 import os
 import sys
@@ -16,7 +15,7 @@ from typing import Any
 import msgspec
 
 from corral.decoding.blocks import BlockEvent, BlockParser, Ending
-from corral.decoding.formats.form import CallForm, JsonBody, NamedBody, PairsBody, split_controls
+from corral.decoding.formats.form import CallForm, JsonBody, NamedBody, split_controls
 from corral.decoding.formats.learn import Learned, learn
 from corral.decoding.json_scan import complete_json
 from corral.decoding.markers import Markers
@@ -77,14 +76,8 @@ def learn_source(source: str) -> Learned:
 
 def shown(learned: Learned) -> dict[str, Any]:
     """What was learned, as JSON."""
-    return {
-        "source": learned.format.source,
-        "format": _plain(learned.format),
-        "self_test": _plain(learned.test),
-        "capabilities": _plain(learned.capabilities),
-        "prompts": _plain(learned.prompts),
-        "notes": list(learned.notes),
-    }
+    told: dict[str, Any] = msgspec.to_builtins(learned, order="deterministic")
+    return {"source": learned.format.source, "self_test": told.pop("test"), **told}
 
 
 def summary(learned: Learned) -> str:
@@ -204,21 +197,6 @@ def _tools(tools: Sequence[dict[str, Any]]) -> list[Tool]:
         parameters = msgspec.Raw(msgspec.json.encode(function.get("parameters", {})))
         found.append(Tool(function["name"], function.get("description", ""), parameters))
     return found
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        names = (field.name for field in dataclasses.fields(value))
-        plain = {name: _plain(getattr(value, name)) for name in names}
-        kinds = {JsonBody: "json", NamedBody: "name and json", PairsBody: "name and pairs"}
-        return {"kind": kinds[type(value)], **plain} if type(value) in kinds else plain
-    if isinstance(value, frozenset):
-        return sorted(value)
-    if isinstance(value, (tuple, list)):
-        return [_plain(part) for part in value]
-    if isinstance(value, dict):
-        return {key: _plain(part) for key, part in value.items()}
-    return value
 
 
 def _print(value: Any, indent: int | None = None) -> None:

@@ -126,6 +126,13 @@ class Settings(BaseSettings):
         description="A smaller model with the same vocabulary, named like the model, to draft tokens.",
     )
 
+    deterministic: bool = Field(
+        False,
+        description="Compute a request in the same steps whatever was computed before, so that alone it gets "
+        "the same text again, its prefix cached or not: prompts in chunks of 128 tokens, one sequence at a "
+        "time, no drafts, a KV cache for each slot (docs/determinism.md).",
+    )
+
     # Admission
     queue_requests: int = Field(
         64, ge=0, description="Requests that may wait for a slot; past that, 429 with Retry-After."
@@ -156,6 +163,16 @@ class Settings(BaseSettings):
         ge=0,
         allow_inf_nan=False,
         description="Longest a request may take, from acceptance to its end. 0: no limit.",
+    )
+
+    stored_responses_bytes: int = Field(
+        2**26,
+        ge=0,
+        description="Memory for ended responses of /v1/responses that later requests may go on from. "
+        "0: none is stored.",
+    )
+    stored_responses_s: float = Field(
+        86_400.0, gt=0, allow_inf_nan=False, description="How long such a response is stored."
     )
 
     # Watching
@@ -274,6 +291,10 @@ class Settings(BaseSettings):
             raise ValueError("body_memory_bytes must be at least twice body_limit_bytes")
         if self.flash_attn == "off" and self.kv_type_v not in ("f32", "f16", "bf16"):
             raise ValueError(f"kv_type_v={self.kv_type_v} needs flash attention, and flash_attn is off")
+        if self.deterministic and self.kv_cache == "shared":
+            raise ValueError("deterministic needs a KV cache for each slot, and kv_cache is shared")
+        if self.deterministic and self.draft_model is not None:
+            raise ValueError("deterministic goes without drafts, and there is a draft_model")
         return self
 
     @classmethod

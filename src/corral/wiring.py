@@ -13,7 +13,7 @@ import trio
 
 from corral.assets import static_folder
 from corral.books.ledger import Ledger
-from corral.dialects.routes import Route
+from corral.dialects.routes import AnyRoute, DialectOptions
 from corral.engine.contract import Engine
 from corral.engine.local.backend import Backend
 from corral.engine.local.engine import LocalEngine
@@ -40,6 +40,9 @@ and 5 ms no value was shown to be better (docs/benchmarks.md)."""
 OpenModel = Callable[[], tuple[Backend, str]]
 """Blocks; returns a backend and the model's public name. Raises StartupError."""
 
+Routes = Callable[[DialectOptions], Sequence[AnyRoute]]
+"""Makes the table of routes of one server."""
+
 
 @dataclass(slots=True, eq=False)
 class Running:
@@ -51,22 +54,21 @@ class Running:
     app: Any
     """The Quart app, as an ASGI app."""
     nursery: trio.Nursery
-    drain_s: float
     _watches_shutdown: bool = False
 
-    def watch_shutdown_nowait(self, terminated: trio.Event) -> None:
-        """Drain when `terminated` is set; harmless if it is watched already.
+    def watch_shutdown_nowait(self, terminated: trio.Event, drain_s: float) -> None:
+        """Drain for `drain_s` when `terminated` is set; harmless if it is watched already.
 
-        The event is the server's, the same for all connections, but ASGI shows it only with a request. So
-        the first request tells us about it; a server that never had one has nothing to drain.
+        Both are the server's, the same for all connections, but ASGI shows them only with a request. So the
+        first request tells us about them; a server that never had one has nothing to drain.
         """
         if not self._watches_shutdown:
             self._watches_shutdown = True
-            self.nursery.start_soon(self._drain_at_shutdown, terminated)
+            self.nursery.start_soon(self._drain_at_shutdown, terminated, drain_s)
 
-    async def _drain_at_shutdown(self, terminated: trio.Event) -> None:
+    async def _drain_at_shutdown(self, terminated: trio.Event, drain_s: float) -> None:
         await terminated.wait()
-        await self.service.drain(self.drain_s)
+        await self.service.drain(drain_s)
         self.watching.close()
 
 
@@ -87,7 +89,7 @@ def open_engine(
 
 
 async def start(
-    settings: Settings, engine: Engine, model: str, nursery: trio.Nursery, routes: Sequence[Route]
+    settings: Settings, engine: Engine, model: str, nursery: trio.Nursery, routes: Routes
 ) -> Running:
     """Start an engine, and all that stands on it, in `nursery`."""
     ledger = Ledger(slots=engine.capacity.slots, keeps_content=settings.status_content)
@@ -95,13 +97,19 @@ async def start(
     watching = attach(service, model=model, stall_s=settings.stall_s)
     files = await trio.to_thread.run_sync(read_files, static_folder())
     app = create_app(
-        service, watching, files, ModelCard(model, int(time.time())), pick(HttpOptions, settings), routes
+        service,
+        watching,
+        files,
+        ModelCard(model, int(time.time())),
+        pick(HttpOptions, settings),
+        routes(pick(DialectOptions, settings)),
     )
     await nursery.start(engine.run)
-    for task in (watching.feed.broker.run, watching.stall.run, service.enforce_deadlines, service.tell_waits):
+    await nursery.start(service.run)
+    for task in (watching.feed.broker.run, watching.stall.run):
         nursery.start_soon(task)
     _spare_the_collector()
-    return Running(model, service, watching, app, nursery, settings.drain_s)
+    return Running(model, service, watching, app, nursery)
 
 
 def open_llama(settings: Settings, model: str | None) -> tuple[Backend, str]:

@@ -5,6 +5,7 @@ import { OUTCOMES, STATES, clock, count, duration, percent, rate, shortId } from
 import { totalMs } from "./store.js";
 
 const SPENT = [
+  ["preparing_ms", "preparing", "preparing"],
   ["queue_ms", "queued", "queue"],
   ["prefill_ms", "prefill", "prefill"],
   ["decode_ms", "decode", "decode"],
@@ -44,7 +45,9 @@ export class Detail {
       return;
     }
     if (request.id !== this.id) this.#select(request.id);
-    const state = request.outcome ? (OUTCOMES[request.outcome] ?? request.outcome) : STATES[request.state];
+    const outcome = OUTCOMES[request.outcome] ?? request.outcome;
+    const why = request.error ? ` (${request.error})` : "";
+    const state = request.outcome ? outcome + why : STATES[request.state];
     setText(byId("detail-title"), `${shortId(request.id)} · ${state}`);
     const from = request.client ? ` from ${request.client}` : "";
     const began = request.started_at ? `, began ${clock(request.started_at)}` : "";

@@ -41,14 +41,27 @@ export const OUTCOMES = {
   length: "length",
   tool_calls: "tool calls",
   disconnected: "client left",
+  cancelled: "cancelled",
   evicted: "too slow, evicted",
   stopped_by_operator: "stopped here",
   deadline: "deadline",
   shutdown: "shutdown",
+  refused: "refused",
   failed: "failed",
 };
 
-export const STATES = { queued: "queued", prefill: "prefill", decode: "decode", write: "writing" };
+export const STATES = {
+  preparing: "preparing",
+  queued: "queued",
+  prefill: "prefill",
+  decode: "decode",
+  write: "writing",
+};
+
+/** It has no slot yet. */
+export function isWaiting(request) {
+  return request.state === "preparing" || request.state === "queued";
+}
 
 export function isTrouble(outcome) {
   return ["failed", "evicted", "deadline"].includes(outcome);

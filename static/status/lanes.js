@@ -90,9 +90,9 @@ export function showTags(node, request) {
 }
 
 // Counts down between what the server says, and is no finer than an estimate can be.
-function waitText(place, now) {
-  if (place.eta_s === undefined) return "no estimate yet";
-  const left = place.eta_s - (now - place.at) / 1000;
+function waitText(eta_s, at) {
+  if (eta_s === undefined) return "no estimate yet";
+  const left = eta_s - (performance.now() - at) / 1000;
   if (left < 1.5) return "slot in a moment";
   const step = left < 10 ? 1 : left < 60 ? 5 : 10;
   return `slot in about ${duration(1000 * step * Math.round(left / step))}`;
@@ -122,12 +122,14 @@ export class Lanes {
   }
 
   showQueue(store, selected) {
-    const { queue } = store;
-    byId("queue-block").hidden = queue.length === 0;
-    setText(byId("queue-count"), `${queue.length} waiting`);
+    const rows = [...store.queue.map(place), ...store.preparing().map(preparing)];
+    byId("queue-block").hidden = rows.length === 0;
+    const counts = [`${store.queue.length} waiting`];
+    if (rows.length > store.queue.length) counts.push(`${rows.length - store.queue.length} preparing`);
+    setText(byId("queue-count"), counts.join(" · "));
     const list = byId("queue");
-    while (list.children.length > queue.length) list.lastElementChild.remove();
-    while (list.children.length < queue.length) {
+    while (list.children.length > rows.length) list.lastElementChild.remove();
+    while (list.children.length < rows.length) {
       const item = element("li");
       const button = element("button", "place");
       button.type = "button";
@@ -136,15 +138,29 @@ export class Lanes {
       item.append(button);
       list.append(item);
     }
-    queue.forEach((place, index) => {
+    rows.forEach((row, index) => {
       const button = list.children[index].firstElementChild;
-      const [number, id, waited, eta] = button.children;
-      setData(button, "id", place.id);
-      button.setAttribute("aria-pressed", String(place.id === selected));
-      setText(number, place.position + 1);
-      setText(id, shortId(place.id));
-      setText(waited, `waits ${duration(1000 * place.waited_s + performance.now() - place.at)}`);
-      setText(eta, waitText(place, performance.now()));
+      const [number, id, waited, rest] = button.children;
+      setData(button, "id", row.id);
+      button.setAttribute("aria-pressed", String(row.id === selected));
+      setText(number, row.number);
+      setText(id, shortId(row.id));
+      setText(waited, row.waited);
+      setText(rest, row.rest);
     });
   }
+}
+
+function place({ id, position, waited_s, eta_s, at }) {
+  return {
+    id,
+    number: position + 1,
+    waited: `waits ${duration(1000 * waited_s + performance.now() - at)}`,
+    rest: waitText(eta_s, at),
+  };
+}
+
+/** Its prompt is being written: it has no place in line yet. */
+function preparing(request) {
+  return { id: request.id, number: "·", waited: `${STATES.preparing} ${duration(totalMs(request))}`, rest: "" };
 }

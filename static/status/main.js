@@ -3,6 +3,7 @@
 import { Charts } from "./charts.js";
 import { Detail } from "./detail.js";
 import { byId, setData, setText } from "./dom.js";
+import { isWaiting } from "./format.js";
 import { Lanes } from "./lanes.js";
 import { showHistory, showServer, showTotals, showWaste } from "./books.js";
 import { Store } from "./store.js";
@@ -28,9 +29,9 @@ function select(id) {
 function follow() {
   if (isPinned && store.get(selected)) return;
   isPinned = false;
-  const running = [...store.live.values()].filter((request) => request.state !== "queued");
+  const running = [...store.live.values()].filter((request) => !isWaiting(request));
   const newest = running.at(-1) ?? [...store.live.values()].at(-1);
-  if (store.live.has(selected) && store.live.get(selected).state !== "queued") return;
+  if (store.live.has(selected) && !isWaiting(store.live.get(selected))) return;
   selected = newest?.id ?? (store.get(selected) ? selected : [...store.finished.keys()].at(-1)) ?? null;
 }
 

@@ -56,6 +56,11 @@ export class Store {
     return this.live.get(id) ?? this.finished.get(id);
   }
 
+  /** Requests whose prompt is being written. */
+  preparing() {
+    return [...this.live.values()].filter((request) => request.state === "preparing");
+  }
+
   /** The request a lane shows: the one that has it, else the last one that had it. */
   lane(number) {
     for (const request of this.live.values()) if (request.lanes?.includes(number) && !request.left) return request;

@@ -1,6 +1,6 @@
 """The ledger on a clock of our own: every second is in one state, every request is settled once."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import pytest
@@ -9,7 +9,15 @@ from corral.books.ledger import Ledger, Refusal
 from corral.books.outcome import outcome_of
 from corral.books.record import About, Record
 from corral.engine.contract import Waste
-from corral.errors import CorralError, DeadlineExceeded, EngineFailed, ShutDown, StoppedByOperator
+from corral.errors import (
+    ContextExceeded,
+    CorralError,
+    DeadlineExceeded,
+    EngineFailed,
+    InvalidRequest,
+    ShutDown,
+    StoppedByOperator,
+)
 from corral.events import (
     BlockDelta,
     Failed,
@@ -19,12 +27,12 @@ from corral.events import (
     Queued,
     Sampled,
     Started,
-    Timings,
     Usage,
 )
 from corral.request import GenerationRequest, Message
 from corral.watching import views
 
+ABOUT = About("a", "chat", "scripted", True, "127.0.0.1")
 REQUEST = GenerationRequest((Message("user", "hello"),))
 
 
@@ -70,16 +78,20 @@ def settled(ledger: Ledger) -> list[Record]:
 
 
 def accept(ledger: Ledger, id: str = "a", *, n: int = 1) -> Record:
-    about = About(id, "chat", "scripted", True, "127.0.0.1")
-    return ledger.accept(about, GenerationRequest(REQUEST.messages, n=n), 10, 100)
+    about = replace(ABOUT, id=id)
+    record = ledger.accept(about, GenerationRequest(REQUEST.messages, n=n))
+    record.prepared(10, 100)
+    return record
 
 
 def finished(reason: FinishReason = "stop", tokens: int = 3, *, cached: int = 0) -> Finished:
-    return Finished(reason, None, Usage(10, cached, tokens), Timings(0, 0))
+    return Finished(reason, None, Usage(10, cached, tokens))
 
 
 def test_the_times_in_the_states_add_up_to_the_whole(clock: Clock, ledger: Ledger) -> None:
-    record = accept(ledger)
+    record = ledger.accept(ABOUT, REQUEST)
+    clock.now_s += 0.5
+    record.prepared(10, 100)
     clock.now_s += 1
     record.observe(0, [Queued(0)])
     record.writing(True)
@@ -103,13 +115,19 @@ def test_the_times_in_the_states_add_up_to_the_whole(clock: Clock, ledger: Ledge
     clock.now_s += 0.125
     record.released(Waste())
     record.over()
-    assert record.life.spent_s() == {"queued": 2, "prefill": 4, "decode": 4, "write": 0.25 + 0.5 + 8 + 0.125}
+    assert record.life.spent_s() == {
+        "preparing": 0.5,
+        "queued": 2,
+        "prefill": 4,
+        "decode": 4,
+        "write": 0.25 + 0.5 + 8 + 0.125,
+    }
     assert record.life.total_s == sum(record.life.spent_s().values()) == clock.now_s - record.life.began_s
-    assert record.life.ttft_s == 6.25
+    assert record.life.ttft_s == 6.75
     assert record.prefill_tokens_per_s == 8 / 4, "two of the ten were cached"
     assert record.decode_tokens_per_s == 2 / 4.5, "a slow client changes nothing"
     row = views.row(record)
-    parts = row.queue_ms + row.prefill_ms + row.decode_ms + row.blocked_write_ms
+    parts = row.preparing_ms + row.queue_ms + row.prefill_ms + row.decode_ms + row.blocked_write_ms
     assert parts == pytest.approx(row.total_ms, rel=0.01)
 
 
@@ -174,7 +192,7 @@ def test_the_first_cause_of_an_end_is_the_outcome(ledger: Ledger, settled: list[
     record.observe(0, [Failed(ShutDown("later"))])
     record.ended_by("evicted")
     record.over()
-    assert [r.outcome for r in settled] == ["stopped_by_operator"]
+    assert [(r.outcome, r.error) for r in settled] == [("stopped_by_operator", "stopped_by_operator")]
 
 
 @pytest.mark.parametrize(
@@ -183,6 +201,8 @@ def test_the_first_cause_of_an_end_is_the_outcome(ledger: Ledger, settled: list[
         (StoppedByOperator(""), "stopped_by_operator"),
         (DeadlineExceeded(""), "deadline"),
         (ShutDown(""), "shutdown"),
+        (InvalidRequest(""), "refused"),
+        (ContextExceeded("", prompt_tokens=2, limit_tokens=1), "refused"),
         (EngineFailed(""), "failed"),
         (CorralError(""), "failed"),
         (KeyError(), "failed"),
@@ -238,6 +258,7 @@ def test_a_watcher_hears_of_states_at_once_and_of_text(clock: Clock) -> None:
     record.released(Waste())
     record.over()
     assert watching.log == [
+        ("changed", "a", "preparing"),
         ("changed", "a", "queued"),
         ("changed", "a", "prefill"),
         ("changed", "a", "decode"),

@@ -34,8 +34,10 @@ def test_whatever_happens_the_times_in_the_states_add_up(happenings: list[tuple[
 
 def test_states_follow_one_another_and_never_go_back() -> None:
     life = Life(1, Clock())
+    assert not life.happened(Happening.ADMITTED), "it has no prompt"
     assert not life.happened(Happening.FIRST_TOKEN), "it has no slot"
     for what, state in (
+        (Happening.PREPARED, "queued"),
         (Happening.ADMITTED, "prefill"),
         (Happening.FIRST_TOKEN, "decode"),
         (Happening.ENGINE_ENDED, "write"),
@@ -49,13 +51,14 @@ def test_states_follow_one_another_and_never_go_back() -> None:
 def test_a_write_that_waits_shows_in_the_time_and_not_in_the_engines_state() -> None:
     clock = Clock()
     life = Life(2, clock)
+    life.happened(Happening.PREPARED)
     life.happened(Happening.ADMITTED)
     life.happened(Happening.WRITE_BEGAN)
     clock.now_s += 2
     assert (life.state, life.engine_state) == ("write", "prefill")
     life.happened(Happening.WRITE_TAKEN)
     clock.now_s += 1
-    assert life.spent_s() == {"queued": 0, "prefill": 1, "decode": 0, "write": 2}
+    assert life.spent_s() == {"preparing": 0, "queued": 0, "prefill": 1, "decode": 0, "write": 2}
 
 
 @given(st.permutations([Happening.RELEASED, Happening.RELEASED, Happening.DELIVERED, Happening.OVER]))

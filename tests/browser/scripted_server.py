@@ -4,10 +4,16 @@ import sys
 import time
 from collections.abc import Sequence
 
+import trio
+
 from corral import server
 from corral.application import Application
 from corral.engine.local.backend import Chunk
+from corral.engine.local.prompts.contract import Prompt
+from corral.engine.local.prompts.inline import InlinePrompts
+from corral.engine.local.prompts.writer import PromptWriter
 from corral.engine.local.scripted import ScriptedBackend, replying
+from corral.request import GenerationRequest
 from corral.settings import load
 
 HOSTILE = (
@@ -37,6 +43,15 @@ def reply(conversation: str) -> str | bytes:
     return "yes"
 
 
+class SlowPrompts(InlinePrompts):
+    """Takes long over some."""
+
+    async def prompt(self, request: GenerationRequest, *, client: str, limit_tokens: int) -> Prompt:
+        if "PREPARE" in request.messages[-1].content:
+            await trio.sleep_forever()
+        return await super().prompt(request, client=client, limit_tokens=limit_tokens)
+
+
 def slowly(chunks: Sequence[Chunk]) -> None:
     del chunks
     time.sleep(0.001)
@@ -44,6 +59,7 @@ def slowly(chunks: Sequence[Chunk]) -> None:
 
 if __name__ == "__main__":
     backend = ScriptedBackend(replying(reply), ctx_tokens=2**18, on_step=slowly)
+    backend.model.prompts = SlowPrompts(PromptWriter(backend.model.chat_format, backend.model.vocabulary))
     pieces = list(backend.model.vocabulary.pieces)
     pieces[LONG_TOKEN] = LONG_LINE
     backend.model.vocabulary.pieces = tuple(pieces)

@@ -138,6 +138,23 @@ def test_a_queued_request_shows_its_place(page: Page, server: Server) -> None:
     expect(page.locator("#queue-block")).to_be_hidden()
 
 
+def test_a_request_shows_that_it_is_prepared_and_can_be_stopped_then(page: Page, scripted: Server) -> None:
+    page.goto(f"{scripted.url}/status")
+    talk = Talk(scripted, "PREPARE", 10)
+    row = page.locator("#queue .place")
+    expect(row).to_have_count(1)
+    expect(row).to_contain_text("preparing")
+    expect(page.locator("#queue-count")).to_have_text("0 waiting · 1 preparing")
+    row.click()
+    expect(page.locator("#detail-title")).to_contain_text("preparing")
+    expect(page.locator("#spent-key")).to_contain_text("preparing")
+    page.locator("#stop").click()
+    talk.join(10)
+    assert talk.error is not None
+    expect(page.locator("#queue-block")).to_be_hidden()
+    expect(page.locator("#detail-title")).to_contain_text("stopped here")
+
+
 def test_three_tabs_see_the_same(browser: Browser, server: Server) -> None:
     with tab(browser, server) as one, tab(browser, server) as two, tab(browser, server) as three:
         talk = Talk(server, STORY, 60)

@@ -2,7 +2,7 @@
 
 import json
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.decoding.answers import Answer, parse
 from tests.decoding.forms import ALL
@@ -103,6 +103,7 @@ def test_text_without_a_call_comes_back_exactly(raw: str, size: int) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(FORMS, st.text(max_size=60), st.integers(1, 9))
+@example(name="pythonic", value="'\x1f", size=1)
 def test_any_string_survives_as_an_argument(name: str, value: str, size: int) -> None:
     form = ALL[name]
     unsafe = any(mark in value for mark in ("</", "/>", "<|", "\x00"))

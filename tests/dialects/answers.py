@@ -16,7 +16,6 @@ from corral.events import (
     Queued,
     Sampled,
     Started,
-    Timings,
     Usage,
 )
 
@@ -27,7 +26,7 @@ arguments = st.dictionaries(
 
 
 def finished(reason: FinishReason = "stop", stop: str | None = None, *, completion: int = 7) -> Finished:
-    return Finished(reason, stop, Usage(9, 4, completion, reasoning_tokens=2), Timings(1.0, 2.0))
+    return Finished(reason, stop, Usage(9, 4, completion, reasoning_tokens=2))
 
 
 def block(index: int, kind: Any, *pieces: str, name: str | None = None, is_whole: bool = True) -> list[Event]:

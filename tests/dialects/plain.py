@@ -10,7 +10,7 @@ import msgspec
 
 from corral.dialects import ErrorReply, Head, Headers
 from corral.dialects.openai.errors import OpenAIErrors
-from corral.dialects.routes import Route
+from corral.dialects.routes import AnyRoute, DialectOptions, Route, table
 from corral.dialects.wire import frame
 from corral.errors import CorralError, InvalidRequest
 from corral.events import BlockDelta, Completion, Event
@@ -65,9 +65,10 @@ class PlainStream:
 
 
 class PlainDialect:
+    id_header = "plain-id"
     id_prefix = "plain-"
 
-    def parse(self, body: bytes, headers: Headers) -> PlainCall:
+    def parse(self, body: bytes, headers: Headers, client: str) -> PlainCall:
         if not body:
             raise InvalidRequest("nothing was asked")
         request = GenerationRequest((Message("user", body.decode()),))
@@ -80,3 +81,8 @@ class PlainDialect:
 
 
 PLAIN = Route("/plain", "plain", PlainDialect())
+
+
+def with_plain(options: DialectOptions) -> tuple[AnyRoute, ...]:
+    """All routes there are, and this one."""
+    return (*table(options), PLAIN)

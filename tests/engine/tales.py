@@ -23,14 +23,14 @@ from corral.events import (
     Prefill,
     Sampled,
     Started,
-    Timings,
     Usage,
 )
 from corral.request import GenerationRequest, Message
 
 logger = logging.getLogger("tests.tales")
 
-Tale = Callable[[GenerationRequest, int], Iterable[list[Event]]]
+Tale = Callable[[GenerationRequest, int], Iterable[list[Event] | trio.Event]]
+"""Batches of events; at a trio.Event it falls silent until somebody sets it."""
 
 
 def asking(text: str, **fields: object) -> GenerationRequest:
@@ -44,7 +44,7 @@ def words(request: GenerationRequest, max_tokens: int) -> Iterable[list[Event]]:
     for number in range(max_tokens):
         told: list[Event] = [] if number else [Started(size, 0), BlockOpened(0, "text")]
         yield [*told, Sampled(1), BlockDelta(0, f"{number} ")]
-    yield [BlockClosed(0), Finished("length", None, Usage(size, 0, max_tokens), Timings(0.0, 0.0))]
+    yield [BlockClosed(0), Finished("length", None, Usage(size, 0, max_tokens))]
 
 
 def breaking(request: GenerationRequest, max_tokens: int) -> Iterable[list[Event]]:
@@ -69,10 +69,16 @@ class TaleHandle:
 
 
 class TaleEngine:
-    """Tells `tale(request, max_tokens)`, a batch every `pause_s`."""
+    """Tells `tale(request, max_tokens)`, a batch every `pause_s`; `preparing_s` after it was asked."""
 
     def __init__(
-        self, tale: Tale = words, *, slots: int = 2, ctx_tokens: int = 100, pause_s: float = 0.1
+        self,
+        tale: Tale = words,
+        *,
+        slots: int = 2,
+        ctx_tokens: int = 100,
+        pause_s: float = 0.1,
+        preparing_s: float = 0.0,
     ) -> None:
         self.capacity = Capacity(slots, slots * ctx_tokens, ctx_tokens)
         self.failure: EngineFailed | None = None
@@ -80,24 +86,30 @@ class TaleEngine:
         self.told = 0
         self._tale = tale
         self._pause_s = pause_s
+        self._preparing_s = preparing_s
         self._nursery: trio.Nursery | None = None
         self._open = 0
 
     def step_age_s(self) -> float | None:
         return None
 
+    def check(self, request: GenerationRequest) -> None:
+        """Nothing of a tale is plain to see."""
+
     async def prepare(self, request: GenerationRequest, *, client: str) -> TalePrepared:
-        await trio.lowlevel.checkpoint()
+        await trio.sleep(self._preparing_s)
         size = len(request.messages[0].content.split())
+        size += sum(len(message.content.split()) for message in request.messages[1:])
         room = self.capacity.request_ctx_tokens - size
-        if room < 1 or (request.max_tokens or 0) > room:
+        wanted = request.max_tokens or room
+        if room < 1 or (wanted > room and not request.is_clipped):
             raise ContextExceeded(
                 "the tale is too long",
                 prompt_tokens=size,
                 limit_tokens=self.capacity.request_ctx_tokens,
                 param="messages",
             )
-        return TalePrepared(request, size, request.max_tokens or room)
+        return TalePrepared(request, size, min(wanted, room))
 
     def submit(self, prepared: Prepared, choice: int, sink: Sink, *, max_tokens: int) -> TaleHandle:
         if self._nursery is None:
@@ -125,6 +137,9 @@ class TaleEngine:
         try:
             with scope:
                 for events in self._tale(request, max_tokens):
+                    if isinstance(events, trio.Event):
+                        await events.wait()
+                        continue
                     await trio.sleep(self._pause_s)
                     self.told += 1
                     _call(sink.events, events)

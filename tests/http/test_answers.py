@@ -31,7 +31,8 @@ from corral.settings import Settings
 from corral.transport import Limits
 
 CHAT = "/v1/chat/completions"
-GOOD = b'{"messages":[{"role":"user","content":"hi"}],"max_tokens":2}'
+GOOD = b'{"model":"m","input":"hi","messages":[{"role":"user","content":"hi"}],"max_tokens":2}'
+OPENAIS, ANTHROPICS = {"message", "type", "param", "code"}, {"message", "type"}
 EXPECTED = {200, 204, 304, *STATUSES.values()} - {500}
 
 fuzz = settings(
@@ -67,7 +68,7 @@ def check(status: int, headers: Mapping[str, str], body: bytes, sent: object, *,
         assert "location" not in headers
         if not is_head:
             error = json.loads(body)["error"]
-            assert set(error) == {"message", "type", "param", "code"}, sent
+            assert set(error) in (OPENAIS, ANTHROPICS), sent
             assert "Traceback" not in error["message"]
 
 
@@ -81,7 +82,9 @@ PATHS = (
 BEFORE = "http://localhost http://[ http://a:b@c // https://localhost:99999 x:"
 AFTER = r"/ // ? ?a=%ff&%00 #x /.. /%2e%2e/ ;x %00 %ff % \\"
 methods = st.sampled_from(METHODS.split())
-paths = st.sampled_from(["", CHAT, CHAT, *PATHS.split()])
+GENERATING = "/v1/messages /v1/messages/count_tokens /v1/responses /v1/responses/input_tokens"
+KEPT = "/v1/responses/resp_1 /v1/responses/x/cancel /v1/responses/x/input_items?limit=5 /v1/messages/batches"
+paths = st.sampled_from(["", CHAT, CHAT, *GENERATING.split(), *KEPT.split(), *PATHS.split()])
 odd_paths = st.tuples(
     st.sampled_from(["", *BEFORE.split()]), paths, st.sampled_from(["", *AFTER.split()])
 ).map("".join)
@@ -124,7 +127,9 @@ values = st.recursive(
 )
 FIELDS = (
     "messages model max_tokens max_completion_tokens temperature top_p top_k min_p seed stop n logprobs "
-    "top_logprobs stream stream_options tools tool_choice response_format logit_bias user"
+    "top_logprobs stream stream_options tools tool_choice response_format logit_bias user input instructions "
+    "max_output_tokens previous_response_id include reasoning text store metadata system thinking "
+    "output_config stop_sequences"
 )
 fields = st.dictionaries(st.sampled_from(FIELDS.split()), values, max_size=5)
 bodies = st.one_of(

@@ -131,14 +131,14 @@ def parsed_in(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     kinds: list[str] = []
     parse = ChatDialect.parse
 
-    def noted(self: ChatDialect, body: bytes, headers: Any) -> Any:
+    def noted(self: ChatDialect, body: bytes, headers: Any, client: str) -> Any:
         try:
             trio.lowlevel.current_task()
         except RuntimeError:
             kinds.append("another thread")
         else:
             kinds.append("the event loop's")
-        return parse(self, body, headers)
+        return parse(self, body, headers, client)
 
     monkeypatch.setattr(ChatDialect, "parse", noted)
     return kinds
@@ -153,6 +153,20 @@ async def test_only_a_small_body_is_parsed_on_the_event_loop(parsed_in: list[str
         assert (await broken.json())["error"]["message"].startswith("The body is not valid JSON")
         assert broken.status == 400
     assert parsed_in == ["the event loop's", "another thread", "another thread"]
+
+
+async def test_more_messages_than_the_context_has_tokens_are_refused_before_they_are_parsed(
+    parsed_in: list[str],
+) -> None:
+    backend = scripted()
+    many = backend.cache.shape.ctx_tokens + 1
+    body = json.dumps({"messages": [{"role": "user", "content": ""}] * many}).encode()
+    async with serving(backend) as client:
+        exchange = client.send("POST", CHAT, raw=[body])
+        error = (await exchange.json())["error"]
+        assert (exchange.status, error["code"]) == (400, "context_length_exceeded")
+        assert f"at least {many}" in error["message"]
+    assert not parsed_in
 
 
 async def test_many_large_bodies_leave_room_for_a_small_one(mock_clock: trio.testing.MockClock) -> None:

@@ -301,7 +301,8 @@ async def test_who_asks_is_told_of_each_prompts_progress() -> None:
         chunks = [
             json.loads(f.removeprefix("data: ")) for f in (await stream.body()).decode().split("\n\n")[:-2]
         ]
-        assert {chunk["choices"][0]["index"] for chunk in chunks if "queue_progress" in chunk} == {1}
+        waited = {chunk["choices"][0]["index"] for chunk in chunks if "queue_progress" in chunk}
+        assert len(waited) == 1, "one of them had the slot at once"
         assert {chunk["choices"][0]["index"] for chunk in chunks if "prompt_progress" in chunk} == {0, 1}
 
 

@@ -38,6 +38,16 @@ async def by_disconnected(client: Client, gate: Gate, clock: trio.testing.MockCl
     gate.open()
 
 
+async def by_cancelled(client: Client, gate: Gate, clock: trio.testing.MockClock) -> None:
+    stream = client.send("POST", "/v1/responses", {"input": "hello", "stream": True})
+    created = json.loads((await stream.chunk()).split(b"data: ")[1].partition(b"\n")[0])
+    await gate.wait_arrived()
+    cancelled = client.send("POST", f"/v1/responses/{created['response']['id']}/cancel")
+    assert (await cancelled.json())["status"] == "cancelled"
+    assert b'"status":"cancelled"' in await stream.body()
+    gate.open()
+
+
 async def by_evicted(client: Client, gate: Gate, clock: trio.testing.MockClock) -> None:
     stalled = client.chat("RAMBLE", stream=True, buffered_chunks=4)  # what stands for the kernel's buffer
     gate.open()
@@ -76,6 +86,13 @@ async def by_shutdown(client: Client, gate: Gate, clock: trio.testing.MockClock)
     gate.open()
 
 
+async def by_refused(client: Client, gate: Gate, clock: trio.testing.MockClock) -> None:
+    answer = client.chat("hello", max_tokens=99_999)
+    assert (await answer.json())["error"]["code"] == "context_length_exceeded"
+    assert answer.status == 400
+    gate.open()
+
+
 async def by_failed(client: Client, gate: Gate, clock: trio.testing.MockClock) -> None:
     gate.open()
     assert b'"code":"engine_failed"' in await client.chat("BREAK", stream=True).body()
@@ -86,10 +103,12 @@ WAYS: dict[str, Callable[[Client, Gate, trio.testing.MockClock], Awaitable[None]
     "stop_sequence": by_stop_sequence,
     "length": by_length,
     "disconnected": by_disconnected,
+    "cancelled": by_cancelled,
     "evicted": by_evicted,
     "stopped_by_operator": by_stopped_by_operator,
     "deadline": by_deadline,
     "shutdown": by_shutdown,
+    "refused": by_refused,
     "failed": by_failed,
 }
 
@@ -129,7 +148,8 @@ async def test_every_way_out_settles_the_ledger_once(
             [record] = records
             assert record.life.total_s == pytest.approx(sum(record.life.spent_s().values()), rel=1e-9)
             row = watch.state["history"][0]
-            parts = [row[f"{name}_ms"] for name in ("queue", "prefill", "decode", "blocked_write")]
+            names = ("preparing", "queue", "prefill", "decode", "blocked_write")
+            parts = [row[f"{name}_ms"] for name in names]
             assert sum(parts) == pytest.approx(row["total_ms"], rel=0.01, abs=0.05)
     lines = [entry.getMessage() for entry in caplog.records if entry.name == "corral.requests"]
     assert len(lines) == 1

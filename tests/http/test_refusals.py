@@ -34,7 +34,7 @@ async def refused(client: Client) -> dict[str, dict[str, int]]:
         ({"raw": [b"{" + SECRET.encode()]}, 400, "invalid_request", None),
         ({"raw": asking(n=0)}, 400, "invalid_request", "n"),
         ({"raw": asking(n=99)}, 400, "invalid_request", "n"),
-        ({"raw": asking(max_tokens=99_999)}, 400, "context_exceeded", "max_tokens"),
+        ({"raw": asking(logit_bias={"99999": 1})}, 400, "invalid_request", "logit_bias"),
         ({"raw": asking(), "headers": {"Authorization": "Bearer wrong"}}, 401, "unauthorized", None),
         ({"raw": asking(), "headers": {"Origin": "https://evil.example"}}, 403, "forbidden", None),
         ({"raw": asking(), "path": "/v1/chat"}, 404, "not_found", None),

@@ -3,13 +3,10 @@
 from typing import Any
 
 import pytest
-from tests.dialects.plain import PLAIN
+from tests.dialects.plain import with_plain
 from tests.harness import Gate, serving
 
-from corral.dialects.routes import ROUTES
 from corral.engine.local.scripted import ScriptedBackend, replying
-
-BOTH = (*ROUTES, PLAIN)
 
 
 def echo() -> ScriptedBackend:
@@ -17,7 +14,7 @@ def echo() -> ScriptedBackend:
 
 
 async def test_it_answers_and_streams_with_the_head_and_the_headers_it_was_given() -> None:
-    async with serving(echo(), routes=BOTH) as client:
+    async with serving(echo(), routes=with_plain) as client:
         assert await client.send("POST", "/plain", raw=[b"hi"]).json() == {"text": "HI"}
         stream = client.send("POST", "/plain", raw=[b"hi"], headers={"Plain-Stream": "yes"})
         frames = (await stream.body()).decode().split("\n\n")
@@ -47,21 +44,21 @@ async def test_it_answers_and_streams_with_the_head_and_the_headers_it_was_given
 async def test_every_error_before_the_handler_is_told_in_its_words(
     request_: dict[str, Any], status: int
 ) -> None:
-    async with serving(echo(), routes=BOTH, api_keys=("key",), body_limit_bytes=5500) as client:
+    async with serving(echo(), routes=with_plain, api_keys=("key",), body_limit_bytes=5500) as client:
         given = {"method": "POST", "path": "/plain", **request_}
         headers = {"Authorization": "Bearer key", **given.pop("headers", {})}
         exchange = client.send(given.pop("method"), given.pop("path"), headers=headers, **given)
         body = await exchange.json()
         assert exchange.status == status
         assert body["trouble"]
-        assert body["request"] == exchange.headers["x-request-id"]
+        assert body["request"] == exchange.headers["x-request-id"] == exchange.headers["plain-id"]
         other = client.send("POST", "/v1/chat/completions", raw=[b"{"], headers={"Authorization": "Bearer x"})
         assert (await other.json())["error"]["code"] == "invalid_api_key", "the others go on in theirs"
 
 
 async def test_a_full_queue_and_a_server_that_goes_are_told_in_its_words() -> None:
     gate = Gate()
-    async with serving(ScriptedBackend(on_step=gate), routes=BOTH, slots=1, queue_requests=1) as client:
+    async with serving(ScriptedBackend(on_step=gate), routes=with_plain, slots=1, queue_requests=1) as client:
         streams = [client.chat(stream=True), client.chat(stream=True)]
         for stream in streams:
             await stream.chunk()

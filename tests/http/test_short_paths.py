@@ -5,7 +5,7 @@ import json
 import pytest
 from tests.harness import serving
 
-from corral.dialects.routes import ROUTES, errors_at
+from corral.dialects.routes import DialectOptions, errors_at, table
 from corral.engine.local.scripted import ScriptedBackend, replying
 
 
@@ -42,8 +42,9 @@ async def test_an_operators_paths_have_no_second_name() -> None:
         assert "there is nothing at" in (await exchange.json())["error"]["message"]
 
 
-@pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.api)
-def test_errors_there_are_told_as_with_it(route: object) -> None:
-    path = route.path  # type: ignore[attr-defined]
-    for below in ("", "/", "/deeper"):
-        assert errors_at(path.removeprefix("/v1") + below) is errors_at(path + below)
+@pytest.mark.parametrize("path", sorted({route.path for route in table(DialectOptions())}))
+def test_errors_there_are_told_as_with_it(path: str) -> None:
+    routes = table(DialectOptions())
+    for known in ((), routes):
+        for below in ("", "/", "/deeper"):
+            assert errors_at(path.removeprefix("/v1") + below, known) is errors_at(path + below, known)

@@ -326,3 +326,21 @@ def test_fifty_requests_of_one_client_delay_anothers_first_by_one_turn(
     by_client = Counter(name.split()[0] for name in overtaken)
     assert not first.is_waiting
     assert all(turns <= 1 for turns in by_client.values()), overtaken
+
+
+def test_who_is_announced_has_a_place_and_gives_it_up() -> None:
+    queue = Queue(slots=2, queue_limit=1)
+    tickets = [Ticket(slots, "", lambda: None, lambda position: None) for slots in (1, 1, 2)]
+    for ticket in tickets:  # two that will start, and one that will wait
+        queue.admission.check(ticket.slots, retry_after_s=lambda: 7)
+        queue.admission.announce(ticket)
+    with pytest.raises(QueueFull):
+        queue.admission.check(1, retry_after_s=lambda: 7)
+    queue.admission.leave(tickets[0])
+    with pytest.raises(QueueFull):
+        queue.admission.check(1, retry_after_s=lambda: 7)  # the one for two slots has no room before this one
+    queue.admission.leave(tickets[2])
+    queue.admission.check(1, retry_after_s=lambda: 7)
+    assert not queue.admission.is_idle
+    queue.admission.leave(tickets[1])
+    assert queue.admission.is_idle

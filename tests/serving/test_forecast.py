@@ -24,7 +24,6 @@ from corral.events import (
     Queued,
     Sampled,
     Started,
-    Timings,
     Usage,
 )
 from corral.request import GenerationRequest
@@ -44,7 +43,7 @@ def asked(request: GenerationRequest, max_tokens: int) -> Iterable[list[Event]]:
     for number in range(tokens):
         told: list[Event] = [] if number else [Started(size, 0), BlockOpened(0, "text")]
         yield [*told, Sampled(1), BlockDelta(0, "x")]
-    yield [BlockClosed(0), Finished("stop", None, Usage(size, 0, tokens), Timings(0.0, 0.0))]
+    yield [BlockClosed(0), Finished("stop", None, Usage(size, 0, tokens))]
 
 
 @asynccontextmanager
@@ -52,15 +51,15 @@ async def serving(*, slots: int = 1, queue_requests: int = 64) -> AsyncIterator[
     engine = TaleEngine(asked, slots=slots, ctx_tokens=CTX_TOKENS, pause_s=TOKEN_S)
     async with running(engine) as engine, trio.open_nursery() as nursery:
         service = Service(engine, ServiceOptions(queue_requests=queue_requests), Ledger(slots=slots))
-        nursery.start_soon(service.tell_waits)
+        await nursery.start(service.run)
         yield service
         nursery.cancel_scope.cancel()
 
 
 async def answer(service: Service, id: str, tokens: int, words: int = 1, **fields: object) -> None:
     """Ask for so many tokens, and wait for all of them."""
-    prepared = await service.prepare(asking(f"{tokens} " + "word " * (words - 1), **fields), id)
-    with service.open(prepared, id, about(id), Client()) as generation:
+    request = asking(f"{tokens} " + "word " * (words - 1), **fields)
+    with service.open(request, id, about(id), Client()) as generation:
         await generation.complete()
 
 
@@ -101,8 +100,8 @@ async def test_who_waits_is_told_again_every_second(autojump_clock: trio.testing
     async with serving() as service, trio.open_nursery() as nursery:
         nursery.start_soon(partial(answer, service, "first", 50, max_tokens=50))
         await trio.sleep(0.01)
-        prepared = await service.prepare(asking("1", max_tokens=1), "second")
-        with service.open(prepared, "second", about("second"), Client()) as generation:
+        request = asking("1", max_tokens=1)
+        with service.open(request, "second", about("second"), Client()) as generation:
             told: list[float] = []
             while not told or not generation.record.life.held:
                 for _, events in await generation.receive():
@@ -139,8 +138,8 @@ async def test_what_is_told_comes_true(seed: int, autojump_clock: trio.testing.M
     told: list[tuple[float, float]] = []
 
     async def arrive(service: Service, id: str, tokens: int, words: int) -> None:
-        prepared = await service.prepare(asking(f"{tokens} " + "word " * words), id)
-        with service.open(prepared, id, about(id), Client()) as generation:
+        request = asking(f"{tokens} " + "word " * words)
+        with service.open(request, id, about(id), Client()) as generation:
             estimates: list[tuple[float, float]] = []
             while not generation.record.has_ended:
                 for _, events in await generation.receive():

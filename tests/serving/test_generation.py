@@ -1,17 +1,37 @@
 """A request from acceptance to its exit, over an engine that has neither tokens nor a model."""
 
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 import trio
 import trio.testing
-from tests.engine.tales import Tale, TaleEngine, asking, breaking, running, words
+from tests.engine.tales import (
+    Tale,
+    TaleEngine,
+    TaleHandle,
+    TalePrepared,
+    asking,
+    breaking,
+    running,
+    words,
+)
 
 from corral.books.ledger import Ledger
 from corral.books.record import About
-from corral.errors import EngineFailed, QueueFull
-from corral.serving.service import Service, ServiceOptions
+from corral.engine.contract import Prepared, Sink
+from corral.errors import (
+    ContextExceeded,
+    CorralError,
+    DeadlineExceeded,
+    EngineFailed,
+    QueueFull,
+    ShutDown,
+)
+from corral.request import GenerationRequest
+from corral.serving.service import FAREWELL_S, Service, ServiceOptions
 
 
 class Client:
@@ -25,25 +45,53 @@ class Client:
         self.is_aborted = True
 
 
+class LateEngine(TaleEngine):
+    """Has prepared a request also where nobody wants it any more."""
+
+    async def prepare(self, request: GenerationRequest, *, client: str) -> TalePrepared:
+        with trio.CancelScope(shield=True):
+            prepared = await super().prepare(request, client=client)
+            assert trio.current_effective_deadline() == math.inf, "it is shielded"
+        return prepared
+
+
+class StubbornEngine(TaleEngine):
+    """Goes on when it is cancelled, as one whose step hangs does."""
+
+    def submit(self, prepared: Prepared, choice: int, sink: Sink, *, max_tokens: int) -> TaleHandle:
+        super().submit(prepared, choice, sink, max_tokens=max_tokens)
+        return TaleHandle()
+
+
 def about(id: str) -> About:
     return About(id=id, api="tales", model="tales", streams=True, address="127.0.0.1")
 
 
 @asynccontextmanager
-async def serving(tale: Tale = words, *, queue_limit: int = 4, **options: int) -> AsyncIterator[Service]:
+async def serving(
+    tale: Tale = words,
+    *,
+    kind: type[TaleEngine] = TaleEngine,
+    queue_limit: int = 4,
+    preparing_s: float = 0.0,
+    **options: float,
+) -> AsyncIterator[Service]:
     """A service on a tale engine of one slot; at the end nothing of any request may be left."""
-    async with running(TaleEngine(tale, slots=1, pause_s=1.0)) as engine:
-        given = ServiceOptions(queue_requests=queue_limit, **options)
+    async with running(kind(tale, slots=1, pause_s=1.0, preparing_s=preparing_s)) as engine:
+        given = ServiceOptions(queue_requests=queue_limit, **options)  # type: ignore[arg-type]
         service = Service(engine, given, Ledger(slots=engine.capacity.slots))
-        yield service
-        await service.wait_settled()
-        service.check_idle()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(service.run)
+            yield service
+            await service.wait_settled()
+            service.check_idle()
+            nursery.cancel_scope.cancel()
 
 
 async def test_an_engine_without_tokens_answers(autojump_clock: trio.testing.MockClock) -> None:
     async with serving() as service:
-        prepared = await service.prepare(asking("count for me", max_tokens=3), "somebody")
-        with service.open(prepared, "somebody", about("a"), Client()) as generation:
+        request = asking("count for me", max_tokens=3)
+        with service.open(request, "somebody", about("a"), Client()) as generation:
             [completion] = await generation.complete()
     assert completion.text == "0 1 2 "
     assert trio.current_time() == pytest.approx(5.0, abs=0.1), "a batch a second"
@@ -52,8 +100,7 @@ async def test_an_engine_without_tokens_answers(autojump_clock: trio.testing.Moc
 
 async def test_who_leaves_in_the_middle_makes_room_at_once(autojump_clock: trio.testing.MockClock) -> None:
     async with serving() as service:
-        long = await service.prepare(asking("count", max_tokens=90), "somebody")
-        short = await service.prepare(asking("count", max_tokens=1), "another")
+        long, short = asking("count", max_tokens=90), asking("count", max_tokens=1)
         with trio.move_on_after(10.5), service.open(long, "somebody", about("long"), Client()) as generation:
             await generation.complete()
         with service.open(short, "another", about("short"), Client()) as generation:
@@ -64,10 +111,13 @@ async def test_who_leaves_in_the_middle_makes_room_at_once(autojump_clock: trio.
 
 async def test_who_leaves_while_waiting_never_runs(autojump_clock: trio.testing.MockClock) -> None:
     async with serving() as service:
-        prepared = await service.prepare(asking("count", max_tokens=5), "somebody")
-        with service.open(prepared, "somebody", about("first"), Client()) as first:
-            with service.open(prepared, "somebody", about("second"), Client()) as second:
+        request = asking("count", max_tokens=5)
+        with service.open(request, "somebody", about("first"), Client()) as first:
+            await first.prepared()
+            with service.open(request, "somebody", about("second"), Client()) as second:
+                await second.prepared()
                 assert not second.record.lanes
+                assert service.waiting
             assert not service.waiting
             await first.complete()
     assert service.ledger.totals.completion_tokens == 5
@@ -75,11 +125,11 @@ async def test_who_leaves_while_waiting_never_runs(autojump_clock: trio.testing.
 
 async def test_the_queue_is_bounded(autojump_clock: trio.testing.MockClock) -> None:
     async with serving(queue_limit=0) as service:
-        prepared = await service.prepare(asking("count", max_tokens=5), "somebody")
+        request = asking("count", max_tokens=5)
         with (
-            service.open(prepared, "somebody", about("first"), Client()),
+            service.open(request, "somebody", about("first"), Client()),
             pytest.raises(QueueFull),
-            service.open(prepared, "another", about("second"), Client()),
+            service.open(request, "another", about("second"), Client()),
         ):
             pass
 
@@ -88,9 +138,8 @@ async def test_an_engine_that_fails_in_the_middle_is_told_as_it_is(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with serving(breaking) as service:
-        prepared = await service.prepare(asking("count"), "somebody")
         with (
-            service.open(prepared, "somebody", about("a"), Client()) as generation,
+            service.open(asking("count"), "somebody", about("a"), Client()) as generation,
             pytest.raises(EngineFailed, match="lost the thread"),
         ):
             await generation.complete()
@@ -101,7 +150,122 @@ async def test_the_servers_own_cap_holds_where_the_client_names_none(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with serving(max_output_tokens=2) as service:
-        prepared = await service.prepare(asking("count"), "somebody")
-        with service.open(prepared, "somebody", about("a"), Client()) as generation:
+        with service.open(asking("count"), "somebody", about("a"), Client()) as generation:
             [completion] = await generation.complete()
     assert completion.text == "0 1 "
+
+
+async def test_a_request_is_in_the_books_while_it_is_prepared(autojump_clock: trio.testing.MockClock) -> None:
+    async with serving(preparing_s=3.0) as service:
+        with service.open(
+            asking("count for me", max_tokens=1), "somebody", about("a"), Client()
+        ) as generation:
+            record = service.ledger.live["a"]
+            await trio.sleep(2.5)
+            assert record.life.engine_state == "preparing"
+            await generation.prepared()
+            assert (record.life.engine_state, record.prompt_tokens) == ("prefill", 3)
+            await generation.complete()
+        assert record.life.spent_s()["preparing"] == pytest.approx(3.0, abs=0.1)
+        assert record.life.spent_s()["queued"] == 0
+
+
+async def test_who_leaves_while_it_is_prepared_leaves_nothing(autojump_clock: trio.testing.MockClock) -> None:
+    async with serving(preparing_s=3600.0, queue_limit=0) as service:
+        for id in ("a", "b"):  # the first one's place is free again
+            with service.open(asking("count"), "somebody", about(id), Client()):
+                await trio.sleep(1)
+            assert not service.ledger.live
+    assert service.ledger.totals.by_outcome == {("tales", "disconnected"): 2}
+
+
+async def test_who_leaves_in_the_moment_it_is_prepared_never_runs(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with serving(preparing_s=2.0, kind=LateEngine) as service:
+        with service.open(asking("count"), "somebody", about("a"), Client()) as generation:
+            await trio.sleep(1.0)
+        await trio.sleep(2.0)
+        assert not generation.record.lanes
+    assert service.ledger.totals.completion_tokens == 0
+
+
+async def test_who_is_prepared_counts_in_the_queues_limit(autojump_clock: trio.testing.MockClock) -> None:
+    async with serving(preparing_s=5.0, queue_limit=1) as service:
+        request = asking("count", max_tokens=1)
+        with (
+            service.open(request, "somebody", about("will start"), Client()) as first,
+            service.open(request, "another", about("will wait"), Client()) as second,
+        ):
+            with pytest.raises(QueueFull), service.open(request, "a third", about("x"), Client()):
+                pass
+            await first.complete()
+            await second.complete()
+
+
+@pytest.mark.parametrize("reads", ["prepared", "receive"])
+async def test_what_cannot_be_prepared_is_refused_to_who_waits_for_it_and_to_who_reads(
+    reads: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with serving(preparing_s=1.0) as service:
+        with service.open(asking("word " * 200), "somebody", about("a"), Client()) as generation:
+            if reads == "prepared":
+                with pytest.raises(ContextExceeded):
+                    await generation.prepared()
+            else:
+                with pytest.raises(ContextExceeded):
+                    await generation.complete()
+            assert generation.record.error == "context_exceeded"
+    assert service.ledger.totals.by_outcome == {("tales", "refused"): 1}
+
+
+async def test_a_bug_in_preparing_fails_the_request_and_nothing_else(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving() as service:
+        broken = replace(asking("count"), messages=())  # of which the tale engine asks for the first
+        with (
+            service.open(broken, "somebody", about("a"), Client()) as generation,
+            pytest.raises(CorralError, match="internal error"),
+        ):
+            await generation.prepared()
+        with service.open(asking("count", max_tokens=1), "somebody", about("b"), Client()) as generation:
+            await generation.complete()
+    assert "IndexError" in caplog.text
+    assert service.ledger.totals.by_outcome == {("tales", "failed"): 1, ("tales", "disconnected"): 1}
+
+
+async def test_the_deadline_holds_while_it_is_prepared(autojump_clock: trio.testing.MockClock) -> None:
+    async with serving(preparing_s=3600.0, request_deadline_s=10.0) as service:
+        with service.open(asking("count"), "somebody", about("a"), Client()) as generation:
+            with pytest.raises(DeadlineExceeded):
+                await generation.prepared()
+            assert trio.current_time() == pytest.approx(10.0, abs=0.1)
+
+
+async def test_a_shutdown_ends_what_is_prepared_when_it_has_had_its_time(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with serving(preparing_s=3600.0) as service:
+        async with trio.open_nursery() as nursery:
+            with service.open(asking("count"), "somebody", about("a"), Client()) as generation:
+                nursery.start_soon(service.drain, 4.0)
+                with pytest.raises(ShutDown):
+                    await generation.prepared()
+        assert trio.current_time() == pytest.approx(4.0, abs=0.1)
+
+
+async def test_a_shutdown_does_not_wait_for_an_engine_that_works_for_nobody(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    engine = StubbornEngine(slots=1, pause_s=1.0)
+    service = Service(engine, ServiceOptions(), Ledger(slots=1))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(engine.run)
+        await nursery.start(service.run)
+        with service.open(asking("count"), "somebody", about("a"), Client()) as generation:
+            await generation.receive()
+        began_s = trio.current_time()
+        await service.drain(60.0)
+        assert trio.current_time() - began_s == pytest.approx(FAREWELL_S, abs=0.1)
+        nursery.cancel_scope.cancel()

@@ -85,9 +85,9 @@ class Ledger:
         """Called once per request, when its record is complete and counted."""
         self.on_refused: list[Callable[[Refusal], None]] = []
 
-    def accept(self, about: About, request: GenerationRequest, prompt_tokens: int, max_tokens: int) -> Record:
+    def accept(self, about: About, request: GenerationRequest) -> Record:
         """A new request, from now on live."""
-        record = Record(self, about, request, prompt_tokens, max_tokens)
+        record = Record(self, about, request)
         self.live[about.id] = record
         if self.watcher is not None:
             self.watcher.changed(record, at_once=True)

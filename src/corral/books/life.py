@@ -1,14 +1,15 @@
 """The states of a request, and how long it spends in each: all transitions are here and only here.
 
-    what happened   said by                          queued     prefill    decode     write      over
+    what happened   said by                          preparing  queued     prefill    decode     write
     --------------  -------------------------------  ---------  ---------  ---------  ---------  ---------
-    ADMITTED        serving: it has its slots        prefill
-    FIRST_TOKEN     the engine: a token was sampled             decode
-    ENGINE_ENDED    the engine, or whoever ended it  write      write      write
+    PREPARED        serving: its prompt is written   queued
+    ADMITTED        serving: it has its slots                   prefill
+    FIRST_TOKEN     the engine: a token was sampled                        decode
+    ENGINE_ENDED    the engine, or whoever ended it  write      write      write      write
     WRITE_BEGAN     http: a write is under way       (its time counts as `write` until it is taken)
     WRITE_TAKEN     http: the connection took it
     DELIVERED       http: it took the last of it     (noted, for the outcome)
-    OVER            http: the response is over       over       over       over       over
+    OVER            http: the response is over       over       over       over       over       over
     RELEASED        the engine let go of a sequence  (one less is held; also, and often, when it is over)
 
 What has no entry changes nothing: a second sequence's first token, an end after an end. A client that lets a
@@ -25,11 +26,12 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import Final, Literal
 
-State = Literal["queued", "prefill", "decode", "write"]
-STATES: Final[tuple[State, ...]] = ("queued", "prefill", "decode", "write")
+State = Literal["preparing", "queued", "prefill", "decode", "write"]
+STATES: Final[tuple[State, ...]] = ("preparing", "queued", "prefill", "decode", "write")
 
 
 class Happening(Enum):
+    PREPARED = auto()
     ADMITTED = auto()
     FIRST_TOKEN = auto()
     ENGINE_ENDED = auto()
@@ -41,8 +43,10 @@ class Happening(Enum):
 
 
 _NEXT: Final[dict[tuple[State, Happening], State]] = {
+    ("preparing", Happening.PREPARED): "queued",
     ("queued", Happening.ADMITTED): "prefill",
     ("prefill", Happening.FIRST_TOKEN): "decode",
+    ("preparing", Happening.ENGINE_ENDED): "write",
     ("queued", Happening.ENGINE_ENDED): "write",
     ("prefill", Happening.ENGINE_ENDED): "write",
     ("decode", Happening.ENGINE_ENDED): "write",
@@ -73,7 +77,7 @@ class Life:
         self._now_s = now_s
         self.began_s = self._since_s = now_s()
         self._spent_s: dict[State, float] = dict.fromkeys(STATES, 0.0)
-        self.engine_state: State = "queued"
+        self.engine_state: State = "preparing"
         """As `state`, but for a write that waits while the engine goes on."""
         self.held = 0
         """Sequences that the engine has of it."""

@@ -10,17 +10,21 @@ Outcome = Literal[
     "length",
     "tool_calls",
     "disconnected",
+    "cancelled",
     "evicted",
     "stopped_by_operator",
     "deadline",
     "shutdown",
+    "refused",
     "failed",
 ]
 
 _OUTCOMES: Final[tuple[tuple[type[BaseException], Outcome], ...]] = (
+    (errors.Cancelled, "cancelled"),
     (errors.StoppedByOperator, "stopped_by_operator"),
     (errors.DeadlineExceeded, "deadline"),
     (errors.ShutDown, "shutdown"),
+    (errors.InvalidRequest, "refused"),
 )
 
 

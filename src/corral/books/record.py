@@ -4,7 +4,7 @@ Its states and times are in `life`, its figures in `counts`. Three tell a record
 it alone knows:
 
     the engine, by way of serving    observe, released
-    serving                          admitted, ended_by
+    serving                          prepared, admitted, ended_by
     http, by way of serving          writing, delivered, over
 
 The first cause of its end is its outcome: a client that leaves because an operator stopped its request does
@@ -20,6 +20,7 @@ from corral.books.lanes import Lanes
 from corral.books.life import Happening, Life
 from corral.books.outcome import Outcome, outcome_of
 from corral.engine.contract import Waste
+from corral.errors import code_of
 from corral.events import BlockDelta, Event, Failed, Finished, Prefill, Queued, Sampled, Started
 from corral.request import GenerationRequest
 
@@ -81,6 +82,7 @@ class Record:
         "about",
         "counts",
         "draft",
+        "error",
         "lanes",
         "life",
         "max_tokens",
@@ -92,21 +94,22 @@ class Record:
         "wasted",
     )
 
-    def __init__(
-        self, books: Books, about: About, request: GenerationRequest, prompt_tokens: int, max_tokens: int
-    ) -> None:
+    def __init__(self, books: Books, about: About, request: GenerationRequest) -> None:
         self.about = about
         self.request = request
-        self.prompt_tokens = prompt_tokens
-        self.max_tokens = max_tokens
+        self.prompt_tokens = 0
+        """Known once it is prepared, as `max_tokens` is."""
+        self.max_tokens = 0
         self.started_at = books.unix_s()
         self.life = Life(request.n, books.now_s)
         self.counts = Counts(request.n)
         self.position: int | None = None
-        """Its place in line; 0 is next, None is in the engine or past it."""
+        """Its place in line; 0 is next, None is not in line yet, or not any more."""
         self.lanes: tuple[int, ...] = ()
         """The slots it has, numbered for people: the lowest free ones when it began."""
         self.outcome: Outcome | None = None
+        self.error: str | None = None
+        """The word for the error that ended it, if one did; see `errors.code_of`."""
         self.wasted = Waste()
         self.draft: Sampled | None = None
         """The last step that had a draft; None where content is not kept."""
@@ -163,6 +166,12 @@ class Record:
 
     # What happens
 
+    def prepared(self, prompt_tokens: int, max_tokens: int) -> None:
+        """Its prompt is written, and it stands in line."""
+        self.prompt_tokens = prompt_tokens
+        self.max_tokens = max_tokens
+        self._happened(Happening.PREPARED)
+
     def admitted(self) -> None:
         """It has its slots."""
         self.position = None
@@ -196,8 +205,10 @@ class Record:
                     self._finished[choice] = event
                     if len(self._finished) == self.request.n:
                         self._engine_ended()
-                case Failed():
-                    self.ended_by(outcome_of(event.error))
+                case Failed(error):
+                    if self.outcome is None:
+                        self.error = code_of(error)
+                    self.ended_by(outcome_of(error))
         if watcher is not None:
             watcher.changed(self, at_once=False)
 

@@ -8,12 +8,36 @@ characters are no end: they would cut a call in two.
 """
 
 import codecs
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from corral.decoding.blocks import BlockParser
+from corral.decoding.markers import Markers
 from corral.decoding.stops import StopFinder
 from corral.events import BlockClosed, BlockDelta, BlockKind, BlockOpened, Event, FinishReason, TokenLogprob
+from corral.request import Tool
 
 _utf8 = codecs.getincrementaldecoder("utf-8")
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerForm:
+    """How an answer is read: by the model's markers, behind a prompt that ends like `prompt`.
+
+    Only the `tools` given to the model can be called, and with `one_call` only one of them.
+    """
+
+    markers: Markers
+    tools: tuple[Tool, ...] = ()
+    prompt: str = ""
+    one_call: bool = False
+
+    def decoder(
+        self, stop: tuple[str, ...], *, includes_stop: bool, new_id: Callable[[], str]
+    ) -> "AnswerDecoder":
+        """A decoder for one sequence; `new_id` gives each call its id."""
+        parser = BlockParser(self.markers, self.tools, prompt=self.prompt, new_id=new_id)
+        return AnswerDecoder(parser, stop, one_call=self.one_call, includes_stop=includes_stop)
 
 
 class AnswerDecoder:
@@ -61,7 +85,8 @@ class AnswerDecoder:
 
     @property
     def is_thinking(self) -> bool:
-        return self._kind == "reasoning"
+        """In an open thought, be it that the prompt has opened it."""
+        return self._parser.is_thinking
 
     @property
     def ended(self) -> FinishReason | None:
@@ -75,11 +100,15 @@ class AnswerDecoder:
         """Whole calls so far."""
         return self._parser.calls
 
+    def knows(self, control: str) -> bool:
+        """Whether a control token means something in this model's format."""
+        return control in self._parser.controls
+
     def feed(self, piece: bytes, logprob: TokenLogprob | None, control: str = "") -> list[Event]:
         """Take the next token: its bytes or, of a control token, its name. Often there is no event."""
         if self.ended is not None:
             return []
-        was_thinking = self.is_thinking
+        was_thinking = self._kind == "reasoning"
         if self._kind in ("reasoning", "tool"):
             self._logprobs.clear()
         if logprob is not None:
@@ -93,7 +122,7 @@ class AnswerDecoder:
             events = self._shown(self._parser.feed(text)) if text else []
         # A thought's end is known when something follows it: the token that follows is none of it.
         begins_other = any(isinstance(event, BlockOpened) and event.kind != "reasoning" for event in events)
-        self.reasoning_tokens += self.is_thinking or (was_thinking and not begins_other)
+        self.reasoning_tokens += self._kind == "reasoning" or (was_thinking and not begins_other)
         return events
 
     def finish(self, reason: FinishReason) -> list[Event]:

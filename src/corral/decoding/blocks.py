@@ -14,7 +14,7 @@ The rules that are not obvious:
 """
 
 import re
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import cache
 from typing import Literal
 
@@ -55,6 +55,7 @@ class BlockParser:
         "_starts",
         "_steps",
         "_writer",
+        "is_thinking",
         "malformed",
     )
 
@@ -81,8 +82,15 @@ class BlockParser:
         self._has_begun_closed = False
         self.malformed = False
         """A marker was not followed by a call, or a call broke off."""
+        self.is_thinking = False
+        """In an open thought, be it that the prompt has opened it."""
         self._steps = self._begin(prompt)
         self._run()
+
+    @property
+    def controls(self) -> Mapping[str, str]:
+        """The control tokens that the format names."""
+        return self._markers.codes
 
     @property
     def calls(self) -> int:
@@ -156,6 +164,13 @@ class BlockParser:
         yield from self._reasoning((markers.thought_closer,))
 
     def _reasoning(self, closers: tuple[Atoms, ...]) -> Steps:
+        self.is_thinking = True
+        try:
+            yield from self._thinking(closers)
+        finally:
+            self.is_thinking = False
+
+    def _thinking(self, closers: tuple[Atoms, ...]) -> Steps:
         reader, writer = self._reader, self._writer
         ends = tuple(end for end in self._markers.ends if has_control(end))
         leads = () if self._is_off else self._markers.leads
@@ -449,7 +464,7 @@ class BlockParser:
     # Text
 
     def _think(self, text: str) -> None:
-        self._writer.reasoning(self._markers.spell(text))
+        self._writer.reasoning(self._markers.show(text))
 
     def _text(self, text: str) -> None:
         """Write text, but for what of it the prompt had already written."""
@@ -458,7 +473,7 @@ class BlockParser:
             self._skip -= skip
             text = text[skip:]
         if text:
-            self._writer.text(self._markers.spell(text))
+            self._writer.text(self._markers.show(text))
 
     def _skipped(self, length: int) -> None:
         self._skip = max(0, self._skip - length)

@@ -65,6 +65,7 @@ class JsonScanner:
         "_escape_kind",
         "_held",
         "_is_key",
+        "_is_python",
         "_number",
         "_out",
         "_quote",
@@ -78,14 +79,21 @@ class JsonScanner:
     )
 
     def __init__(
-        self, wanted: Wanted = "object", *, quote: str = "", spelling: Mapping[str, str] | None = None
+        self,
+        wanted: Wanted = "object",
+        *,
+        quote: str = "",
+        is_python: bool = False,
+        spelling: Mapping[str, str] | None = None,
     ) -> None:
-        """`quote` is one more character that strings may stand in, without escapes inside.
+        """`quote` is one more character that strings may stand in, without escapes inside. Where it
+        `is_python`, strings in double quotes have the escapes of Python too; those in single ones always do.
 
         `spelling` gives the texts of characters that stand for control tokens; each is a surrogate.
         """
         self._wanted = wanted
         self._quote = quote
+        self._is_python = is_python
         self._spelling = spelling or {}
         self._state: _State = "value"
         self._stack: list[str] = []
@@ -292,7 +300,7 @@ class JsonScanner:
         self._state = "string"
         if c in _ESCAPES:
             self._out.append("\\" + c)
-        elif c == "u" or (c in "xU" and self._close == "'"):
+        elif c == "u" or (c in "xU" and (self._is_python or self._close == "'")):
             self._state, self._escape_kind, self._held = "hex", c, ""
         elif c == "'":
             self._out.append(c)

@@ -4,7 +4,7 @@ A control token arrives as a token, not as text. Inside the parser it is one sur
 decoded text contains, so a literal that names it matches the token, and text that merely spells it does not.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from corral.decoding.formats.form import (
@@ -113,6 +113,7 @@ class Markers:
         "glue",
         "headers",
         "leads",
+        "shown_table",
         "spelling",
         "spelling_table",
         "thought_closer",
@@ -120,11 +121,14 @@ class Markers:
         "thought_opener",
     )
 
-    def __init__(self, form: Format) -> None:
+    def __init__(self, form: Format, silent: Collection[str] = ()) -> None:
+        """`silent` control tokens have no text: where one is no marker, nothing is shown of it."""
         self.form = form
         self.codes = {text: chr(_FIRST_SURROGATE + i) for i, text in enumerate(sorted(form.controls)[:2000])}
         self.spelling = {code: text for text, code in self.codes.items()}
         self.spelling_table = str.maketrans(self.spelling)
+        shown = {code: "" if text in silent else text for code, text in self.spelling.items()}
+        self.shown_table = str.maketrans(shown)
         thought = form.thought or NO_THOUGHT_LEARNED
         self.thought_opener = self._atoms(thought.opener)
         self.thought_closer = self._atoms(thought.closer)
@@ -147,6 +151,10 @@ class Markers:
     def spell(self, text: str) -> str:
         """The exact text again."""
         return text.translate(self.spelling_table) if self.spelling and not text.isascii() else text
+
+    def show(self, text: str) -> str:
+        """The text for people: without the control tokens that are silent."""
+        return text.translate(self.shown_table) if self.spelling and not text.isascii() else text
 
     def _atoms(self, literal: str) -> tuple[str, ...]:
         return atoms(self.encode(literal))

@@ -116,7 +116,12 @@ class PairsReader(CallReader):
             types = frozenset({"string"}) if mark == pairs.body.string_mark else types - {"string"}
         emit(("{" if not index else ", ") + json.dumps(key, ensure_ascii=False) + ": ")
         if pairs.body.values != "raw":
-            scanner = JsonScanner("any", quote=pairs.quote, spelling=self._markers.spelling)
+            scanner = JsonScanner(
+                "any",
+                quote=pairs.quote,
+                is_python=pairs.body.values == "python",
+                spelling=self._markers.spelling,
+            )
             if not (yield from self._scan(scanner, emit)):
                 return False
             if pairs.value_end[0].strip():

@@ -4,7 +4,7 @@ import codecs
 from collections import deque
 
 from corral.decoding.stops import StopFinder
-from corral.events import BlockClosed, BlockDelta, BlockOpened, Event, TokenLogprob
+from corral.events import BlockClosed, BlockDelta, BlockOpened, Event, FinishReason, TokenLogprob
 
 _utf8 = codecs.getincrementaldecoder("utf-8")
 
@@ -20,6 +20,11 @@ class TextDecoder:
     with a character, with that character. So every token is shown with text or, where a stop string swallows
     that character, not at all.
     """
+
+    calls = 0
+    """There are none in a text, nor thoughts."""
+    reasoning_tokens = 0
+    is_thinking = False
 
     __slots__ = ("_decoded_chars", "_is_open", "_logprobs", "_shown_chars", "_stops", "_utf8")
 
@@ -38,13 +43,25 @@ class TextDecoder:
         """The stop string that ended the text, if one did. `feed` then returns nothing more."""
         return self._stops.found
 
-    def feed(self, piece: bytes, logprob: TokenLogprob | None) -> list[Event]:
-        """Take the bytes of the next token and return the events it causes, often none."""
+    @property
+    def ended(self) -> FinishReason | None:
+        """Why nothing more is wanted, if so."""
+        return None if self.stopped is None else "stop_sequence"
+
+    def knows(self, control: str) -> bool:
+        """Whether a control token means something here."""
+        return False
+
+    def feed(self, piece: bytes, logprob: TokenLogprob | None, control: str = "") -> list[Event]:
+        """Take the bytes of the next token and return the events it causes, often none.
+
+        A control token, which has no bytes, has no text either.
+        """
         if logprob is not None:
             self._logprobs.append((self._decoded_chars, logprob))
         return self._show(self._stops.feed(self._decode(piece)))
 
-    def finish(self) -> list[Event]:
+    def finish(self, reason: FinishReason = "stop") -> list[Event]:
         """Return what was held, and close the block. To be called once, after the last token.
 
         An incomplete character becomes U+FFFD, which may even complete a stop string that holds one:

@@ -2,7 +2,7 @@
 
 A dialect knows no socket, no clock and no engine. `http` drives it through the protocols here:
 
-    call = dialect.parse(body, headers)            # InvalidRequest if the body is not one
+    call = dialect.parse(body, headers, client)    # InvalidRequest if the body is not one
     stream = call.stream(head)                     # if call.wants_stream
     write(stream.start())                          # at once on acceptance
     write(stream.encode(choice, event))            # for every event; b"" if it shows nothing
@@ -12,10 +12,12 @@ A dialect knows no socket, no clock and no engine. `http` drives it through the 
     call.complete(head, completions)               # if not call.wants_stream
     dialect.error(error, request_id)               # whatever went wrong before the first byte
 
-A new API is a module below here with its `Dialect`, and a line in `routes.ROUTES`.
+An API may also tell how long a prompt is (`Counter`), and keep its answers for a while (`Keeper`).
+
+A new API is a module below here with its `Dialect`, and a line in `routes.table`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -29,12 +31,17 @@ Headers = Mapping[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What an answer says of itself before its first token. `model` is the public name of what answers."""
+    """What an answer says of itself before its first token. `model` is the public name of what answers.
+
+    `prompt_tokens` is 0 where the stream had to begin before the prompt was written. After the prompt the
+    context has room for `room_tokens`; None where that is not known.
+    """
 
     id: str
     created_s: int
     model: str
     prompt_tokens: int
+    room_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +82,9 @@ class Call(Protocol):
 class Errors(Protocol):
     """How one family of APIs tells what went wrong before the first byte of an answer."""
 
+    id_header: str
+    """The header in which its clients look for the id of their request."""
+
     def error(self, error: Exception, request_id: str) -> ErrorReply:
         """The reply; what is not a CorralError is a bug, and the reply tells nothing of it."""
         ...
@@ -86,6 +96,39 @@ class Dialect(Errors, Protocol):
     id_prefix: str
     """What its response ids begin with, such as `chatcmpl-`."""
 
-    def parse(self, body: bytes, headers: Headers) -> Call:
-        """Raises InvalidRequest."""
+    def parse(self, body: bytes, headers: Headers, client: str) -> Call:
+        """Parse a request of `client`; may run in any thread. Raises InvalidRequest."""
+        ...
+
+
+class Counter(Errors, Protocol):
+    """One API's way to ask how long a prompt is."""
+
+    def parse(self, body: bytes, headers: Headers, client: str) -> GenerationRequest:
+        """The request whose prompt is to be measured; may run in any thread. Raises InvalidRequest."""
+        ...
+
+    def told(self, prompt_tokens: int) -> bytes:
+        """The answer."""
+        ...
+
+
+class Keeper(Errors, Protocol):
+    """An API that keeps its answers for a while. Each is there for the client that asked for it, and for
+    nobody else: all of these raise NotFound otherwise. What they return is JSON."""
+
+    def kept(self, id: str, client: str, query: Mapping[str, str]) -> bytes:
+        """An answer, which may still be running. Raises InvalidRequest."""
+        ...
+
+    def forgotten(self, id: str, client: str) -> bytes:
+        """Drop it."""
+        ...
+
+    def inputs(self, id: str, client: str, query: Mapping[str, str]) -> bytes:
+        """What was asked. Raises InvalidRequest."""
+        ...
+
+    def cancelled(self, id: str, client: str, cancel: Callable[[str], bool]) -> bytes:
+        """End it with `cancel(id)`, which is False if it has ended already; the answer as it is then."""
         ...

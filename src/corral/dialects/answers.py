@@ -23,6 +23,7 @@ STATUSES: Final[dict[type[BaseException], int]] = {
     errors.NotFound: 404,
     errors.MethodNotAllowed: 405,
     errors.RequestTimeout: 408,
+    errors.Cancelled: 409,
     errors.PayloadTooLarge: 413,
     errors.TargetTooLong: 414,
     errors.UnsupportedMediaType: 415,
@@ -40,7 +41,7 @@ STATUSES: Final[dict[type[BaseException], int]] = {
     errors.VersionNotSupported: 505,
 }
 
-_NOT_AGAIN: Final = (errors.StoppedByOperator, errors.DeadlineExceeded)
+_NOT_AGAIN: Final = (errors.Cancelled, errors.StoppedByOperator, errors.DeadlineExceeded)
 
 
 def kind_of(error: Exception) -> type[BaseException]:

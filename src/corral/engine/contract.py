@@ -1,6 +1,7 @@
 """What serving needs of an engine, whatever stands behind it: a model in this process, or a server elsewhere.
 
-    prepared = await engine.prepare(request, client=key)    # checked and measured, nothing runs yet
+    engine.check(request)                                   # refused at once, if that is plain to see
+    prepared = await engine.prepare(request, client=key)    # its prompt is written, nothing runs yet
     handle = engine.submit(prepared, choice, sink, max_tokens=n)
     ...                                                     # sink.events(...) as it happens
     handle.cancel()                                         # or nothing: the engine ends it by itself
@@ -143,11 +144,18 @@ class Engine(Protocol):
         """How long the running step has lasted, in seconds; None if nothing runs."""
         ...
 
-    async def prepare(self, request: GenerationRequest, *, client: str) -> Prepared:
-        """Check and measure a request; a checkpoint. Cancelling it leaves nothing behind.
+    def check(self, request: GenerationRequest) -> None:
+        """See whether a request can be done, as far as that takes no time.
 
-        `client` is who asks: what this costs is shared out fairly between clients. Raises InvalidRequest, or
-        ContextExceeded if prompt plus requested output cannot fit.
+        Raises InvalidRequest, or ContextExceeded for a prompt that cannot fit however it is written.
+        """
+        ...
+
+    async def prepare(self, request: GenerationRequest, *, client: str) -> Prepared:
+        """Write and measure the prompt of a request that was checked; a checkpoint.
+
+        Cancelling it leaves nothing behind. `client` is who asks: what this costs is shared out fairly
+        between clients. Raises InvalidRequest, or ContextExceeded if prompt plus requested output cannot fit.
         """
         ...
 

@@ -10,7 +10,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing import MapAdapter
 
 from corral.books.ledger import Ledger, Refusal
-from corral.dialects.routes import ROUTES, Route, errors_at, short_path
+from corral.dialects.routes import AnyRoute, CountRoute, KeptRoute, Route, errors_at, short_path
 from corral.errors import (
     CorralError,
     InvalidRequest,
@@ -22,7 +22,7 @@ from corral.errors import (
 from corral.http.body import Bodies
 from corral.http.complete import add_completions
 from corral.http.connection import UNREAD_BYTES, CorralRequest, ScopedHTTPConnection, target_of_request
-from corral.http.generate import add_generate, is_accepted
+from corral.http.generate import add_count, add_generate, is_accepted
 from corral.http.guard import (
     HostCheck,
     KeyCheck,
@@ -32,6 +32,7 @@ from corral.http.guard import (
     request_id_of,
 )
 from corral.http.info import add_health, add_models, add_props
+from corral.http.kept import add_kept
 from corral.http.marks import Access, Marks, marks_of
 from corral.http.operator import OperatorCheck
 from corral.http.options import HttpOptions, ModelCard
@@ -78,7 +79,7 @@ def create_app(
     files: Mapping[str, StaticFile],
     card: ModelCard,
     options: HttpOptions,
-    routes: Sequence[Route] = ROUTES,
+    routes: Sequence[AnyRoute],
 ) -> CorralApp:
     """The app over a running service; `files` are those of static/."""
     app = CorralApp("corral", static_folder=None)
@@ -86,20 +87,28 @@ def create_app(
     operators = OperatorCheck(
         status_key=options.status_key, api_keys=options.api_keys, shows_content=options.status_content
     )
-    _add_guard(app, options, operators)
+    _add_guard(app, options, operators, routes)
     _add_errors(app, routes, service.ledger)
     bodies = Bodies(
         limit_bytes=options.body_limit_bytes,
         memory_bytes=options.body_memory_bytes or BODIES * options.body_limit_bytes,
         timeout_s=options.body_timeout_s,
         prompt_bytes=service.capacity.prompt_bytes,
+        ctx_tokens=service.capacity.request_ctx_tokens,
     )
+    service.on_draining.append(bodies.close)
     for route in routes:
-        add_generate(app, route, service, bodies, card, options)
+        match route:
+            case Route():
+                add_generate(app, route, service, bodies, card, options)
+            case CountRoute():
+                add_count(app, route, service, bodies)
+            case KeptRoute():
+                add_kept(app, route, service)
     add_completions(app, service, bodies, card, options)
     add_texts(app, service, bodies)
     add_pages(app, files)
-    add_status(app, service, watching, operators, keepalive_s=options.stream_keepalive_s)
+    add_status(app, service, watching, operators, bodies, keepalive_s=options.stream_keepalive_s)
     add_models(app, service, card)
     add_props(app, service, card, options)
     add_health(app, service, watching)
@@ -119,7 +128,9 @@ def _add_short_paths(app: CorralApp) -> None:
             )
 
 
-def _add_guard(app: CorralApp, options: HttpOptions, operators: OperatorCheck) -> None:
+def _add_guard(
+    app: CorralApp, options: HttpOptions, operators: OperatorCheck, routes: Sequence[AnyRoute]
+) -> None:
     """Check who asks before any view runs, and put on every answer what browsers are to know."""
     hosts = HostCheck((*options.allowed_hosts, options.bind))
     origins = OriginCheck(options.allowed_hosts)
@@ -140,11 +151,13 @@ def _add_guard(app: CorralApp, options: HttpOptions, operators: OperatorCheck) -
     @app.after_request
     async def name_request(response: Response) -> Response:
         response.headers["X-Request-Id"] = g.get("request_id", "")
+        errors = _marks(app).errors or errors_at(request.path, routes)
+        response.headers[errors.id_header] = response.headers["X-Request-Id"]
         response.headers.update(SAFE_HEADERS)
         return response
 
 
-def _add_errors(app: CorralApp, routes: Sequence[Route], ledger: Ledger) -> None:
+def _add_errors(app: CorralApp, routes: Sequence[AnyRoute], ledger: Ledger) -> None:
     """Answer every exception in the shape of the API that was asked, whoever raised it, and count
     refusals."""
 

@@ -4,6 +4,7 @@ import secrets
 import time
 from functools import partial
 
+import trio
 from quart import Quart, Response, g, request
 
 from corral.books.record import About
@@ -30,26 +31,25 @@ def add_completions(
     async def completions() -> Response:
         """Continues texts that are no conversations, in the manner of the completions API."""
         async with bodies.received(request) as body:
-            call = await bodies.parse(partial(dialect.parse, headers=headers_of(request)), body)
-        prepared = await service.prepare_all(call.requests, g.client)
-        echoed = _echoed(call, service)
+            parse = partial(dialect.parse, headers=headers_of(request), client=g.client)
+            call = await bodies.parse(parse, body)
         id = f"{dialect.id_prefix}{secrets.token_hex(12)}"
         abouts = [
             About(
-                id=id if len(prepared) == 1 else f"{id}-{number}",
+                id=id if len(call.requests) == 1 else f"{id}-{number}",
                 api=API,
                 model=card.name,
                 streams=call.wants_stream,
                 address=request.remote_addr or "",
                 request_id=g.request_id,
             )
-            for number in range(len(prepared))
+            for number in range(len(call.requests))
         ]
-        generations = enter_for_request(service.open_all(prepared, g.client, abouts, peer_of(request)))
+        generations = enter_for_request(service.open_all(call.requests, g.client, abouts, peer_of(request)))
         g.is_accepted = True
-        head = Head(id, int(time.time()), card.name, sum(each.prompt_tokens for each in prepared))
+        head = Head(id, int(time.time()), card.name, prompt_tokens=0)
         try:
-            return await _respond(call, head, echoed, generations, options)
+            return await _respond(call, head, _echoed(call, service), generations, options)
         except Exception:
             generations.failed()  # unless they know better
             raise
@@ -58,9 +58,12 @@ def add_completions(
 async def _respond(
     call: CompletionCall, head: Head, echoed: list[str], generations: Several, options: HttpOptions
 ) -> Response:
-    if call.wants_stream:
-        return streamed(generations, call.stream(head, echoed), options)
-    return whole(call.complete(head, echoed, await generations.complete()), generations)
+    """As in `generate`."""
+    if not call.wants_stream:
+        return whole(call.complete(head, echoed, await generations.complete()), generations)
+    with trio.move_on_after(options.stream_keepalive_s):
+        await generations.prepared()
+    return streamed(generations, call.stream(head, echoed), options)
 
 
 def _echoed(call: CompletionCall, service: Service) -> list[str]:

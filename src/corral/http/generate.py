@@ -1,14 +1,16 @@
-"""The routes that generate text: one way for every dialect, streaming or not."""
+"""The routes that generate text, or measure what would be generated from: one way for every dialect."""
 
 import secrets
 import time
 from functools import partial
 
+import trio
 from quart import Quart, Request, Response, g, request
 
 from corral.books.record import About
 from corral.dialects import Call, Head, Headers, StreamEncoder
-from corral.dialects.routes import Route
+from corral.dialects.routes import CountRoute, Route
+from corral.errors import ContextExceeded
 from corral.http.body import Bodies
 from corral.http.connection import enter_for_request, peer_of
 from corral.http.marks import speaks
@@ -28,8 +30,8 @@ def add_generate(
     @speaks(dialect)
     async def generate() -> Response:
         async with bodies.received(request) as body:
-            call = await bodies.parse(partial(dialect.parse, headers=headers_of(request)), body)
-        prepared = await service.prepare(call.request, g.client)
+            parse = partial(dialect.parse, headers=headers_of(request), client=g.client)
+            call = await bodies.parse(parse, body)
         about = About(
             id=f"{dialect.id_prefix}{secrets.token_hex(12)}",
             api=route.api,
@@ -38,11 +40,10 @@ def add_generate(
             address=request.remote_addr or "",
             request_id=g.request_id,
         )
-        generation = enter_for_request(service.open(prepared, g.client, about, peer_of(request)))
+        generation = enter_for_request(service.open(call.request, g.client, about, peer_of(request)))
         g.is_accepted = True
-        head = Head(about.id, int(time.time()), about.model, prepared.prompt_tokens)
         try:
-            return await _respond(call, head, generation, options)
+            return await _respond(call, generation, options)
         except Exception:
             generation.failed()  # unless it knows better
             raise
@@ -51,15 +52,49 @@ def add_generate(
     app.add_url_rule(route.path, f"generate {route.path}", generate, methods=list(route.methods))
 
 
+def add_count(app: Quart, route: CountRoute, service: Service, bodies: Bodies) -> None:
+    """Serve one route of the table that only measures."""
+    dialect = route.dialect
+
+    @speaks(dialect)
+    async def count() -> Response:
+        async with bodies.received(request) as body:
+            parse = partial(dialect.parse, headers=headers_of(request), client=g.client)
+            asked = await bodies.parse(parse, body)
+        try:
+            prompt_tokens = await service.prompt_tokens(asked, g.client)
+        except ContextExceeded as error:
+            # Who asks wants to know by how much. If it was not even tokenized, it is at least so long.
+            prompt_tokens = error.prompt_tokens
+        return Response(dialect.told(prompt_tokens), content_type=JSON)
+
+    count.__doc__ = "Counts the tokens of a prompt."
+    app.add_url_rule(route.path, f"count {route.path}", count, methods=["POST"])
+
+
 def is_accepted() -> bool:
     """Whether the current request was accepted: what goes wrong from then on is no refusal."""
     return bool(g.get("is_accepted", False))
 
 
-async def _respond(call: Call, head: Head, generation: Generation, options: HttpOptions) -> Response:
+async def _respond(call: Call, generation: Generation, options: HttpOptions) -> Response:
+    """The answer, or the head of a stream of it. Raises what went wrong before that.
+
+    A stream begins when the prompt is written, so that a request which is refused for it gets a plain error.
+    But what takes longer than the silence that a client is promised has to begin without.
+    """
+    created_s = int(time.time())
     if not call.wants_stream:
-        return whole(call.complete(head, await generation.complete()), generation)
-    return streamed(generation, call.stream(head), options)
+        completions = await generation.complete()
+        return whole(call.complete(_head(generation, created_s), completions), generation)
+    with trio.move_on_after(options.stream_keepalive_s):
+        await generation.prepared()
+    return streamed(generation, call.stream(_head(generation, created_s)), options)
+
+
+def _head(generation: Generation, created_s: int) -> Head:
+    record = generation.record
+    return Head(record.about.id, created_s, record.about.model, record.prompt_tokens, generation.room_tokens)
 
 
 def whole(answer: bytes, generation: Answering) -> Response:

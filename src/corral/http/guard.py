@@ -99,12 +99,16 @@ class KeyCheck:
         if not self._keys:
             return None
         scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
-        given = bearer.strip() if scheme.lower() == "bearer" else request.headers.get("X-Api-Key", "")
-        key = given.encode("latin-1", "replace")  # a header's text is its bytes, read as Latin-1
+        given = [bearer.strip() if scheme.lower() == "bearer" else "", request.headers.get("X-Api-Key", "")]
+        keys = [key.encode("latin-1", "replace") for key in given]  # a header's text is its bytes in Latin-1
         # Every key is compared, so that the time tells nothing about which one it was.
-        owners = [owner for known, owner in self._keys.items() if hmac.compare_digest(key, known)]
+        owners = [
+            owner for key in keys for known, owner in self._keys.items() if hmac.compare_digest(key, known)
+        ]
         if not owners:
-            raise Unauthorized("this server needs an API key: send it as 'Authorization: Bearer KEY'")
+            raise Unauthorized(
+                "this server needs an API key: send it as 'Authorization: Bearer KEY' or 'X-Api-Key: KEY'"
+            )
         return owners[0]
 
 

@@ -6,7 +6,7 @@ import trio
 from quart import Quart, Response, request
 
 from corral.errors import InvalidRequest, NotFound, Unauthorized
-from corral.http.body import read_body
+from corral.http.body import Bodies, read_body
 from corral.http.connection import enter_for_request, peer_of
 from corral.http.marks import Access, access
 from corral.http.operator import COOKIE, OperatorCheck
@@ -40,7 +40,13 @@ class ViewerSource:
 
 
 def add_status(
-    app: Quart, service: Service, watching: Watching, operators: OperatorCheck, *, keepalive_s: float
+    app: Quart,
+    service: Service,
+    watching: Watching,
+    operators: OperatorCheck,
+    bodies: Bodies,
+    *,
+    keepalive_s: float,
 ) -> None:
     """The routes, guarded by `operators`."""
     feed = watching.feed
@@ -75,7 +81,8 @@ def add_status(
         """Takes the status key from the page's form and keeps a digest of it in a cookie."""
         if not operators.needs_key:
             raise NotFound("this server has no status key")
-        body = await read_body(request, limit_bytes=KEY_BODY_BYTES, timeout_s=10.0)
+        with bodies.until_closed():
+            body = await read_body(request, limit_bytes=KEY_BODY_BYTES, timeout_s=10.0)
         given = parse_qs(body.decode("utf-8", "replace")).get("key", [""])[0].strip()
         if not given:
             raise InvalidRequest("the key is missing", param="key")

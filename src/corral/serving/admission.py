@@ -7,6 +7,9 @@ which its client's earlier ones will have had their turn, and the lowest tag goe
 a hundred requests delays another's first by one turn, not by a hundred. The head of the line is never
 overtaken by a smaller request, or a request for many slots would starve.
 
+A ticket is announced while its request is being prepared, and joins the line after that. Who is announced has
+a place already: it counts as if it waited, unless a slot would be free for it.
+
 Among the requests of one client the lower `priority` goes first. Clients cannot overtake each other by it:
 a request that comes in front of others of its client takes their place in line, and they move back.
 
@@ -69,11 +72,13 @@ def _within_client(ticket: Ticket) -> tuple[int, int]:
 
 @dataclass(slots=True)
 class Admission:
-    """Hands out `slots` permits; at most `queue_limit` tickets wait."""
+    """Hands out `slots` permits; at most `queue_limit` tickets wait, those included that are announced."""
 
     slots: int
     queue_limit: int
     free_slots: int = field(init=False)
+    _announced: dict[Ticket, None] = field(default_factory=dict, init=False)
+    """In the order in which they came."""
     _waiting: list[Ticket] = field(default_factory=list, init=False)
     _clients: dict[str, _Client] = field(default_factory=dict, init=False)
     _debts: dict[str, int] = field(default_factory=dict, init=False)
@@ -91,8 +96,8 @@ class Admission:
 
     @property
     def is_idle(self) -> bool:
-        """Nobody waits and nobody runs."""
-        return not self._waiting and self.free_slots == self.slots
+        """Nobody is announced, waits or runs."""
+        return not self._announced and not self._waiting and self.free_slots == self.slots
 
     @property
     def remembered_clients(self) -> int:
@@ -102,18 +107,28 @@ class Admission:
     def check(self, slots: int, *, tickets: int = 1, retry_after_s: Callable[[], int]) -> None:
         """Raise QueueFull if there is no room for so many tickets for `slots` each, to start now or to wait.
 
-        As many times `join` right after it, with no checkpoint between, is within the limit.
+        As many times `announce` or `join` right after it, with no checkpoint between, is within the limit.
         """
-        start_now = 0 if self._waiting else self.free_slots // slots
-        if len(self._waiting) + max(0, tickets - start_now) > self.queue_limit:
+        in_line, free_slots = len(self._waiting), 0 if self._waiting else self.free_slots
+        for announced in self._announced:
+            if announced.slots <= free_slots:
+                free_slots -= announced.slots
+            else:
+                in_line, free_slots = in_line + 1, 0
+        wait = max(0, tickets - free_slots // slots)
+        if wait and in_line + wait > self.queue_limit:
             after_s = retry_after_s()
             raise QueueFull(
-                f"{len(self._waiting)} requests are waiting already; try again in {after_s} s",
-                retry_after_s=after_s,
+                f"{in_line} requests are waiting already; try again in {after_s} s", retry_after_s=after_s
             )
+
+    def announce(self, ticket: Ticket) -> None:
+        """Keep a place for a ticket that will join, or leave. Never refuses: that is `check`'s."""
+        self._announced[ticket] = None
 
     def join(self, ticket: Ticket) -> None:
         """Start the ticket now, or put it in the queue. Never refuses: that is `check`'s."""
+        self._announced.pop(ticket, None)
         client = self._clients.get(ticket.client)
         if client is None:
             client = self._clients[ticket.client] = _Client(self._debts.pop(ticket.client, 0))
@@ -126,7 +141,8 @@ class Admission:
         self._serve(min(moved_from, self._put_in(client, own_place)))
 
     def leave(self, ticket: Ticket) -> None:
-        """Give up a place in the queue; harmless if the ticket has started or left."""
+        """Give up a place, announced or in the queue; harmless if the ticket has started or left."""
+        self._announced.pop(ticket, None)
         if not ticket.is_waiting:
             return
         client = self._clients[ticket.client]

@@ -1,19 +1,25 @@
-"""One request in the queue or in the engine, and what its client has not got of it yet.
+"""One request that is prepared, in the queue or in the engine, and what its client has not got of it yet.
 
 Everything here but the waiting is synchronous, so no cancellation can fall between taking and giving back.
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+
+import trio
 
 from corral.books.record import Record
 from corral.engine.contract import Engine, Handle, Prepared, Waste
 from corral.errors import CorralError, EngineFailed
 from corral.events import BlockDelta, Collector, Completion, Event, Failed, Queued
+from corral.request import GenerationRequest
 from corral.serving.admission import Admission, Ticket
 from corral.serving.mailbox import Mailbox
 from corral.serving.peer import Peer
+
+logger = logging.getLogger("corral.serving")
 
 EVENT_BYTES = 128
 """Of an event or a log probability in memory, beside its text."""
@@ -46,16 +52,21 @@ class Generation:
     __slots__ = (
         "_admission",
         "_engine",
+        "_error",
         "_first_choice",
         "_handles",
         "_is_evicted",
+        "_is_prepared",
         "_mailbox",
+        "_max_output_tokens",
         "_on_released",
         "_on_started",
         "_peer",
+        "_prepared",
+        "_preparing",
         "_wait_s",
-        "prepared",
         "record",
+        "request",
         "ticket",
     )
 
@@ -63,13 +74,14 @@ class Generation:
         self,
         engine: Engine,
         admission: Admission,
-        prepared: Prepared,
+        request: GenerationRequest,
         client: str,
         record: Record,
         peer: Peer,
         *,
         mailbox: Mailbox[Batch],
         first_choice: int,
+        max_output_tokens: int,
         wait_s: Callable[["Generation"], float | None],
         on_started: Callable[[Record], None],
         on_released: Callable[[Record], None],
@@ -78,12 +90,17 @@ class Generation:
 
         `wait_s` says how long it will probably wait yet. The callbacks may not block or raise.
         """
-        self.prepared = prepared
+        self.request = request
         self.record = record
-        request = prepared.request
         self.ticket = Ticket(
             request.n, client, start=self._start, moved=self._moved, priority=request.priority
         )
+        self._preparing = trio.CancelScope()
+        self._prepared: Prepared | None = None
+        self._is_prepared = trio.Event()
+        """Or has ended before it was, by `_error`."""
+        self._error: CorralError | None = None
+        self._max_output_tokens = max_output_tokens
         self._mailbox = mailbox
         self._first_choice = first_choice
         self._engine = engine
@@ -98,7 +115,37 @@ class Generation:
     @property
     def choices(self) -> int:
         """How many sequences it has."""
-        return self.prepared.request.n
+        return self.request.n
+
+    async def prepare(self) -> None:
+        """Have the prompt written, and stand in line; once, in a task of its own, which `close` cancels.
+
+        What goes wrong ends the request, as any other failure does.
+        """
+        with self._preparing:
+            try:
+                prepared = await self._engine.prepare(self.request, client=self.ticket.client)
+            except CorralError as error:
+                self.end(error)
+            except Exception:
+                logger.exception("a request could not be prepared")
+                self.end(CorralError("internal error"))
+            else:
+                if not self._preparing.cancel_called:  # it may have come too late
+                    self._is_ready(prepared)
+
+    async def prepared(self) -> None:
+        """Wait until the prompt is written; a checkpoint, cancel-safe. Raises what went wrong before that."""
+        await self._is_prepared.wait()
+        if self._error is not None:
+            raise self._error
+
+    @property
+    def room_tokens(self) -> int | None:
+        """How many tokens the context has room for behind the prompt; None before that is written."""
+        if self._prepared is None:
+            return None
+        return self._engine.capacity.request_ctx_tokens - self._prepared.prompt_tokens
 
     async def receive(self) -> list[Batch]:
         """All that has happened since, at least one thing; a checkpoint. Cancelling it loses nothing."""
@@ -124,7 +171,8 @@ class Generation:
         self.record.ended_by("failed")
 
     def close(self) -> None:
-        """Leave the queue and the engine; synchronous and idempotent."""
+        """Leave wherever it is, up to the engine; synchronous and idempotent."""
+        self._preparing.cancel()
         self._admission.leave(self.ticket)
         handles, self._handles = self._handles, []
         for handle in handles:
@@ -145,6 +193,9 @@ class Generation:
         if self.record.has_ended:
             return
         self.close()
+        if not self._is_prepared.is_set():
+            self._error = error
+            self._is_prepared.set()
         self._happened(0, [Failed(error)])
 
     def tell_wait(self) -> None:
@@ -152,13 +203,21 @@ class Generation:
         if self.ticket.is_waiting:
             self._moved(self.ticket.position)
 
+    def _is_ready(self, prepared: Prepared) -> None:
+        max_tokens = min(prepared.max_tokens, self._max_output_tokens or prepared.max_tokens)
+        self.record.prepared(prepared.prompt_tokens, max_tokens)
+        self._prepared = prepared
+        self._is_prepared.set()
+        self._admission.join(self.ticket)
+
     def _start(self) -> None:
+        assert self._prepared is not None
         self.record.admitted()
         self._on_started(self.record)
         for choice in range(self.choices):
             sink = _Sink(partial(self._happened, choice), self._released)
             try:
-                handle = self._engine.submit(self.prepared, choice, sink, max_tokens=self.record.max_tokens)
+                handle = self._engine.submit(self._prepared, choice, sink, max_tokens=self.record.max_tokens)
             except EngineFailed as error:
                 self._happened(choice, [Failed(error)])
                 self._released(Waste())

@@ -1,7 +1,7 @@
 """From acceptance to the one exit of every request.
 
-prepared = await service.prepare(request, client)       # checked and measured; nothing is held yet
-with service.open(prepared, client, about, peer) as generation:    # refused now, or a place in line
+with service.open(request, client, about, peer) as generation:     # refused now, or a place
+    await generation.prepared()                         # its prompt is written, and it stands in line
     await generation.receive()                          # Queued*, then what the engine says
                                                         # leaving, however: out of queue and engine
 """
@@ -16,8 +16,10 @@ import trio
 
 from corral.books.ledger import Ledger
 from corral.books.record import About, Record
-from corral.engine.contract import Capacity, Engine, Prepared, Texts
+from corral.engine.contract import Capacity, Engine, Texts
 from corral.errors import (
+    Cancelled,
+    CorralError,
     DeadlineExceeded,
     Draining,
     EngineFailed,
@@ -81,10 +83,13 @@ class Service:
         """When waits were last worked out, for which line, and what they were by id."""
         self._joined = trio.lowlevel.ParkingLot()
         self._idle = trio.lowlevel.ParkingLot()
+        self._deserted = trio.lowlevel.ParkingLot()
         self._settled = trio.lowlevel.ParkingLot()
         ledger.on_settled.append(self._wake_settled)
         self._generations: dict[str, Generation] = {}
         self._is_draining = False
+        self._nursery: trio.Nursery | None = None
+        """Of the tasks that prepare requests; None while it does not run."""
 
     @property
     def failure(self) -> EngineFailed | None:
@@ -120,19 +125,36 @@ class Service:
         """How long the engine's running step has lasted, in seconds; None if nothing runs."""
         return self._engine.step_age_s()
 
-    async def prepare(self, request: GenerationRequest, client: str) -> Prepared:
-        """Check and measure a request, before anything is queued; a checkpoint, cancel-safe.
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Prepare what is taken in and end what takes too long, until cancelled; before any `open`."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(self._tell_waits)
+            task_status.started()
+            try:
+                if self._deadlines is not None:
+                    await self._deadlines.run()
+                await trio.sleep_forever()
+            finally:
+                self._nursery = None
 
-        Raises InvalidRequest, ContextExceeded if prompt plus requested output cannot fit, or Draining.
+    @contextmanager
+    def open(self, request: GenerationRequest, client: str, about: About, peer: Peer) -> Iterator[Generation]:
+        """Take a request in, for a client key. From now on it has a place, and is being prepared.
+
+        Raises InvalidRequest, ContextExceeded, QueueFull or Draining, and then nothing was. On leaving, its
+        place is free, and its sequences leave the engine before the next step.
         """
-        self._refuse_if_draining()
-        slots = self.capacity.slots
-        if request.n > slots:
-            raise InvalidRequest(f"n is {request.n}, but this server has {slots} slots", param="n")
-        return await self._engine.prepare(request, client=client)
+        # All of this is synchronous: between the check and the place nobody else can come.
+        self._check([request])
+        with self._entered(request, client, about, peer, self._mailbox(about, 1), 0) as generation:
+            yield generation
 
-    async def prepare_all(self, requests: Sequence[GenerationRequest], client: str) -> list[Prepared]:
-        """As `prepare`, of several requests of the same `n`.
+    @contextmanager
+    def open_all(
+        self, requests: Sequence[GenerationRequest], client: str, abouts: Sequence[About], peer: Peer
+    ) -> Iterator[Several]:
+        """As `open`, of several requests of the same `n`: all of them are taken in, or none is.
 
         Raises InvalidRequest too if there are more of them than ever could be here together.
         """
@@ -140,56 +162,33 @@ class Service:
         if len(requests) > max(1, room):
             message = f"{len(requests)} prompts are more than the {room} that this server takes at a time"
             raise InvalidRequest(message, param="prompt")
-        return [await self.prepare(request, client) for request in requests]
-
-    @contextmanager
-    def open(self, prepared: Prepared, client: str, about: About, peer: Peer) -> Iterator[Generation]:
-        """Take a prepared request in, for a client key; raises QueueFull or Draining, and then nothing was.
-
-        On leaving, its place in the queue is free, and its sequences leave the engine before the next step.
-        """
-        # All of this is synchronous: between the check and the place in line nobody else can come.
-        self._check_room(prepared.request.n, 1)
-        mailbox = self._mailbox(about, 1)
-        with self._entered(prepared, client, about, peer, mailbox, 0) as generation:
-            yield generation
-
-    @contextmanager
-    def open_all(
-        self, prepared: Sequence[Prepared], client: str, abouts: Sequence[About], peer: Peer
-    ) -> Iterator[Several]:
-        """As `open`, of several requests of the same `n`: all of them are taken in, or none is."""
-        choices = prepared[0].request.n
-        self._check_room(choices, len(prepared))
-        mailbox = self._mailbox(abouts[0], min(len(prepared), self.capacity.slots))
+        self._check(requests)
+        mailbox = self._mailbox(abouts[0], min(len(requests), self.capacity.slots))
         with ExitStack() as entered:
             generations = [
-                entered.enter_context(self._entered(each, client, about, peer, mailbox, number * choices))
-                for number, (each, about) in enumerate(zip(prepared, abouts, strict=True))
+                entered.enter_context(
+                    self._entered(request, client, about, peer, mailbox, number * request.n)
+                )
+                for number, (request, about) in enumerate(zip(requests, abouts, strict=True))
             ]
             yield Several(generations, mailbox)
 
-    async def enforce_deadlines(self) -> None:
-        """End the requests that take too long, until cancelled; nothing to do without a deadline."""
-        if self._deadlines is not None:
-            await self._deadlines.run()
+    async def prompt_tokens(self, request: GenerationRequest, client: str) -> int:
+        """How many tokens the prompt of a request has; a checkpoint. Cancelling it leaves nothing behind.
 
-    async def tell_waits(self) -> None:
-        """Tell those in line every second where they stand and how long that will last, until cancelled."""
-        while True:
-            await trio.sleep(TELL_WAITS_S)
-            if not self._admission.waiting:
-                await self._joined.park()
-            for generation in tuple(self._generations.values()):
-                generation.tell_wait()
+        Raises InvalidRequest, ContextExceeded or Draining.
+        """
+        self._refuse_if_draining()
+        self._engine.check(request)
+        return (await self._engine.prepare(request, client=client)).prompt_tokens
 
     def stop(self, id: str) -> bool:
         """End a request because an operator wants it; False if there is none of that id to be ended."""
-        generation = self._generations.get(id)
-        if generation is None or generation.record.has_ended:
-            return False
-        generation.end(StoppedByOperator("an operator stopped this request"))
-        return True
+        return self._end(id, StoppedByOperator("an operator stopped this request"))
+
+    def cancel(self, id: str) -> bool:
+        """End a request because its client asks for that; False if there is none of that id to be ended."""
+        return self._end(id, Cancelled("the client cancelled this request"))
 
     def waits_s(self) -> dict[str, float | None]:
         """How long each that waits will probably wait yet, by id in their order; None: nobody can say."""
@@ -212,14 +211,15 @@ class Service:
         for callback in self.on_draining:
             callback()
         with trio.move_on_after(drain_s):
-            await self.wait_idle()
+            while self._generations:  # what the engine still does for nobody is not waited for: it may hang
+                await self._deserted.park()
         for generation in tuple(self._generations.values()):
             generation.end(ShutDown("the server shut down before the answer was complete"))
         with trio.move_on_after(FAREWELL_S):
             await self.wait_settled()
 
     async def wait_idle(self) -> None:
-        """Wait until nothing is queued and every slot is free; a checkpoint, cancel-safe."""
+        """Wait until nobody is prepared or queued and every slot is free; a checkpoint, cancel-safe."""
         await trio.lowlevel.checkpoint()
         while not self._admission.is_idle:
             await self._idle.park()
@@ -236,9 +236,15 @@ class Service:
         assert self._admission.free_slots == self._admission.slots, "permits are lost"
         self._engine.check_idle()
 
-    def _check_room(self, slots: int, tickets: int) -> None:
+    def _check(self, requests: Sequence[GenerationRequest]) -> None:
+        """Raise what `open` does, of requests of the same `n`."""
         self._refuse_if_draining()
-        self._admission.check(slots, tickets=tickets, retry_after_s=self._retry_after_s)
+        slots = self.capacity.slots
+        for request in requests:
+            if request.n > slots:
+                raise InvalidRequest(f"n is {request.n}, but this server has {slots} slots", param="n")
+            self._engine.check(request)
+        self._admission.check(requests[0].n, tickets=len(requests), retry_after_s=self._retry_after_s)
 
     def _mailbox(self, about: About, requests: int) -> Mailbox[Batch]:
         """For the answers of so many requests at a time."""
@@ -251,25 +257,25 @@ class Service:
     @contextmanager
     def _entered(
         self,
-        prepared: Prepared,
+        request: GenerationRequest,
         client: str,
         about: About,
         peer: Peer,
         mailbox: Mailbox[Batch],
         first_choice: int,
     ) -> Iterator[Generation]:
-        options = self._options
-        max_tokens = min(prepared.max_tokens, options.max_output_tokens or prepared.max_tokens)
-        record = self.ledger.accept(about, prepared.request, prepared.prompt_tokens, max_tokens)
+        assert self._nursery is not None, "the service does not run"
+        record = self.ledger.accept(about, request)
         generation = Generation(
             self._engine,
             self._admission,
-            prepared,
+            request,
             client,
             record,
             peer,
             mailbox=mailbox,
             first_choice=first_choice,
+            max_output_tokens=self._options.max_output_tokens,
             wait_s=self._wait_s,
             on_started=self._forecast.began,
             on_released=self._released,
@@ -277,24 +283,43 @@ class Service:
         self._generations[about.id] = generation
         if self._deadlines is not None:
             self._deadlines.add(generation)
-        self._admission.join(generation.ticket)
-        if generation.ticket.is_waiting:
-            self._joined.unpark_all()
+        self._admission.announce(generation.ticket)
+        self._nursery.start_soon(generation.prepare)
         try:
             yield generation
         finally:
             if self._deadlines is not None:
                 self._deadlines.remove(generation)
             del self._generations[about.id]
+            if not self._generations:
+                self._deserted.unpark_all()
             generation.over()
             self._wake_if_idle()
 
+    async def _tell_waits(self) -> None:
+        """Tell those in line every second where they stand and how long that will last, until cancelled."""
+        while True:
+            if not self._admission.waiting:
+                await self._joined.park()
+            await trio.sleep(TELL_WAITS_S)
+            for generation in tuple(self._generations.values()):
+                generation.tell_wait()
+
     def _wait_s(self, generation: Generation) -> float | None:
+        """Asked by who is in line."""
+        self._joined.unpark_all()
         return self.waits_s().get(generation.record.about.id)
 
     def _released(self, record: Record) -> None:
         self._forecast.released(record)
         self._wake_if_idle()
+
+    def _end(self, id: str, error: CorralError) -> bool:
+        generation = self._generations.get(id)
+        if generation is None or generation.record.has_ended:
+            return False
+        generation.end(error)
+        return True
 
     def _refuse_if_draining(self) -> None:
         if self._is_draining:

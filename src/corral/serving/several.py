@@ -24,6 +24,11 @@ class Several:
         """How many sequences they have together."""
         return sum(generation.choices for generation in self._generations)
 
+    async def prepared(self) -> None:
+        """As `Generation.prepared`, of all of them."""
+        for generation in self._generations:
+            await generation.prepared()
+
     async def receive(self) -> list[Batch]:
         """As `Generation.receive`."""
         return await self._mailbox.receive_all()

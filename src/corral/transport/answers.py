@@ -54,11 +54,13 @@ class Answer:
 def answer_to(error: CorralError, path: str) -> Answer:
     """What to say of an error to who asked for `path`."""
     request_id = f"req_{secrets.token_hex(12)}"
-    reply = errors_at(path).error(error, request_id)
+    errors = errors_at(path)
+    reply = errors.error(error, request_id)
     headers = {
         "content-type": "application/json",
         "content-length": str(len(reply.body)),
         "x-request-id": request_id,
+        errors.id_header: request_id,
         "x-content-type-options": "nosniff",
         **{name.lower(): value for name, value in reply.headers.items()},
     }

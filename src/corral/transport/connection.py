@@ -29,6 +29,7 @@ from hypercorn.utils import parse_socket_addr
 from corral.transport.allowance import Allowance
 from corral.transport.answers import too_many_connections
 from corral.transport.census import Census
+from corral.transport.ending import CUT_S
 from corral.transport.exchange import EXTENSION, Exchange, Send
 from corral.transport.http1 import HTTP1, Cut
 from corral.transport.http2 import HTTP2
@@ -400,6 +401,7 @@ class Connection:
             "abort": abort,
             "stalled": stalled,
             "terminated": self._context.terminated,
+            "drain_s": max(0.0, self._config.graceful_timeout - CUT_S),
         }
         self._nursery.start_soon(exchange.run, self._app)
         return exchange.put

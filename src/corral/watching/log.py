@@ -14,8 +14,8 @@ def log_settled(record: Record) -> None:
     spent_s = life.spent_s()
     logger.info(
         "%s request_id=%s outcome=%s api=%s stream=%d prompt_tokens=%d cached_tokens=%d "
-        "completion_tokens=%d total_ms=%.1f queue_ms=%.1f prefill_ms=%.1f decode_ms=%.1f "
-        "blocked_write_ms=%.1f ttft_ms=%s wasted_tokens=%d prefill_kept=%d",
+        "completion_tokens=%d total_ms=%.1f preparing_ms=%.1f queue_ms=%.1f prefill_ms=%.1f decode_ms=%.1f "
+        "blocked_write_ms=%.1f ttft_ms=%s wasted_tokens=%d prefill_kept=%d error=%s",
         record.about.id,
         record.about.request_id or "-",
         record.outcome,
@@ -25,6 +25,7 @@ def log_settled(record: Record) -> None:
         counts.cached_tokens or 0,
         counts.completion_tokens,
         1e3 * life.total_s,
+        1e3 * spent_s["preparing"],
         1e3 * spent_s["queued"],
         1e3 * spent_s["prefill"],
         1e3 * spent_s["decode"],
@@ -32,6 +33,7 @@ def log_settled(record: Record) -> None:
         "-" if life.ttft_s is None else f"{1e3 * life.ttft_s:.1f}",
         wasted.decoded_after_cancel + wasted.prefill_dropped,
         wasted.prefill_kept,
+        record.error or "-",
     )
 
 

@@ -31,8 +31,9 @@ class Metrics:
         self._registry.register(_LedgerCollector(service, stall, broker, model))
         self._spent = Histogram(
             "corral_request_state_seconds",
-            "Time that requests spent waiting for a slot (queued), until their first token (prefill), until "
-            "the engine ended them (decode) and with a write that waited for the client (write).",
+            "Time that requests spent until their prompt was written (preparing), waiting for a slot "
+            "(queued), until their first token (prefill), until the engine ended them (decode) and with a "
+            "write that waited for the client (write).",
             ["state"],
             buckets=SECONDS,
             registry=self._registry,

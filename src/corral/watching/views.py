@@ -61,6 +61,7 @@ class Counters(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     prompt_tokens: int
     completion_tokens: int
     prefilled_tokens: int
+    preparing_ms: float
     queue_ms: float
     prefill_ms: float
     decode_ms: float
@@ -89,7 +90,7 @@ class LastDraft(msgspec.Struct, frozen=True):
 
 
 class Request(Counters, frozen=True, kw_only=True, omit_defaults=True):
-    """A request as a whole; `outcome` is there once it is over."""
+    """A request as a whole; `outcome` is there once it is over, and `error` where that is why."""
 
     api: str
     model: str
@@ -101,6 +102,7 @@ class Request(Counters, frozen=True, kw_only=True, omit_defaults=True):
     flags: Flags
     lanes: tuple[int, ...]
     outcome: Outcome | None = None
+    error: str | None = None
     messages: tuple[Message, ...] | None = None
     output: list[str] | None = None
     draft: LastDraft | None = None
@@ -115,6 +117,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     outcome: Outcome
     prompt_tokens: int
     completion_tokens: int
+    preparing_ms: float
     queue_ms: float
     prefill_ms: float
     decode_ms: float
@@ -126,6 +129,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     prefill_tok_s: float | None = None
     decode_tok_s: float | None = None
     accept_rate: float | None = None
+    error: str | None = None
     cache_hit: bool | None = None
     spec_decode: bool | None = None
     wasted: Waste = msgspec.field(default_factory=Waste)
@@ -245,6 +249,7 @@ def request(record: Record, *, with_content: bool) -> Request:
         ),
         lanes=record.lanes,
         outcome=record.outcome,
+        error=record.error,
         messages=messages(record) if shows else None,
         output=record.output if shows else None,
         draft=LastDraft(_texts(record.draft), record.draft.accepted) if shows and record.draft else None,
@@ -286,6 +291,7 @@ def row(record: Record) -> Row:
         outcome=record.outcome or "failed",
         prompt_tokens=counted.prompt_tokens,
         completion_tokens=counted.completion_tokens,
+        preparing_ms=counted.preparing_ms,
         queue_ms=counted.queue_ms,
         prefill_ms=counted.prefill_ms,
         decode_ms=counted.decode_ms,
@@ -297,6 +303,7 @@ def row(record: Record) -> Row:
         prefill_tok_s=counted.prefill_tok_s,
         decode_tok_s=counted.decode_tok_s,
         accept_rate=round(accepted / drafted, 3) if drafted else None,
+        error=record.error,
         cache_hit=_cache_hit(record),
         spec_decode=_has_drafts(record),
         wasted=record.wasted,
@@ -311,6 +318,7 @@ class _Counted(TypedDict):
     prompt_tokens: int
     completion_tokens: int
     prefilled_tokens: int
+    preparing_ms: float
     queue_ms: float
     prefill_ms: float
     decode_ms: float
@@ -334,6 +342,7 @@ def _counted(record: Record) -> _Counted:
         "prompt_tokens": record.prompt_tokens,
         "completion_tokens": counts.completion_tokens,
         "prefilled_tokens": counts.prefilled_tokens,
+        "preparing_ms": _ms(spent_s["preparing"]),
         "queue_ms": _ms(spent_s["queued"]),
         "prefill_ms": _ms(spent_s["prefill"]),
         "decode_ms": _ms(spent_s["decode"]),

@@ -13,20 +13,20 @@ from tests.dialects.answers import answers, block, finished
 
 from corral.dialects import Head
 from corral.dialects.anthropic.messages import MessagesCall, MessagesDialect
-from corral.errors import EngineFailed, InvalidRequest, QueueFull
+from corral.errors import ContextExceeded, EngineFailed, InvalidRequest, QueueFull
 from corral.events import Event, collect
 from corral.request import Message as Turn
 from corral.request import Thinking, ToolChoice
 
 DIALECT = MessagesDialect(seal_key=b"k")
-HEAD = Head("msg_1", 1700000000, "smol", prompt_tokens=9)
+HEAD = Head("msg_1", 1700000000, "smol", prompt_tokens=9, room_tokens=6)
 EVENTS: TypeAdapter[RawMessageStreamEvent] = TypeAdapter(RawMessageStreamEvent)
 WEATHER = {"name": "get_weather", "description": "weather", "input_schema": {"type": "object"}}
 
 
 def call_of(**fields: Any) -> MessagesCall:
     body = {"model": "m", "max_tokens": 7, "messages": [{"role": "user", "content": "hi"}], **fields}
-    return DIALECT.parse(json.dumps(body).encode(), {})
+    return DIALECT.parse(json.dumps(body).encode(), {}, "me")
 
 
 def refusal(**fields: Any) -> InvalidRequest:
@@ -130,10 +130,20 @@ def test_a_thought_is_signed_and_known_when_it_comes_back() -> None:
 def test_thoughts_can_be_left_out_and_are_signed_all_the_same() -> None:
     events = [*block(0, "reasoning", "secret"), *block(1, "text", "yes"), finished()]
     fields = {"thinking": {"type": "adaptive", "display": "omitted"}}
-    raw = json.dumps(frames_of(events, **fields))
-    assert "secret" not in raw
-    assert "signature_delta" in raw
-    assert b"secret" not in call_of(**fields).complete(HEAD, [collect(events)])
+    assert "secret" not in json.dumps(frames_of(events, **fields))
+    whole = call_of(**fields).complete(HEAD, [collect(events)])
+    assert b"secret" not in whole
+    streamed = folded(frames_of(events, **fields)).model_dump(mode="json", exclude_none=True)["content"]
+    for content in (streamed, json.loads(whole)["content"]):
+        history = [
+            {"role": "user", "content": "hi"},
+            {"role": "assistant", "content": content},
+            {"role": "user", "content": "go on"},
+        ]
+        known = call_of(messages=history).request.messages[1]
+        assert known == Turn("assistant", "yes", reasoning="secret"), "it comes back as it was"
+        content[0]["signature"] = "c29tZWJvZHkgZWxzZSdz"
+        assert call_of(messages=history).request.messages[1].reasoning == ""
 
 
 @pytest.mark.parametrize(
@@ -143,7 +153,8 @@ def test_thoughts_can_be_left_out_and_are_signed_all_the_same() -> None:
         (finished("stop_sequence", "###"), "stop_sequence", "###"),
         (finished("tool_calls"), "tool_use", None),
         (finished("length", completion=7), "max_tokens", None),
-        (finished("length", completion=5), "model_context_window_exceeded", None),
+        (finished("length", completion=6), "model_context_window_exceeded", None),
+        (finished("length", completion=5), "max_tokens", None),  # the server's own limit
     ],
 )
 def test_every_end_has_its_own_name(end: Any, reason: str, sequence: str | None) -> None:
@@ -173,18 +184,21 @@ def test_a_failed_stream_ends_with_an_error_event_and_nothing_after_it() -> None
     stream.start()
     [(name, data)] = parsed(stream.fail(EngineFailed("gone")))
     assert name == "error"
-    assert data["error"] == {"type": "overloaded_error", "message": "gone"}
+    assert data["error"] == {"type": "api_error", "message": "gone"}
 
 
 def test_errors_before_the_headers_are_anthropics() -> None:
     reply = DIALECT.error(QueueFull("full", retry_after_s=3), "req_1")
     assert reply.status == 429
-    assert reply.headers == {"request-id": "req_1", "Retry-After": "3"}
+    assert reply.headers == {"Retry-After": "3"}
     assert json.loads(reply.body) == {
         "type": "error",
         "error": {"type": "rate_limit_error", "message": "full"},
         "request_id": "req_1",
     }
+    long = ContextExceeded("too long", prompt_tokens=9000, limit_tokens=8192, param="messages")
+    told = json.loads(DIALECT.error(long, "req_3").body)["error"]
+    assert told["message"] == "prompt is too long: 9000 tokens > 8192 maximum", "Claude Code reads this"
     bug = DIALECT.error(ZeroDivisionError("secret"), "req_2")
     assert bug.status == 500
     assert b"secret" not in bug.body

@@ -28,7 +28,6 @@ from corral.events import (
     Prefill,
     Queued,
     Started,
-    Timings,
     TokenLogprob,
     Usage,
     collect,
@@ -40,7 +39,7 @@ MESSAGES = [{"role": "user", "content": "hi"}]
 
 
 def call_of(**fields: Any) -> Call:
-    return DIALECT.parse(json.dumps({"messages": MESSAGES, **fields}).encode(), {})
+    return DIALECT.parse(json.dumps({"messages": MESSAGES, **fields}).encode(), {}, "me")
 
 
 def stream_of(call: Call) -> StreamEncoder:
@@ -50,7 +49,7 @@ def stream_of(call: Call) -> StreamEncoder:
 def finished(
     reason: FinishReason, stop: str | None = None, *, cached: int = 0, completion: int = 2
 ) -> Finished:
-    return Finished(reason, stop, Usage(9, cached, completion), Timings(1.0, 2.0))
+    return Finished(reason, stop, Usage(9, cached, completion))
 
 
 def answer(*texts: str, end: Finished) -> list[Event]:
@@ -203,7 +202,7 @@ def generations(draw: st.DrawFn) -> list[Event]:
     events += decoder.finish()
     reason: FinishReason = "stop_sequence" if decoder.stopped else draw(st.sampled_from(["stop", "length"]))
     usage = Usage(9, draw(st.integers(0, 9)), len(pieces))
-    return [*events, Finished(reason, decoder.stopped, usage, Timings(1.0, 2.0))]
+    return [*events, Finished(reason, decoder.stopped, usage)]
 
 
 @given(st.lists(generations(), min_size=1, max_size=3), st.booleans())

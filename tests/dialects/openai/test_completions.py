@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from corral.dialects import Head
+from corral.dialects.fields import Harmless, Honoured, Refused
 from corral.dialects.openai.completion_fields import COMPLETION_FIELDS, COMPLETION_REFUSED
 from corral.dialects.openai.completion_request import CompletionBody
 from corral.dialects.openai.completions import CompletionCall, CompletionsDialect
-from corral.dialects.openai.fields import Harmless, Honoured, Refused, as_markdown
+from corral.dialects.openai.fields import as_markdown
 from corral.errors import EngineFailed, InvalidRequest
-from corral.events import Block, BlockDelta, Completion, Finished, Timings, TokenLogprob, Usage
+from corral.events import Block, BlockDelta, Completion, Finished, TokenLogprob, Usage
 
 DOCS = Path(__file__).parents[3] / "docs" / "api.md"
 TABLE = re.compile(r"(?<=<!-- completion fields -->\n\n).*?(?=\n<!-- /completion fields -->)", re.DOTALL)
@@ -35,7 +36,7 @@ HARMLESS = [field for field in COMPLETION_FIELDS if isinstance(field, Harmless)]
 
 
 def call_of(**fields: Any) -> CompletionCall:
-    return CompletionsDialect("corral-test").parse(json.dumps({"prompt": "hi", **fields}).encode(), {})
+    return CompletionsDialect("corral-test").parse(json.dumps({"prompt": "hi", **fields}).encode(), {}, "")
 
 
 def completion(*tokens: tuple[bytes, float], stop: str | None = None) -> Completion:
@@ -44,7 +45,7 @@ def completion(*tokens: tuple[bytes, float], stop: str | None = None) -> Complet
         TokenLogprob(raw, logprob, (TokenLogprob(raw, logprob), TokenLogprob(b"\xff", -50.0)))
         for raw, logprob in tokens
     )
-    end = Finished("stop", stop, Usage(9, 4, len(tokens)), Timings(1.0, 2.0))
+    end = Finished("stop", stop, Usage(9, 4, len(tokens)))
     return Completion((Block("text", text, logprobs),), end)
 
 

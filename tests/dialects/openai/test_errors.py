@@ -20,6 +20,7 @@ EXAMPLES: list[errors.CorralError] = [
     errors.NotFound("There is no model 'gpt-9' here."),
     errors.MethodNotAllowed("Use POST.", allowed=("POST", "OPTIONS")),
     errors.RequestTimeout("The body took longer than 10 s."),
+    errors.Cancelled("The client cancelled this request."),
     errors.PayloadTooLarge("The body is larger than 1048576 bytes.", limit_bytes=1048576),
     errors.TargetTooLong("The request line is longer than 32768 bytes."),
     errors.UnsupportedMediaType("No such type.", accept={"Accept": "application/json"}),

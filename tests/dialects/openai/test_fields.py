@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from corral.dialects.fields import Harmless, Honoured, Refused
 from corral.dialects.openai.chat import ChatCall, ChatDialect
 from corral.dialects.openai.chat_request import ChatBody
-from corral.dialects.openai.fields import FIELDS, REFUSED, Harmless, Honoured, Refused, as_markdown
+from corral.dialects.openai.fields import FIELDS, REFUSED, as_markdown
 from corral.errors import InvalidRequest
 
 DOCS = Path(__file__).parents[3] / "docs" / "api.md"

@@ -1,6 +1,7 @@
 """Responses: what is taken from a request, and what OpenAI's own client makes of an answer."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,9 +14,9 @@ from pydantic import TypeAdapter
 from tests.dialects.answers import answers, block, finished
 
 from corral.dialects import Head
-from corral.dialects.openai.responses import Response, ResponsesCall, ResponsesDialect
-from corral.dialects.openai.responses_request import Item
-from corral.errors import EngineFailed, InvalidRequest, PreviousResponseNotFound
+from corral.dialects.openai.responses import ResponsesCall, ResponsesDialect
+from corral.dialects.openai.responses_store import ResponsesStore
+from corral.errors import Cancelled, EngineFailed, InvalidRequest, PreviousResponseNotFound
 from corral.events import Event, TokenLogprob, collect
 from corral.request import Message, Thinking, ToolCall, ToolChoice
 
@@ -25,22 +26,13 @@ FUNCTION = {"type": "function", "name": "f", "parameters": {"type": "object"}, "
 CUSTOM = {"type": "custom", "name": "patch", "format": {"type": "text"}}
 
 
-class Store:
-    """Remembers what was kept."""
-
-    def __init__(self) -> None:
-        self.responses: dict[str, Response] = {}
-        self.items: dict[str, tuple[Item, ...]] = {}
-
-    def keep(self, response: Response, items: tuple[Item, ...]) -> None:
-        self.responses[response.id] = response
-        self.items[response.id] = items
+def store(limit_bytes: int = 2**20) -> ResponsesStore:
+    return ResponsesStore(limit_bytes, 60.0, now=lambda: 0.0)
 
 
-def call_of(kept: Store | None = None, **fields: Any) -> ResponsesCall:
-    kept = kept or Store()
-    dialect = ResponsesDialect(kept.items.get, kept.keep, seal_key=b"k")
-    return dialect.parse(json.dumps({"input": "hi", **fields}).encode(), {})
+def call_of(kept: ResponsesStore | None = None, client: str = "me", **fields: Any) -> ResponsesCall:
+    dialect = ResponsesDialect(kept or store(), seal_key=b"k")
+    return dialect.parse(json.dumps({"input": "hi", **fields}).encode(), {}, client)
 
 
 def frames_of(events: list[Event], call: ResponsesCall) -> list[dict[str, Any]]:
@@ -180,12 +172,28 @@ def test_tools_in_a_namespace_are_flat_to_the_model_and_told_with_it() -> None:
     assert item["namespace"] == "mail"
 
 
+def test_tools_of_one_name_in_two_namespaces_are_told_apart() -> None:
+    tools = [{"type": "namespace", "name": name, "tools": [FUNCTION]} for name in ("mail", "news")]
+    call = call_of(tools=tools, tool_choice={"type": "function", "name": "f"})
+    assert [tool.name for tool in call.request.tools] == ["mail__f", "news__f"]
+    assert call.request.tool_choice == ToolChoice("required", ("mail__f", "news__f"))
+    events = [*block(0, "tool", "{}", name="news__f"), finished("tool_calls")]
+    [item] = frames_of(events, call)[-1]["response"]["output"]
+    assert (item["name"], item["namespace"]) == ("f", "news")
+    output = {"type": "function_call_output", "call_id": item["call_id"], "output": "no"}
+    history = [{"role": "user", "content": "hi"}, item, output]
+    [again] = call_of(input=history, tools=tools).request.messages[1].tool_calls
+    assert again.name == "news__f"
+
+
 def test_a_cut_answer_is_incomplete_and_says_why() -> None:
     frames = frames_of([*block(0, "text", "and so"), finished("length")], call_of())
     assert frames[-1]["type"] == "response.incomplete"
     response = frames[-1]["response"]
     assert response["incomplete_details"] == {"reason": "max_output_tokens"}
     assert response["output"][-1]["status"] == "incomplete"
+    [done] = [frame["item"] for frame in frames if frame["type"] == "response.output_item.done"]
+    assert done == response["output"][-1]
 
 
 def test_a_failed_stream_ends_with_a_failed_response() -> None:
@@ -220,23 +228,109 @@ def test_log_probabilities_come_where_they_are_asked_for() -> None:
 
 
 def test_a_conversation_goes_on_from_what_is_stored() -> None:
-    store = Store()
-    first = call_of(store, instructions="be brief", input="what is 6 x 7?")
+    kept = store()
+    first = call_of(kept, instructions="be brief", input="what is 6 x 7?")
     first.complete(HEAD, [collect([*block(0, "text", "42"), finished()])])
-    second = call_of(store, previous_response_id="resp_1", input="and 7 x 7?")
+    second = call_of(kept, previous_response_id="resp_1", input="and 7 x 7?")
     assert second.request.messages == (
         Message("user", "what is 6 x 7?"),
         Message("assistant", "42"),
         Message("user", "and 7 x 7?"),
     ), "instructions are not carried over"
-    with pytest.raises(PreviousResponseNotFound):
-        call_of(store, previous_response_id="resp_2")
+    second.complete(replace(HEAD, id="resp_2"), [collect([*block(0, "text", "49"), finished()])])
+    third = call_of(kept, previous_response_id="resp_2", input="why?")
+    assert [turn.content for turn in third.request.messages] == [
+        "what is 6 x 7?",
+        "42",
+        "and 7 x 7?",
+        "49",
+        "why?",
+    ]
+    for client, id in (("me", "resp_3"), ("somebody else", "resp_1")):
+        with pytest.raises(PreviousResponseNotFound):
+            call_of(kept, client, previous_response_id=id)
+
+
+def test_what_is_stored_can_be_referred_to_instead_of_sent() -> None:
+    kept = store()
+    events = [*block(0, "reasoning", "hm"), *block(1, "tool", "{}", name="f"), finished("tool_calls")]
+    output = json.loads(call_of(kept, input="weather?").complete(HEAD, [collect(events)]))["output"]
+    history = [
+        {"role": "user", "content": "weather?"},
+        *({"type": "item_reference", "id": item["id"]} for item in output),
+        {"type": "function_call_output", "call_id": "call_1", "output": "rain"},
+    ]
+    assert call_of(kept, input=history).request.messages == (
+        Message("user", "weather?"),
+        Message("assistant", "", tool_calls=(ToolCall("call_1", "f", "{}"),), reasoning="hm"),
+        Message("tool", "rain", tool_call_id="call_1"),
+    )
+    with pytest.raises(InvalidRequest) as refused:
+        call_of(kept, "somebody else", input=history)
+    assert refused.value.param == "input[1]"
 
 
 def test_what_may_not_be_stored_is_not() -> None:
-    store = Store()
-    call_of(store, store=False).complete(HEAD, [collect([finished()])])
-    assert not store.responses
+    kept = store()
+    call_of(kept, store=False).complete(HEAD, [collect([finished()])])
+    assert kept.size_bytes == 0
+
+
+def test_a_server_that_stores_nothing_says_so() -> None:
+    told = json.loads(call_of(store(0), store=True).complete(HEAD, [collect([finished()])]))
+    assert told["store"] is False
+
+
+@pytest.mark.parametrize(("events", "status"), [([], "failed"), ([finished("length")], "incomplete")])
+def test_an_answer_that_did_not_end_well_is_stored_as_it_is(events: list[Event], status: str) -> None:
+    kept = store()
+    stream = call_of(kept, stream=True).stream(HEAD)
+    raw = stream.start()
+    opened, sampled, delta, closed = block(0, "text", "and so")
+    for event in (opened, sampled, delta, *([closed, *events] if events else [])):
+        raw += stream.encode(0, event)
+    raw += stream.end() if events else stream.fail(EngineFailed("gone"))
+    last = parsed(raw)[-1]["response"]
+    stored = kept.find("me", "resp_1")
+    assert stored is not None
+    assert json.loads(stored.body) == last
+    assert (last["status"], last["output"][0]["status"]) == (status, "incomplete")
+    assert last["output"][0]["content"][0]["text"] == "and so"
+
+
+def test_a_cancelled_stream_says_so() -> None:
+    stream = call_of(stream=True).stream(HEAD)
+    stream.start()
+    [frame] = parsed(stream.fail(Cancelled("by its client")))
+    assert (frame["type"], frame["response"]["status"]) == ("response.failed", "cancelled")
+    assert frame["response"]["error"]["code"] == "cancelled"
+
+
+def test_a_call_is_done_at_once_and_one_that_was_cut_is_not_whole() -> None:
+    stream = call_of(stream=True).stream(HEAD)
+    stream.start()
+    for event in block(0, "tool", "{}", name="f"):
+        raw = stream.encode(0, event)
+    assert [frame["type"] for frame in parsed(raw)][-1] == "response.output_item.done"
+    cut = [*block(0, "tool", '{"a', name="f", is_whole=False), finished("length")]
+    frames = frames_of(cut, call_of())
+    [done] = [frame["item"] for frame in frames if frame["type"] == "response.output_item.done"]
+    assert (done["status"], done["arguments"]) == ("incomplete", '{"a')
+    assert frames[-1]["response"]["output"] == [done]
+    assert json.loads(call_of().complete(HEAD, [collect(cut)]))["output"][0]["status"] == "incomplete"
+
+
+def test_what_a_client_ran_by_itself_is_a_call_by_the_name_it_has() -> None:
+    history = [
+        {"role": "user", "content": "list files"},
+        {"type": "local_shell_call", "call_id": "c", "action": {"command": ["ls"]}, "status": "completed"},
+        {"type": "local_shell_call_output", "call_id": "c", "output": "a.txt"},
+        {"type": "web_search_call", "id": "ws_1", "status": "completed"},
+    ]
+    _, called, result = call_of(input=history).request.messages
+    [call] = called.tool_calls
+    assert (call.name, json.loads(call.arguments)) == ("local_shell", {"command": ["ls"]})
+    assert result == Message("tool", "a.txt", tool_call_id="c")
 
 
 def test_what_codex_sends_is_accepted() -> None:

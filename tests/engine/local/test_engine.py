@@ -13,7 +13,7 @@ from corral.engine.local.backend import Chunk
 from corral.engine.local.engine import LocalEngine
 from corral.engine.local.options import EngineOptions
 from corral.engine.local.scripted import ScriptedBackend
-from corral.errors import EngineFailed, InvalidRequest
+from corral.errors import EngineFailed, InvalidRequest, StartupError
 from corral.events import Failed
 from corral.request import Sampling
 
@@ -60,8 +60,17 @@ async def test_a_thread_that_dies_fails_every_task_and_refuses_new_ones(
     assert "MemoryError" in caplog.text
 
 
-async def test_a_bias_of_a_token_that_the_model_does_not_have_is_refused() -> None:
+def test_a_bias_of_a_token_that_the_model_does_not_have_is_refused() -> None:
     engine = engine_on(ScriptedBackend())
     request = replace(asking("hello"), sampling=Sampling(logit_bias=((258, 1.0),)))
     with pytest.raises(InvalidRequest, match="token 258 is not one of the model's 258"):
-        await engine.prepare(request, client="somebody")
+        engine.check(request)
+
+
+async def test_a_model_that_cannot_compute_a_token_ends_the_start() -> None:
+    class Broken(ScriptedBackend):
+        def warm_up(self) -> None:
+            raise StartupError("no token can be computed")
+
+    with trio.fail_after(5), pytest.raises(StartupError, match="no token can be computed"):
+        await engine_on(Broken()).run()

@@ -110,7 +110,8 @@ def cache(
     shape = CacheShape(ctx_tokens, ctx_tokens, sequences, can_cut=can_cut, shares_cells=shares_cells)
     options = KeepOptions(**keep)
     books = CacheBooks(shape, options, FixedCosts(replace(SEED, copy_token=copy_token)))
-    return Cache(Scheduler(books, batch_tokens, batch_rows=batch_tokens), options.saved_tokens)
+    scheduler = Scheduler(books, batch_tokens, batch_tokens, chunk_tokens=options.chunk_tokens)
+    return Cache(scheduler, options.saved_tokens)
 
 
 def sizes(step: Step) -> list[int]:
@@ -420,3 +421,37 @@ def test_every_sequence_ends_and_the_cache_is_never_overrun(
     assert kv.books.in_use == 0
     kv.apply(kv.scheduler.plan(1))
     assert kv.used == 80 - kv.books.free
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(1, 40)), max_size=6),
+    st.integers(1, 40),
+    st.sampled_from([0, 60]),
+)
+@settings(deadline=None)
+def test_in_whole_chunks_the_steps_of_a_prompt_are_always_the_same_less_the_first(
+    others: list[tuple[int, int]], tokens: int, saved_tokens: int
+) -> None:
+    """Prompts that begin alike and part sooner or later; every second still runs when the last one comes."""
+    prompt = list(range(tokens))
+    kv = cache(300, 12, chunk_tokens=8, kept_tokens=40, saved_tokens=saved_tokens, copy_token=1e-6)
+    for number, (parts_after, length) in enumerate(others):
+        shared = min(length, 9 * parts_after)
+        lane = kv.add([*range(shared), *range(1000 * (number + 1), 1000 * (number + 1) + length - shared)])
+        while not lane.is_decoding:
+            kv.advance(prefill_tokens=3)
+        kv.advance()
+        if number % 2:
+            kv.scheduler.remove(lane)
+    lane = kv.add(prompt)
+    chunks = []
+    while not lane.is_decoding:
+        step = kv.advance(prefill_tokens=3)
+        if step.is_prefill:
+            [(planned, chunk)] = step.chunks
+            assert planned is lane
+            chunks.append((chunk.position, len(chunk.tokens)))
+    cold = [(start, min(8, tokens - start)) for start in range(0, tokens, 8)]
+    assert chunks == cold[len(cold) - len(chunks) :]
+    kv.scheduler.remove(lane)
+    assert kv.books.find(kv.add(prompt)).length == (tokens - 1) // 8 * 8

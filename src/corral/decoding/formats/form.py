@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
+
 Pattern = tuple[str, ...]
 """The literal pieces around holes: one piece has no hole, two have one between them."""
 
@@ -26,8 +28,7 @@ CONTROL_SHAPE = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class JsonBody:
+class JsonBody(msgspec.Struct, frozen=True, tag_field="kind", tag="json"):
     """The call is one JSON object that holds its name and its arguments.
 
     `name_key` None: the object has one key, the name, whose value is the arguments. `within` is the key
@@ -44,16 +45,14 @@ class JsonBody:
     separators: tuple[str, str] = (", ", ": ")
 
 
-@dataclass(frozen=True, slots=True)
-class NamedBody:
+class NamedBody(msgspec.Struct, frozen=True, tag_field="kind", tag="name and json"):
     """The name, then the arguments as one object in JSON."""
 
     after_name: Pattern = ("",)
     separators: tuple[str, str] = (", ", ": ")
 
 
-@dataclass(frozen=True, slots=True)
-class PairsBody:
+class PairsBody(msgspec.Struct, frozen=True, tag_field="kind", tag="name and pairs"):
     """The name, then each argument by itself: key, value, and what stands around them.
 
     `after_value` in two pieces has the key between them. A value is `raw` text up to `after_value`, with

@@ -20,7 +20,7 @@ from corral.decoding.formats.probe import thought_of
 from corral.request import Message, Tool, ToolCall
 
 Mark = Callable[[str], str]
-"""Applied to every text of the request, and to nothing that we write; see `engine.local.prompt`."""
+"""Applied to every text of the request, and to nothing that we write; see `engine.local.prompts`."""
 
 _SHORT_ID = re.compile(r"[A-Za-z0-9]{9}")
 _EXAMPLE = WrittenCall("example_tool", {"some_argument": "its value"}, "call00001")
@@ -43,9 +43,23 @@ def conversation(
 
 def tool_dict(tool: Tool, mark: Mark = str) -> dict[str, Any]:
     """A tool as every template is given it."""
-    parameters = json.loads(mark(bytes(tool.parameters).decode()) or "{}")
-    function = {"name": mark(tool.name), "description": mark(tool.description), "parameters": parameters}
+    function = {
+        "name": mark(tool.name),
+        "description": mark(tool.description),
+        "parameters": marked(json.loads(bytes(tool.parameters) or b"{}"), mark),
+    }
     return {"type": "function", "function": function}
+
+
+def marked(value: Any, mark: Mark) -> Any:
+    """What JSON is made of, with all strings in it marked, keys too."""
+    if isinstance(value, str):
+        return mark(value)
+    if isinstance(value, dict):
+        return {mark(key): marked(each, mark) for key, each in value.items()}
+    if isinstance(value, list):
+        return [marked(each, mark) for each in value]
+    return value
 
 
 def instruction(form: CallForm, tools: Sequence[Tool], mark: Mark = str) -> str:
@@ -123,7 +137,7 @@ class _Writer:
         if not message.tool_calls:
             return self._plain(message, message.content)
         if not self._renders_calls and self._form is not None:
-            calls = [WrittenCall(call.name, _arguments(call), call.id) for call in message.tool_calls]
+            calls = [self._written(call) for call in message.tool_calls]
             section = encode_calls(self._form, calls)
             text = message.content
             return self._plain(message, text + "\n" + section.lstrip() if text else section)
@@ -154,7 +168,7 @@ class _Writer:
                 "type": "function",
                 "function": {
                     "name": call.name,
-                    "arguments": call.arguments if self._can.arguments == "string" else _arguments(call),
+                    "arguments": self._arguments(call, is_text=self._can.arguments == "string"),
                 },
             }
             for call in message.tool_calls
@@ -175,6 +189,27 @@ class _Writer:
         if name:
             written["name"] = name
         return written
+
+    def _written(self, call: ToolCall) -> WrittenCall:
+        arguments = self._arguments(call, is_text=False)
+        return WrittenCall(
+            call.name, arguments if isinstance(arguments, dict) else {"arguments": arguments}, call.id
+        )
+
+    def _arguments(self, call: ToolCall, *, is_text: bool) -> Any:
+        """As an object or as a text; what is not JSON is shown to the model as it is.
+
+        It is parsed before it is marked: in JSON any text can be spelled in other letters.
+        """
+        try:
+            arguments = json.loads(call.arguments if call.arguments.strip() else "{}")
+        except (ValueError, RecursionError):
+            return self._mark(call.arguments)
+        written = marked(arguments, self._mark)
+        if not is_text:
+            return written
+        is_compact = call.arguments == json.dumps(arguments, ensure_ascii=False, separators=(",", ":"))
+        return json.dumps(written, ensure_ascii=False, separators=(",", ":") if is_compact else None)
 
     def _id(self, call_id: str) -> str:
         """The id as the template takes it: the same one always becomes the same nine characters."""
@@ -203,9 +238,7 @@ def _one_call_a_turn(messages: Sequence[Message]) -> list[Message]:
 
 
 def _marked(message: Message, mark: Mark) -> Message:
-    calls = tuple(
-        ToolCall(mark(call.id), mark(call.name), mark(call.arguments)) for call in message.tool_calls
-    )
+    calls = tuple(ToolCall(mark(call.id), mark(call.name), call.arguments) for call in message.tool_calls)
     return replace(
         message,
         content=mark(message.content),
@@ -214,14 +247,6 @@ def _marked(message: Message, mark: Mark) -> Message:
         reasoning=mark(message.reasoning),
         tool_calls=calls,
     )
-
-
-def _arguments(call: ToolCall) -> Any:
-    """The arguments as an object; what is not JSON is shown to the model as it is."""
-    try:
-        return json.loads(call.arguments or "{}")
-    except ValueError:
-        return call.arguments
 
 
 def _merged(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:

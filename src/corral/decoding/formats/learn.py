@@ -8,7 +8,7 @@ tokens, and last a generic form with our own instructions. Costs some ms, and no
 """
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from corral.decoding.formats.cuts import Cutter
@@ -85,6 +85,8 @@ class _Learner:
         cutter = Cutter(self.vocabulary)
         prober = Prober(self.render)
         capabilities = probe(prober)
+        if "developer" not in self.source:  # it writes any role as it comes, but no model has seen this one
+            capabilities = replace(capabilities, developer=False)
         prompts = learn_prompts(prober, cutter)
         text = prober.answer({"content": CONTENT}) or ""
         answer, _, end = text.partition(CONTENT)

@@ -5,6 +5,8 @@
 Anthropic's clients raise by `error.type` in a stream and by the HTTP status before it. Status and headers are
 those of every API here; see `answers`.
 
+Claude Code makes its conversation shorter when it reads "prompt is too long: N tokens > M maximum".
+
 Source: https://docs.anthropic.com/en/api/errors and anthropic-python's `_exceptions.py`.
 """
 
@@ -29,6 +31,9 @@ _TYPES: Final = {
 }
 """By HTTP status; of those that are not here, what is below 500 is the request's fault."""
 
+_NOT_OVERLOADED: Final = (errors.EngineFailed, errors.StoppedByOperator)
+"""They have the status of what will be better soon, and are not."""
+
 
 class _Error(msgspec.Struct, gc=False):
     type: str
@@ -45,10 +50,12 @@ class ErrorBody(msgspec.Struct, gc=False, tag_field="type", tag="error"):
 class AnthropicErrors:
     """How errors are told at a path of Anthropic's; an `Errors`."""
 
+    id_header = "request-id"
+
     def error(self, error: Exception, request_id: str) -> ErrorReply:
         """The reply before the headers. What is not a CorralError is a bug, and tells nothing of itself."""
         body = msgspec.json.encode(_body(error, request_id))
-        return ErrorReply(status_of(error), body, {**headers_of(error), "request-id": request_id})
+        return ErrorReply(status_of(error), body, headers_of(error))
 
 
 def error_frame(error: Exception) -> bytes:
@@ -58,7 +65,11 @@ def error_frame(error: Exception) -> bytes:
 
 def _body(error: Exception, request_id: str | None) -> ErrorBody:
     message, status = message_of(error), status_of(error)
-    if isinstance(error, errors.InvalidRequest) and error.param and error.param not in message:
+    if isinstance(error, errors.ContextExceeded) and error.prompt_tokens >= error.limit_tokens:
+        message = f"prompt is too long: {error.prompt_tokens} tokens > {error.limit_tokens} maximum"
+    elif isinstance(error, errors.InvalidRequest) and error.param and error.param not in message:
         message = f"{error.param}: {message}"
     kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
+    if isinstance(error, _NOT_OVERLOADED):
+        kind = "api_error"
     return ErrorBody(_Error(kind, message), request_id)

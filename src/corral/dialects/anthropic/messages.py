@@ -7,8 +7,8 @@ events map to them one to one. Decisions where the reference leaves room or real
   later, so the last `message_delta` tells the whole usage; Anthropic's helpers let it win.
 - A keepalive is a `ping`, which Claude Code does not count as life, and then something that it does: an empty
   delta of the open block, or between blocks a `message_delta` that says nothing new.
-- A thought is signed, so that clients keep it and it is known when it comes back. Thoughts without a
-  signature, or with somebody else's, are taken too.
+- A thought is signed, so that clients keep it. The signature of one that was asked to be left out holds it:
+  it is known when it comes back. Thoughts without a signature, or with somebody else's, are taken too.
 - An answer that ended because the context is full says `model_context_window_exceeded`.
 - A call that was cut is told as far as it went; the whole answer closes its JSON, which a client can then
   read.
@@ -17,7 +17,6 @@ events map to them one to one. Decisions where the reference leaves room or real
 Sources: https://docs.anthropic.com/en/api/messages-streaming and the types of anthropic-python 2.14.
 """
 
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -27,7 +26,7 @@ import msgspec
 from corral.decoding.json_scan import complete_json
 from corral.dialects import Head, Headers
 from corral.dialects.anthropic.errors import AnthropicErrors, error_frame
-from corral.dialects.anthropic.messages_request import ANTHROPIC_CALL, OUR_CALL, parse_messages
+from corral.dialects.anthropic.messages_request import ANTHROPIC_CALL, OUR_CALL, parse_count, parse_messages
 from corral.dialects.seal import Seal
 from corral.dialects.wire import frame
 from corral.errors import CorralError
@@ -143,6 +142,10 @@ class _MessageDelta(msgspec.Struct, gc=False, tag_field="type", tag="message_del
     usage: _DeltaUsage
 
 
+class _InputTokens(msgspec.Struct, gc=False):
+    input_tokens: int
+
+
 _PING: Final = b'event: ping\ndata: {"type":"ping"}\n\n'
 _MESSAGE_STOP: Final = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
 _EMPTY: Final = msgspec.Raw(b"{}")
@@ -179,7 +182,7 @@ class MessagesStream:
             case BlockClosed():
                 return self._closed()
             case Finished():
-                reason, sequence = _stop(event, self._call.request)
+                reason, sequence = _stop(event, self._call.request, self._head)
                 usage = _usage(event.usage)
                 delta = _DeltaUsage(
                     usage.output_tokens,
@@ -228,7 +231,7 @@ class MessagesStream:
     def _closed(self) -> bytes:
         frames = b""
         if self._kind == "reasoning":
-            frames = self._delta(_SignatureDelta(self._call.seal.signature("".join(self._thought))))
+            frames = self._delta(_SignatureDelta(self._call.signature("".join(self._thought))))
             self._thought.clear()
         self._kind = None
         return frames + _event("content_block_stop", _BlockStop(self._index))
@@ -252,12 +255,16 @@ class MessagesCall:
 
     def complete(self, head: Head, completions: Sequence[Completion]) -> bytes:
         [completion] = completions
-        reason, sequence = _stop(completion.finished, self.request)
+        reason, sequence = _stop(completion.finished, self.request, head)
         content = [self._block(block) for block in completion.blocks]
         usage = _usage(completion.finished.usage)
         return msgspec.json.encode(
             _Message(head.id, "assistant", head.model, content, reason, sequence, usage)
         )
+
+    def signature(self, thought: str) -> str:
+        """What goes with a thought; where that is not shown, it is in it."""
+        return self.seal.signature(thought) if self.shows_thinking else self.seal.sealed(thought)
 
     def _block(self, block: Block) -> _ContentBlock:
         match block.kind:
@@ -265,7 +272,7 @@ class MessagesCall:
                 return _TextBlock(block.text)
             case "reasoning":
                 shown = block.text if self.shows_thinking else ""
-                return _ThinkingBlock(shown, self.seal.signature(block.text))
+                return _ThinkingBlock(shown, self.signature(block.text))
             case "tool":
                 if block.is_whole:
                     arguments = block.text.encode() or b"{}"
@@ -279,16 +286,29 @@ class MessagesDialect(AnthropicErrors):
 
     id_prefix = "msg_"
 
-    def __init__(self, seal_key: bytes | None = None) -> None:
-        """`seal_key` signs thoughts; by default it is this process's own."""
-        self._seal = Seal(seal_key or secrets.token_bytes(32))
+    def __init__(self, seal_key: bytes) -> None:
+        """`seal_key` signs thoughts that leave the server."""
+        self.seal = Seal(seal_key)
 
-    def parse(self, body: bytes, headers: Headers) -> MessagesCall:
-        """Parse a request body; raises InvalidRequest."""
-        parsed = parse_messages(body)
+    def parse(self, body: bytes, headers: Headers, client: str) -> MessagesCall:
+        """Parse a request body; raises InvalidRequest. Any `anthropic-version` will do."""
+        parsed = parse_messages(body, self.seal)
         return MessagesCall(
-            parsed.request, parsed.model, parsed.wants_stream, parsed.shows_thinking, self._seal
+            parsed.request, parsed.model, parsed.wants_stream, parsed.shows_thinking, self.seal
         )
+
+
+class CountDialect(AnthropicErrors):
+    """`POST /v1/messages/count_tokens`, how long a prompt is; a `Counter`."""
+
+    def __init__(self, messages: MessagesDialect) -> None:
+        self._seal = messages.seal
+
+    def parse(self, body: bytes, headers: Headers, client: str) -> GenerationRequest:
+        return parse_count(body, self._seal)
+
+    def told(self, prompt_tokens: int) -> bytes:
+        return msgspec.json.encode(_InputTokens(prompt_tokens))
 
 
 def _event(name: str, message: msgspec.Struct) -> bytes:
@@ -311,7 +331,7 @@ def _their_call(id: str | None) -> str:
     return ANTHROPIC_CALL + id.removeprefix(OUR_CALL) if id.startswith(OUR_CALL) else id
 
 
-def _stop(finished: Finished, request: GenerationRequest) -> tuple[str, str | None]:
+def _stop(finished: Finished, request: GenerationRequest, head: Head) -> tuple[str, str | None]:
     """Anthropic's stop reason, and the stop sequence that was met."""
     match finished.reason:
         case "stop":
@@ -321,9 +341,10 @@ def _stop(finished: Finished, request: GenerationRequest) -> tuple[str, str | No
         case "tool_calls":
             return "tool_use", None
         case "length":
-            asked = request.max_tokens
-            had_all = asked is None or finished.usage.completion_tokens >= asked
-            return ("max_tokens" if had_all else "model_context_window_exceeded"), None
+            said = finished.usage.completion_tokens
+            had_all = request.max_tokens is not None and said >= request.max_tokens
+            is_full = head.room_tokens is not None and said >= head.room_tokens
+            return ("model_context_window_exceeded" if is_full and not had_all else "max_tokens"), None
 
 
 def _usage(usage: Usage) -> _Usage:

@@ -1,24 +1,6 @@
 """Requests of `POST /v1/messages`, parsed.
 
-A field whose effect corral does not have is refused by name. One that promises nothing a client could notice
-is accepted. Unknown fields pass, since Claude Code sends new ones with every release.
-
-| field | taken |
-|---|---|
-| `model` | any name: there is one model, and the answer names it |
-| `max_tokens` | 1 and more; lowered to what the context has room for |
-| `messages` | user, assistant, system; a last assistant message is continued |
-| `content` | a string or blocks: text, thinking, redacted_thinking, tool_use, tool_result, document of text |
-| `system` | a string or text blocks; one that begins with `x-anthropic-billing-header` is dropped |
-| `temperature`, `top_p`, `top_k` | 0 to 2, 0 to 1, 0 and more |
-| `stop_sequences` | up to 16, of 1 to 256 characters each |
-| `tools`, `tool_choice` | tools with an input schema; auto, any, tool, none; `disable_parallel_tool_use` |
-| `thinking` | enabled with `budget_tokens`, disabled, adaptive, between_tools; `display` |
-| `output_config.effort`, `output_config.format` | the latter a JSON schema; once called `output_format` |
-
-Refused: images and documents that are not text, tools that only Anthropic's own servers have, `container`,
-`mcp_servers`. Accepted without effect: `metadata`, `cache_control`, `service_tier`, `context_management`,
-`inference_geo`, `speed`, `diagnostics`, the betas of `anthropic-beta`.
+What is taken of it, and what not, is in `fields`.
 
 Claude Code puts a block with a random number before its system prompt, another with every request. Kept, it
 would change the first tokens of every prompt, and no prefix could ever be reused.
@@ -27,11 +9,14 @@ Sources: https://docs.anthropic.com/en/api/messages and the types of anthropic-p
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta
 
+from corral.dialects.anthropic.fields import REFUSED
+from corral.dialects.fields import refuse
+from corral.dialects.seal import Seal
 from corral.dialects.wire import NOTHING, decode, present
 from corral.errors import InvalidRequest
 from corral.request import (
@@ -151,7 +136,9 @@ class _Prompt(msgspec.Struct, kw_only=True):
     output_config: _OutputConfig | None = None
     output_format: _Format | None = None
     container: object = None
-    mcp_servers: list[Any] | None = None
+    mcp_servers: object = None
+    compaction: object = None
+    thread: object = None
 
 
 class _Body(_Prompt, kw_only=True):
@@ -177,11 +164,12 @@ class MessagesRequest:
     shows_thinking: bool
 
 
-def parse_messages(body: bytes) -> MessagesRequest:
+def parse_messages(body: bytes, seal: Seal) -> MessagesRequest:
     """Parse a request body; raises InvalidRequest with the `param` that is wrong."""
     wire = decode(_decoder, body)
     request = _request(
         wire,
+        seal,
         max_tokens=wire.max_tokens,
         stop=tuple(wire.stop_sequences or ()),
         sampling=_sampling(wire),
@@ -190,20 +178,18 @@ def parse_messages(body: bytes) -> MessagesRequest:
     return MessagesRequest(request, wire.model, bool(wire.stream), shows_thinking)
 
 
-def parse_count(body: bytes) -> GenerationRequest:
+def parse_count(body: bytes, seal: Seal) -> GenerationRequest:
     """Parse a body of `count_tokens`; raises InvalidRequest."""
-    return _request(decode(_count_decoder, body), max_tokens=None, stop=(), sampling=Sampling())
+    return _request(decode(_count_decoder, body), seal, max_tokens=None, stop=(), sampling=Sampling())
 
 
 def _request(
-    wire: _Prompt, *, max_tokens: int | None, stop: tuple[str, ...], sampling: Sampling
+    wire: _Prompt, seal: Seal, *, max_tokens: int | None, stop: tuple[str, ...], sampling: Sampling
 ) -> GenerationRequest:
-    for name in ("container", "mcp_servers"):
-        if getattr(wire, name):
-            raise InvalidRequest(f"'{name}' is not supported by this server.", param=name)
+    refuse(wire, REFUSED)
     choice = wire.tool_choice
     return GenerationRequest(
-        messages=_messages(wire),
+        messages=_messages(wire, seal),
         sampling=sampling,
         max_tokens=max_tokens,
         is_clipped=True,
@@ -224,7 +210,7 @@ def _sampling(wire: _Body) -> Sampling:
 # Messages
 
 
-def _messages(wire: _Prompt) -> tuple[Message, ...]:
+def _messages(wire: _Prompt, seal: Seal) -> tuple[Message, ...]:
     messages = []
     if system := _system(wire.system):
         messages.append(Message("system", system))
@@ -234,7 +220,7 @@ def _messages(wire: _Prompt) -> tuple[Message, ...]:
             case _User():
                 messages += _user(message.content, path)
             case _Assistant():
-                messages.append(_assistant(message.content))
+                messages.append(_assistant(message.content, seal))
             case _System():
                 messages.append(Message("system", _joined(message.content)))
     if messages[-1].tool_calls:
@@ -282,7 +268,7 @@ def _shown(part: str | _Text | _Image | _Document, path: str) -> str:
             raise InvalidRequest(f"This model reads text only: it cannot take {kind} blocks.", param=path)
 
 
-def _assistant(content: str | list[_AssistantBlock]) -> Message:
+def _assistant(content: str | list[_AssistantBlock], seal: Seal) -> Message:
     if isinstance(content, str):
         return Message("assistant", content)
     calls = tuple(
@@ -294,8 +280,15 @@ def _assistant(content: str | list[_AssistantBlock]) -> Message:
         "assistant",
         "\n".join(block.text for block in content if isinstance(block, _Text)),
         tool_calls=calls,
-        reasoning="\n".join(block.thinking for block in content if isinstance(block, _Thinking)),
+        reasoning="\n".join(filter(None, (_thought(block, seal) for block in content))),
     )
+
+
+def _thought(block: _AssistantBlock, seal: Seal) -> str:
+    """What a block says the assistant thought. One that was left out comes back within its signature."""
+    if not isinstance(block, _Thinking):
+        return ""
+    return block.thinking or seal.opened(block.signature or "") or ""
 
 
 def _joined(content: str | list[_Text]) -> str:

@@ -259,8 +259,8 @@ class ChatDialect(OpenAIErrors):
         """`fingerprint` is told as `system_fingerprint`: where it differs, so may answers to one seed."""
         self._fingerprint = fingerprint
 
-    def parse(self, body: bytes, headers: Headers) -> ChatCall:
-        """Parse a request body; raises InvalidRequest. Nothing here depends on the headers."""
+    def parse(self, body: bytes, headers: Headers, client: str = "") -> ChatCall:
+        """Parse a request body; raises InvalidRequest. Nothing here depends on who sends it."""
         chat = read_chat(body)
         return ChatCall(
             request=generation_request(chat),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import msgspec
 from msgspec import Meta
 
+from corral.dialects.fields import refuse
 from corral.dialects.openai.fields import REFUSED
 from corral.dialects.openai.sampling import SamplingFields, agreed, max_tokens_of, sampling_of, stop_of, whole
 from corral.dialects.wire import decode
@@ -115,7 +116,7 @@ _ROLES: Final[dict[type[_Spoken], Role]] = {_System: "system", _Developer: "deve
 def read_chat(body: bytes) -> ChatBody:
     """Read a request body; raises InvalidRequest with the `param` OpenAI would name."""
     chat = decode(_decoder, body)
-    _refuse_what_has_no_effect(chat)
+    refuse(chat, REFUSED.values())
     return chat
 
 
@@ -145,13 +146,6 @@ def wants_usage(chat: ChatBody) -> bool:
         param = "stream_options.include_obfuscation"
         raise InvalidRequest(f"'{param}' is not supported by this server.", param=param)
     return bool(options.include_usage)
-
-
-def _refuse_what_has_no_effect(chat: ChatBody) -> None:
-    for name, field in REFUSED.items():
-        value = getattr(chat, name)
-        if value is not None and value not in field.unless:
-            raise InvalidRequest(f"'{name}' is not supported by this server.", param=name)
 
 
 def _messages(chat: ChatBody) -> tuple[Message, ...]:

@@ -7,7 +7,8 @@ Sources: OpenAI's API reference; `CompletionRequest` of vLLM and of SGLang, as o
 from collections.abc import Iterator
 from typing import Any, Final
 
-from corral.dialects.openai.fields import FIELDS, Field, Honoured, Refused
+from corral.dialects.fields import Field, Honoured, Refused
+from corral.dialects.openai.fields import FIELDS
 from corral.dialects.openai.sampling import LIMITS, SamplingFields
 
 _AS_IN_CHAT: Final = {field.name: field for field in FIELDS}

@@ -264,8 +264,8 @@ class CompletionsDialect(OpenAIErrors):
         """`fingerprint` is told as `system_fingerprint`: where it differs, so may answers to one seed."""
         self._fingerprint = fingerprint
 
-    def parse(self, body: bytes, headers: Headers) -> CompletionCall:
-        """Parse a request body; raises InvalidRequest. Nothing here depends on the headers."""
+    def parse(self, body: bytes, headers: Headers, client: str) -> CompletionCall:
+        """Parse a request body; raises InvalidRequest. Nothing here depends on the headers or the client."""
         wire = read_completion(body)
         return CompletionCall(
             requests=generation_requests(wire),

@@ -25,6 +25,7 @@ CODES: Final[dict[type[BaseException], str | None]] = {
     errors.NotFound: "not_found",
     errors.MethodNotAllowed: "method_not_allowed",
     errors.RequestTimeout: "request_timeout",
+    errors.Cancelled: "cancelled",
     errors.PayloadTooLarge: "payload_too_large",
     errors.TargetTooLong: "uri_too_long",
     errors.UnsupportedMediaType: "unsupported_media_type",
@@ -58,6 +59,8 @@ class ErrorBody(msgspec.Struct, gc=False):
 
 class OpenAIErrors:
     """How errors are told at a path of OpenAI's; an `Errors`."""
+
+    id_header = "x-request-id"
 
     def error(self, error: Exception, request_id: str) -> ErrorReply:
         """The reply before the headers. What is not a CorralError is a bug, and tells nothing of itself."""

@@ -9,41 +9,9 @@ llama-cpp-python 0.3.36; `ChatCompletionRequest` of vLLM and of SGLang, as of 20
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
-import msgspec
-
-
-@dataclass(frozen=True, slots=True)
-class Field:
-    """A field of the request's body. `servers` are those that know it, by their initials; see SERVERS.
-
-    `example` is a value with an effect, for the test. `about` is for docs/api.md.
-    """
-
-    name: str
-    servers: str
-    example: Any
-    about: str
-
-
-@dataclass(frozen=True, slots=True)
-class Honoured(Field):
-    """What it asks for happens."""
-
-
-@dataclass(frozen=True, slots=True)
-class Harmless(Field):
-    """Accepted, whatever its value: nothing that it asks for could be noticed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refused(Field):
-    """Refused by name, unless it has one of the values `unless`."""
-
-    unless: tuple[Any, ...] = ()
-
+from corral.dialects.fields import Field, Harmless, Honoured, Refused, table
 
 SERVERS: Final = {"O": "OpenAI", "L": "llama-server", "V": "vLLM", "S": "SGLang", "A": "Ollama"}
 
@@ -249,25 +217,4 @@ REFUSED: Final = {field.name: field for field in FIELDS if isinstance(field, Ref
 
 def as_markdown(fields: Sequence[Field] = FIELDS) -> str:
     """The table as it is in docs/api.md."""
-    lines = ["| field | of | what corral does |", "|---|---|---|"]
-    for field in fields:
-        servers = ", ".join(SERVERS[initial] for initial in field.servers)
-        lines.append(f"| `{field.name}` | {servers} | {_told(field)} |")
-    return "\n".join(lines) + "\n"
-
-
-def _told(field: Field) -> str:
-    what = field.about
-    match field:
-        case Honoured():
-            return what or "honoured"
-        case Refused():
-            harmless = ", ".join(f"`{_json(value)}`" for value in field.unless)
-            refused = f"refused, unless {harmless}" if harmless else "refused"
-            return f"{refused}: {what}" if what else refused
-        case _:
-            return f"accepted: {what}" if what else "accepted"
-
-
-def _json(value: object) -> str:
-    return msgspec.json.encode(value).decode()
+    return table(fields, SERVERS)

@@ -11,16 +11,18 @@ room or real clients need more:
 - A tool with free input is called by the model with JSON; clients get the text that the JSON spells, as
   it comes.
 - The end is one of `response.completed`, `.incomplete` (`max_output_tokens`) and `.failed`; nothing
-  follows it.
+  follows it. A stream that its client cancelled by another request ends as `.failed` too, since there is no
+  event for it, and its status says `cancelled`.
+- A response is stored when it has ended, however; not where its client left.
 
 Sources: https://platform.openai.com/docs/api-reference/responses-streaming and the types of openai-python
 3.57.
 """
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -28,15 +30,17 @@ from corral.decoding.string_field import StringField
 from corral.dialects import Head, Headers
 from corral.dialects.openai.errors import OpenAIErrors, error_code
 from corral.dialects.openai.responses_request import (
+    ID_BYTES,
     Echo,
-    History,
-    Item,
+    OwnTool,
     ResponsesRequest,
+    listed,
     parse_responses,
 )
+from corral.dialects.openai.responses_store import OwnResponses, ResponsesStore, Turn
 from corral.dialects.seal import Seal
 from corral.dialects.wire import frame
-from corral.errors import CorralError
+from corral.errors import Cancelled, CorralError
 from corral.events import (
     Block,
     BlockClosed,
@@ -216,9 +220,6 @@ class _TextEvent(msgspec.Struct, gc=False, omit_defaults=True):
     logprobs: list[_Logprob] | None = None
 
 
-_ID_BYTES: Final = 12
-
-
 @dataclass(slots=True)
 class _Open:
     """The item that is being told."""
@@ -230,15 +231,26 @@ class _Open:
 
 
 class ResponsesStream:
-    """Encodes one streamed answer; a `StreamEncoder`."""
+    """Encodes one streamed answer; a `StreamEncoder`, and `Running` while somebody writes it."""
 
     def __init__(self, head: Head, call: "ResponsesCall") -> None:
+        self.client = call.own.client
         self._head = head
         self._call = call
         self._sequence = 0
         self._output: list[_OutputItem] = []
         self._open: _Open | None = None
+        self._has_closed = False
+        """The open item has all of its text; how it ended is known with the next event."""
         self._finished: Finished | None = None
+
+    @property
+    def may_be_kept(self) -> bool:
+        return self._call.parsed.stores
+
+    def so_far(self, *, is_cancelled: bool) -> bytes:
+        status: Status = "cancelled" if is_cancelled else "in_progress"
+        return msgspec.json.encode(self._call.response(self._head, status, self._said_so_far()))
 
     def start(self) -> bytes:
         response = self._call.response(self._head, "in_progress", [])
@@ -250,12 +262,15 @@ class ResponsesStream:
             case BlockDelta():
                 return self._said(event)
             case BlockOpened():
-                return self._opened(event)
-            case BlockClosed():
-                return self._closed()
+                return self._closed("completed") + self._opened(event)
+            case BlockClosed(is_whole=is_whole):
+                self._has_closed = True
+                if self._open is not None and isinstance(self._open.item, _CallItem | _CustomCallItem):
+                    return self._closed("completed" if is_whole else "incomplete")  # at once: it is to be run
+                return b""
             case Finished():
                 self._finished = event
-                return b""
+                return self._closed(_last_status(event))
             case _:
                 return b""
 
@@ -269,10 +284,17 @@ class ResponsesStream:
         return self._lifecycle(response.status, response)
 
     def fail(self, error: CorralError) -> bytes:
-        response = self._call.response(self._head, "failed", self._output)
+        status: Status = "cancelled" if isinstance(error, Cancelled) else "failed"
+        response = self._call.response(self._head, status, self._said_so_far())
         response.error = _Error(error_code(error), error.message)
         self._call.keep(response)
         return self._lifecycle("failed", response)
+
+    def _said_so_far(self) -> list[_OutputItem]:
+        if self._open is None:
+            return self._output
+        text = "".join(self._open.texts)
+        return [*self._output, self._call.filled(self._open.item, "incomplete", text, self._open.logprobs)]
 
     # One item
 
@@ -298,18 +320,20 @@ class ResponsesStream:
         current.logprobs += logprobs
         return self._text_event("delta", delta=text, logprobs=logprobs)
 
-    def _closed(self) -> bytes:
+    def _closed(self, status: Status) -> bytes:
+        """The end of the item whose text is all there, if there is one."""
         current = self._open
-        assert current is not None
+        if current is None or not self._has_closed:
+            return b""
         text = "".join(current.texts)
-        item = self._call.filled(current.item, "completed", text, current.logprobs)
+        item = self._call.filled(current.item, status, text, current.logprobs)
         current.item = item
         frames = self._text_done(text)
         if (part := self._part(text)) is not None:
             frames += self._part_event("done", part)
         frames += self._item("done", item)
         self._output.append(item)
-        self._open = None
+        self._open, self._has_closed = None, False
         return frames
 
     def _part(self, text: str) -> _Part | None:
@@ -381,17 +405,13 @@ class ResponsesStream:
         return self._sequence - 1
 
 
-Keep = Callable[[Response, tuple[Item, ...]], None]
-"""Takes a response that is over, and all items of the conversation up to it."""
-
-
 @dataclass(frozen=True, slots=True)
 class ResponsesCall:
     """A parsed request and how to answer it; a `Call`."""
 
     parsed: ResponsesRequest
     seal: Seal
-    keep_response: Keep
+    own: OwnResponses
 
     @property
     def request(self) -> GenerationRequest:
@@ -410,11 +430,17 @@ class ResponsesCall:
         return self.parsed.shows_summary
 
     def stream(self, head: Head) -> ResponsesStream:
-        return ResponsesStream(head, self)
+        stream = ResponsesStream(head, self)
+        self.own.store.running[head.id] = stream
+        return stream
 
     def complete(self, head: Head, completions: Sequence[Completion]) -> bytes:
         [completion] = completions
-        output = [self._told(block) for block in completion.blocks]
+        last = len(completion.blocks) - 1
+        output = [
+            self._told(block, _last_status(completion.finished) if index == last else "completed")
+            for index, block in enumerate(completion.blocks)
+        ]
         response = self.ended(head, output, completion.finished)
         self.keep(response)
         return msgspec.json.encode(response)
@@ -453,16 +479,20 @@ class ResponsesCall:
         response = self.response(head, "incomplete" if is_cut else "completed", output)
         if is_cut:
             response.incomplete_details = _IncompleteDetails("max_output_tokens")
-            if output:
-                output[-1].status = "incomplete"
         response.usage = _usage(finished.usage)
         return response
 
     def keep(self, response: Response) -> None:
         """Store it for who goes on from it, unless it may not be."""
-        if self.parsed.stores:
-            ours = msgspec.convert(msgspec.to_builtins(response.output), tuple[Item, ...])
-            self.keep_response(response, (*self.parsed.history, *self.parsed.items, *ours))
+        if not self.parsed.stores:
+            return
+        asked = [listed(item) for item in self.parsed.items]
+        turn = Turn(
+            msgspec.json.encode(asked),
+            msgspec.json.encode(response.output),
+            (*(item.id for item in asked if item.id is not None), *(item.id for item in response.output)),
+        )
+        self.own.keep(response.id, msgspec.json.encode(response), (*self.parsed.history, turn))
 
     def item(self, event: BlockOpened | Block, status: Status, text: str) -> _OutputItem:
         """The item of a block."""
@@ -472,11 +502,11 @@ class ResponsesCall:
             case "reasoning":
                 return _ReasoningItem(_id("rs"), status, [], [])
             case "tool":
-                name = event.name or ""
-                namespace = self.parsed.namespaces.get(name)
-                if name in self.parsed.customs:
-                    return _CustomCallItem(_id("ctc"), status, event.call_id or "", name, text, namespace)
-                return _CallItem(_id("fc"), status, event.call_id or "", name, text, namespace)
+                call_id, called = event.call_id or "", event.name or ""
+                tool = self.parsed.tools.get(called, OwnTool(called))
+                if tool.is_custom:
+                    return _CustomCallItem(_id("ctc"), status, call_id, tool.name, text, tool.namespace)
+                return _CallItem(_id("fc"), status, call_id, tool.name, text, tool.namespace)
 
     def filled(self, item: _OutputItem, status: Status, text: str, logprobs: list[_Logprob]) -> _OutputItem:
         """The item with its whole text."""
@@ -497,30 +527,35 @@ class ResponsesCall:
             case _CustomCallItem():
                 return msgspec.structs.replace(item, status=status, input=text)
 
-    def _told(self, block: Block) -> _OutputItem:
-        item = self.item(block, "completed", "")
+    def _told(self, block: Block, status: Status) -> _OutputItem:
+        item = self.item(block, status, "")
         text = block.text
         if isinstance(item, _CustomCallItem):
             text = StringField("input").feed(text)
-        return self.filled(item, "completed", text, [_logprob(token) for token in block.logprobs])
+        if block.kind == "tool":
+            status = "completed" if block.is_whole else "incomplete"
+        return self.filled(item, status, text, [_logprob(token) for token in block.logprobs])
 
 
 class ResponsesDialect(OpenAIErrors):
-    """The Responses API; a `Dialect`. `history_of` and `keep_response` are the store's."""
+    """The Responses API; a `Dialect`."""
 
     id_prefix = "resp_"
 
-    def __init__(self, history_of: History, keep_response: Keep, seal_key: bytes | None = None) -> None:
-        """`seal_key` seals thoughts; by default it is this process's own."""
-        self._history_of = history_of
-        self._keep_response = keep_response
-        self._seal = Seal(seal_key or secrets.token_bytes(32))
+    def __init__(self, store: ResponsesStore, seal_key: bytes) -> None:
+        """`seal_key` seals thoughts that leave the server."""
+        self._store = store
+        self._seal = Seal(seal_key)
 
-    def parse(self, body: bytes, headers: Headers) -> ResponsesCall:
+    def parse(self, body: bytes, headers: Headers, client: str) -> ResponsesCall:
         """Parse a request body; raises InvalidRequest."""
-        return ResponsesCall(
-            parse_responses(body, self._seal, self._history_of), self._seal, self._keep_response
-        )
+        own = OwnResponses(self._store, client)
+        return ResponsesCall(parse_responses(body, self._seal, own), self._seal, own)
+
+
+def _last_status(finished: Finished) -> Status:
+    """Of the last item of an answer."""
+    return "incomplete" if finished.reason == "length" else "completed"
 
 
 def _frame(event: Any) -> bytes:
@@ -528,7 +563,7 @@ def _frame(event: Any) -> bytes:
 
 
 def _id(prefix: str) -> str:
-    return f"{prefix}_{secrets.token_hex(_ID_BYTES)}"
+    return f"{prefix}_{secrets.token_hex(ID_BYTES)}"
 
 
 def _logprob(token: TokenLogprob) -> _Logprob:

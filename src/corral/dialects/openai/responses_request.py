@@ -1,38 +1,22 @@
 """Requests of `POST /v1/responses`, parsed.
 
-A field whose effect corral does not have is refused by name. One that promises nothing a client could
-notice is accepted, and unknown fields pass: Codex sends new ones with every release.
-
-| field | taken |
-|---|---|
-| `input` | a string, or items: messages, reasoning, calls of functions and custom tools and their outputs |
-| `instructions` | what the model is told first; not carried over by `previous_response_id` |
-| `previous_response_id` | the conversation so far, if it is still stored |
-| `max_output_tokens` | 1 and more; lowered to what the context has room for |
-| `temperature`, `top_p` | 0 to 2, 0 to 1 |
-| `tools` | functions, custom tools, namespaces of them; hosted tools are passed over |
-| `tool_choice` | auto, none, required, a function, a custom tool, `allowed_tools` |
-| `parallel_tool_calls` | true by default |
-| `reasoning.effort`, `reasoning.summary` | `none` turns thinking off; a summary is the thought itself |
-| `text.format` | text, json_object, json_schema |
-| `include`, `top_logprobs` | `reasoning.encrypted_content` and `message.output_text.logprobs` |
-| `store`, `stream` | `store` is true by default |
-
-Refused: `background`, `conversation`, `prompt`, `truncation: "auto"`, images and files. Accepted without
-effect: `metadata`, `user`, `service_tier`, the `prompt_cache_*` fields, `safety_identifier`,
-`client_metadata`, `stream_options`, `max_tool_calls` (there are no hosted tools to count),
-`text.verbosity`.
+What is taken of it, and what not, is in `responses_fields`.
 
 Sources: https://platform.openai.com/docs/api-reference/responses/create and the types of openai-python 3.57.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+import secrets
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
+from corral.dialects.fields import refuse
+from corral.dialects.openai.responses_fields import REFUSED
+from corral.dialects.openai.responses_store import OwnResponses, Turn
 from corral.dialects.seal import Seal
 from corral.dialects.wire import NOTHING, decode, present
 from corral.errors import InvalidRequest, PreviousResponseNotFound
@@ -60,6 +44,8 @@ _ROLES: Final[dict[str, Role]] = {
     "system": "system",
     "developer": "developer",
 }
+ID_BYTES: Final = 12
+_ID_PREFIXES: Final = {"message": "msg", "reasoning": "rs", "function_call": "fc", "custom_tool_call": "ctc"}
 
 
 class Part(msgspec.Struct, omit_defaults=True):
@@ -75,6 +61,7 @@ class Item(msgspec.Struct, omit_defaults=True):
 
     type: str | None = None
     id: str | None = None
+    status: str | None = None
     role: str | None = None
     content: str | list[Part] | None = None
     summary: list[Part] | None = None
@@ -85,6 +72,8 @@ class Item(msgspec.Struct, omit_defaults=True):
     arguments: str | None = None
     input: str | None = None
     output: str | list[Part] | None = None
+    action: msgspec.Raw = NOTHING
+    operation: msgspec.Raw = NOTHING
 
 
 class _Tool(msgspec.Struct, omit_defaults=True):
@@ -146,14 +135,20 @@ class _Body(msgspec.Struct, kw_only=True):
     stream: bool | None = None
     metadata: dict[str, str] | None = None
     user: str | None = None
-    service_tier: str | None = None
-    background: bool | None = None
+    background: object = None
     conversation: object = None
     prompt: object = None
-    truncation: str | None = None
+    truncation: object = None
+    moderation: object = None
+    personality: object = None
+    stream_options: object = None
 
 
 _decoder: Final = msgspec.json.Decoder(_Body)
+_Names = Mapping[tuple[str | None, str], str]
+"""What the model knows a tool as, by its namespace and the name that it has there."""
+
+_item_decoder: Final = msgspec.json.Decoder(list[Item])
 _json: Final = msgspec.json.Encoder()
 
 
@@ -177,11 +172,20 @@ class Echo:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnTool:
+    """A tool as its client calls it. Where `is_custom`, its input is free text."""
+
+    name: str
+    namespace: str | None = None
+    is_custom: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ResponsesRequest:
     """A request, and what only its dialect needs to know.
 
-    `items` are its own input, `history` what an earlier response had before it. `customs` are the names of
-    custom tools, `namespaces` those of tools in one.
+    `items` are its own input, `history` the turns of the conversation before it. `tools` are the tools of the
+    client by the names that the model knows them by.
     """
 
     request: GenerationRequest
@@ -192,39 +196,38 @@ class ResponsesRequest:
     seals_thoughts: bool
     items: tuple[Item, ...]
     echo: Echo
-    history: tuple[Item, ...] = ()
-    customs: frozenset[str] = frozenset()
-    namespaces: dict[str, str] = field(default_factory=dict)
+    history: tuple[Turn, ...] = ()
+    tools: Mapping[str, OwnTool] = field(default_factory=dict)
 
 
-History = Callable[[str], "tuple[Item, ...] | None"]
-"""All items of a stored response and of those before it, by its id; None where it is not stored."""
-
-
-def parse_responses(body: bytes, seal: Seal, history_of: History) -> ResponsesRequest:
+def parse_responses(body: bytes, seal: Seal, own: OwnResponses) -> ResponsesRequest:
     """Parse a request body; raises InvalidRequest, also where `previous_response_id` is not known."""
     wire = decode(_decoder, body)
-    _refuse_what_has_no_effect(wire)
-    history: tuple[Item, ...] = ()
+    refuse(wire, REFUSED)
+    history: tuple[Turn, ...] = ()
     if wire.previous_response_id is not None:
-        found = history_of(wire.previous_response_id)
+        found = own.conversation(wire.previous_response_id)
         if found is None:
             raise PreviousResponseNotFound(
-                f"There is no stored response {wire.previous_response_id!r}.", param="previous_response_id"
+                f"Previous response with id '{wire.previous_response_id}' not found.",
+                param="previous_response_id",
             )
         history = found
-    items = _items(wire)
-    tools = list(_flat(wire.tools or (), None))
+    items = _items(wire, own)
+    tools = _named(_flat(wire.tools or (), None))
+    names = {(own_tool.namespace, own_tool.name): tool.name for tool, own_tool in tools}
     include = set(wire.include or ())
-    messages = _messages(wire.instructions, (*history, *items), seal)
+    before = [item for turn in history for item in items_of(turn)]
+    messages = _messages(wire.instructions, (*before, *items), names, seal)
+    stores = wire.store is not False and own.store.keeps
     request = GenerationRequest(
         messages=messages,
         sampling=_sampling(wire),
         max_tokens=wire.max_output_tokens,
         is_clipped=True,
         top_logprobs=(wire.top_logprobs or 0) if "message.output_text.logprobs" in include else None,
-        tools=tuple(tool for tool, _, _ in tools),
-        tool_choice=_tool_choice(wire, {tool.name for tool, _, _ in tools}),
+        tools=tuple(tool for tool, _ in tools),
+        tool_choice=_tool_choice(wire, names),
         calls_in_parallel=wire.parallel_tool_calls is not False,
         thinking=_thinking(wire.reasoning),
         grammar=_grammar(wire.text),
@@ -233,26 +236,14 @@ def parse_responses(body: bytes, seal: Seal, history_of: History) -> ResponsesRe
         request=request,
         model=wire.model,
         wants_stream=bool(wire.stream),
-        stores=wire.store is not False,
+        stores=stores,
         shows_summary=bool(wire.reasoning and (wire.reasoning.summary or wire.reasoning.generate_summary)),
         seals_thoughts="reasoning.encrypted_content" in include,
         items=items,
         history=history,
-        echo=_echo(wire),
-        customs=frozenset(tool.name for tool, is_custom, _ in tools if is_custom),
-        namespaces={tool.name: space for tool, _, space in tools if space is not None},
+        echo=_echo(wire, stores=stores),
+        tools={tool.name: own_tool for tool, own_tool in tools},
     )
-
-
-def _refuse_what_has_no_effect(wire: _Body) -> None:
-    for name, harmless in (
-        ("background", (None, False)),
-        ("conversation", (None,)),
-        ("prompt", (None,)),
-        ("truncation", (None, "disabled")),
-    ):
-        if getattr(wire, name) not in harmless:
-            raise InvalidRequest(f"'{name}' is not supported by this server.", param=name)
 
 
 def _sampling(wire: _Body) -> Sampling:
@@ -263,17 +254,45 @@ def _sampling(wire: _Body) -> Sampling:
 # Input
 
 
-def _items(wire: _Body) -> tuple[Item, ...]:
+def items_of(turn: Turn) -> list[Item]:
+    """The items of a turn, asked and said."""
+    return [*_item_decoder.decode(turn.asked), *_item_decoder.decode(turn.said)]
+
+
+def listed(item: Item) -> Item:
+    """An item of a request as the API lists it: with an id, its type, and its content in parts."""
+    kind = item.type or "message"
+    content = item.content
+    if isinstance(content, str):
+        content = [Part("output_text" if item.role == "assistant" else "input_text", content)]
+    id = item.id or f"{_ID_PREFIXES.get(kind, 'item')}_{secrets.token_hex(ID_BYTES)}"
+    return msgspec.structs.replace(item, id=id, type=kind, content=content, status=item.status or "completed")
+
+
+def _items(wire: _Body, own: OwnResponses) -> tuple[Item, ...]:
     if wire.input is None:
         if wire.previous_response_id is None:
             raise InvalidRequest("Missing required parameter: 'input'.", param="input")
         return ()
     if isinstance(wire.input, str):
         return (Item(type="message", role="user", content=wire.input),)
-    return tuple(wire.input)
+    return tuple(
+        _referred(item, index, own) if item.type == "item_reference" else item
+        for index, item in enumerate(wire.input)
+    )
 
 
-def _messages(instructions: str | None, items: Sequence[Item], seal: Seal) -> tuple[Message, ...]:
+def _referred(item: Item, index: int, own: OwnResponses) -> Item:
+    """The item that a reference stands for: clients send these instead of what is stored here."""
+    turn = own.turn_with(item.id or "")
+    if turn is None:
+        raise InvalidRequest(f"Item with id '{item.id}' not found.", param=f"input[{index}]")
+    return next(found for found in items_of(turn) if found.id == item.id)
+
+
+def _messages(
+    instructions: str | None, items: Sequence[Item], names: _Names, seal: Seal
+) -> tuple[Message, ...]:
     """The conversation: what the assistant thought, said and called in a row is one message."""
     messages = [] if not instructions else [Message("system", instructions)]
     turn = _Turn()
@@ -284,8 +303,10 @@ def _messages(instructions: str | None, items: Sequence[Item], seal: Seal) -> tu
             turn.texts.append(_text(item.content, f"{path}.content"))
         elif kind == "reasoning":
             turn.thoughts.append(_thought(item, seal))
-        elif kind in ("function_call", "custom_tool_call"):
-            turn.calls.append(_call(item, path))
+        elif kind in ("function_call", "custom_tool_call") or (
+            kind.endswith("_call") and item.call_id is not None
+        ):
+            turn.calls.append(_call(item, kind, names, path))
         elif kind == "message":
             messages += turn.taken()
             role = _ROLES.get(item.role or "")
@@ -300,8 +321,6 @@ def _messages(instructions: str | None, items: Sequence[Item], seal: Seal) -> tu
                 )
             output = _text(item.output, f"{path}.output")
             messages.append(Message("tool", output, tool_call_id=item.call_id))
-        elif kind == "item_reference":
-            raise InvalidRequest(f"There is no stored item {item.id!r}.", param=path)
         # What hosted tools did elsewhere (web_search_call and its kin) says nothing to this model.
     messages += turn.taken()
     if not messages:
@@ -353,22 +372,43 @@ def _thought(item: Item, seal: Seal) -> str:
     return "\n".join(part.text or "" for part in item.summary or ())
 
 
-def _call(item: Item, path: str) -> ToolCall:
-    for name in ("call_id", "name"):
+def _call(item: Item, kind: str, names: _Names, path: str) -> ToolCall:
+    """A call that a client ran: of a function, of a custom tool, or of what it has by another name."""
+    is_named = kind in ("function_call", "custom_tool_call")
+    for name in ("call_id", "name") if is_named else ("call_id",):
         if getattr(item, name) is None:
             raise InvalidRequest(f"Missing required parameter: '{path}.{name}'.", param=f"{path}.{name}")
-    if item.type == "custom_tool_call":
+    if kind == "custom_tool_call":
         arguments = _json.encode({"input": item.input or ""}).decode()
-    else:
+    elif kind == "function_call":
         arguments = item.arguments or "{}"
-    return ToolCall(item.call_id or "", item.name or "", arguments)
+    else:  # local_shell_call and its kin
+        raw = present(item.action) or present(item.operation) or b"{}"
+        arguments = raw.decode()
+    name = item.name or kind.removesuffix("_call")
+    return ToolCall(item.call_id or "", names.get((item.namespace, name), name), arguments)
 
 
 # Tools, thoughts, structure
 
 
-def _flat(tools: Iterable[_Tool], namespace: str | None) -> Iterator[tuple[Tool, bool, str | None]]:
-    """Tools that a client runs: each with whether its input is free text, and its namespace."""
+def _named(tools: Iterable[tuple[Tool, OwnTool]]) -> list[tuple[Tool, OwnTool]]:
+    """The tools by names that differ: those of a namespace get its name too, where another has theirs."""
+    tools = list(tools)
+    counts = Counter(tool.name for tool, _ in tools)
+    return [
+        (
+            replace(tool, name=f"{own_tool.namespace}__{tool.name}")
+            if counts[tool.name] > 1 and own_tool.namespace
+            else tool,
+            own_tool,
+        )
+        for tool, own_tool in tools
+    ]
+
+
+def _flat(tools: Iterable[_Tool], namespace: str | None) -> Iterator[tuple[Tool, OwnTool]]:
+    """The tools that a client runs."""
     for index, tool in enumerate(tools):
         if tool.type == "namespace":
             yield from _flat(tool.tools or (), tool.name)
@@ -376,10 +416,11 @@ def _flat(tools: Iterable[_Tool], namespace: str | None) -> Iterator[tuple[Tool,
             if not tool.name:
                 raise InvalidRequest(f"Missing required parameter: 'tools[{index}].name'.", param="tools")
             if tool.type == "custom":
-                yield Tool(tool.name, _described(tool), CUSTOM_PARAMETERS), True, namespace
+                custom = OwnTool(tool.name, namespace, is_custom=True)
+                yield Tool(tool.name, _described(tool), CUSTOM_PARAMETERS), custom
             else:
                 parameters = _NO_PARAMETERS if present(tool.parameters) is None else tool.parameters
-                yield Tool(tool.name, tool.description or "", parameters), False, namespace
+                yield Tool(tool.name, tool.description or "", parameters), OwnTool(tool.name, namespace)
 
 
 def _described(tool: _Tool) -> str:
@@ -392,7 +433,7 @@ def _described(tool: _Tool) -> str:
     return told.strip()
 
 
-def _tool_choice(wire: _Body, names: set[str]) -> ToolChoice:
+def _tool_choice(wire: _Body, names: _Names) -> ToolChoice:
     choice = wire.tool_choice
     if choice is None or choice == "auto":
         return ToolChoice()
@@ -410,10 +451,13 @@ def _tool_choice(wire: _Body, names: set[str]) -> ToolChoice:
         mode = choice.mode or "auto"
     else:
         return ToolChoice()  # a hosted tool, which is not here
+    shown: list[str] = []
     for name in wanted:
-        if name not in names:
+        found = [known for (_, own_name), known in names.items() if own_name == name]
+        if not found:
             raise InvalidRequest(f"There is no tool named {name!r}.", param="tool_choice")
-    return ToolChoice(mode, tuple(wanted))
+        shown += found
+    return ToolChoice(mode, tuple(shown))
 
 
 def _thinking(reasoning: _Reasoning | None) -> Thinking:
@@ -438,7 +482,7 @@ def _grammar(text: _Text | None) -> Grammar | None:
     )
 
 
-def _echo(wire: _Body) -> Echo:
+def _echo(wire: _Body, *, stores: bool) -> Echo:
     choice = wire.tool_choice if wire.tool_choice is not None else "auto"
     reasoning = wire.reasoning or _Reasoning()
     sampling = Sampling()
@@ -456,7 +500,7 @@ def _echo(wire: _Body) -> Echo:
         text=_raw({"format": form}),
         metadata=wire.metadata or {},
         user=wire.user,
-        store=wire.store is not False,
+        store=stores,
     )
 
 

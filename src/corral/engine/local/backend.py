@@ -179,8 +179,11 @@ class KvCache(Protocol):
 class Sampler(Protocol):
     """Picks the tokens of one sequence; holds its random state and the tokens its penalties look at."""
 
-    def sample(self, row: int) -> int:
-        """Pick from row `row` of the last step's logits, and remember the pick."""
+    def sample(self, row: int, allowed: NDArray[np.bool_] | None = None) -> int:
+        """Pick from row `row` of the last step's logits, and remember the pick.
+
+        `allowed` says which tokens may be picked, at least one: [vocabulary]; None: all.
+        """
         ...
 
     def close(self) -> None:
@@ -207,6 +210,10 @@ class Backend(Protocol):
     @property
     def batch_rows(self) -> int:
         """Most rows of logits one step may ask for, all chunks together."""
+        ...
+
+    def warm_up(self) -> None:
+        """Compute one token and forget it; before anything else, once. Raises StartupError if that fails."""
         ...
 
     def decode(self, chunks: Sequence[Chunk]) -> None:

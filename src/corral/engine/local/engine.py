@@ -5,16 +5,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
+from typing import TypeVar
 
 import trio
 
 from corral.engine.contract import Capacity, Prepared, Sink, Waste
 from corral.engine.local.backend import Backend
+from corral.engine.local.constraints import Constraint
 from corral.engine.local.drafts.model import DraftModel
 from corral.engine.local.options import EngineOptions
 from corral.engine.local.prompts import bounds
 from corral.engine.local.prompts.inline import InlinePrompts
 from corral.engine.local.prompts.writer import PromptWriter
+from corral.engine.local.shaping import Shaping
 from corral.engine.local.task import Delivery, Task
 from corral.engine.local.texts import LocalTexts
 from corral.engine.local.worker import Worker
@@ -24,14 +27,22 @@ from corral.request import GenerationRequest
 
 logger = logging.getLogger("corral.engine")
 
+Result = TypeVar("Result")
+
+THREADS = 2
+"""Grammars and samplers that are made ready at the same time."""
+
 
 @dataclass(frozen=True, slots=True)
 class LocalPrepared:
-    """A request that fits, with its prompt's tokens."""
+    """A request that fits, with its prompt's tokens, and how its answer is read and held to a form."""
 
     request: GenerationRequest
     prompt: list[int]
     max_tokens: int
+    ending: str
+    """How the prompt ends, as text."""
+    constraint: Constraint | None = None
 
     @property
     def prompt_tokens(self) -> int:
@@ -77,6 +88,7 @@ class LocalEngine:
         self._draft_model = None if draft_backend is None else DraftModel(draft_backend, backend)
         self.failure: EngineFailed | None = None
         self._backend = backend
+        self._draft_backend = draft_backend
         self._prompts = model.prompts or InlinePrompts(PromptWriter(model.chat_format, model.vocabulary))
         self.texts = LocalTexts(
             self._prompts,
@@ -84,6 +96,9 @@ class LocalEngine:
             limit_tokens=request_ctx_tokens,
             limit_bytes=request_ctx_tokens * self._longest_token_bytes,
         )
+        self._shaping: Shaping | None = None
+        self._blocking: trio.Nursery | None = None
+        self._threads = trio.CapacityLimiter(THREADS)
         self._sinks: dict[int, Sink] = {}
         self._keys = count(1)
         self._worker: Worker | None = None
@@ -93,7 +108,9 @@ class LocalEngine:
         return None if self._worker is None else self._worker.step_age_s
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Own the worker thread until cancelled. Raises StartupError if no prompt can be written.
+        """Own the worker thread until cancelled.
+
+        Raises StartupError if no token can be computed, or no prompt written.
 
         Cancelling returns once the thread has ended, which takes at most the step it is in: the thread
         is never abandoned, since it holds the model. If the worker dies, every task gets Failed, later
@@ -104,9 +121,12 @@ class LocalEngine:
         def deliver(delivery: Delivery) -> None:
             to_trio.run_sync_soon(self._deliver, delivery)
 
-        await self._prompts.ready()
+        await trio.to_thread.run_sync(self._warm_up)
+        learned = await self._prompts.ready()
+        self._shaping = await trio.to_thread.run_sync(Shaping, learned, self._backend.model.vocabulary)
         worker = Worker(self._backend, self._options, deliver=deliver, draft_model=self._draft_model)
         async with trio.open_nursery() as nursery:
+            self._blocking = nursery
             nursery.start_soon(self._prompts.run)
             nursery.start_soon(self._supervise, worker)
             self._worker = worker
@@ -114,13 +134,13 @@ class LocalEngine:
             try:
                 await trio.sleep_forever()
             finally:
-                self._worker = None
+                self._worker = self._blocking = None
                 worker.stop_nowait()
 
-    async def prepare(self, request: GenerationRequest, *, client: str) -> LocalPrepared:
-        """Render and tokenize a request off the event loop, and see that it fits.
+    def check(self, request: GenerationRequest) -> None:
+        """Refuse tokens that the model does not have, and a prompt that is certain not to fit.
 
-        Raises InvalidRequest or ContextExceeded. Cancelling leaves at once.
+        Raises InvalidRequest or ContextExceeded.
         """
         known = len(self._backend.model.vocabulary.pieces)
         named = [("logit_bias", token) for token, _ in request.sampling.logit_bias]
@@ -130,14 +150,53 @@ class LocalEngine:
         for param, token in named:
             if token >= known:
                 raise InvalidRequest(f"token {token} is not one of the model's {known}", param=param)
-        limit_tokens = self.capacity.request_ctx_tokens
-        bounds.check(request, limit_tokens=limit_tokens, longest_token_bytes=self._longest_token_bytes)
-        if request.sampling.dry is not None:
-            ready = partial(self._backend.model.make_ready, request.sampling)
-            await trio.to_thread.run_sync(ready, abandon_on_cancel=True)
-        prompt = await self._prompts.prompt(request, client=client, limit_tokens=limit_tokens)
+        bounds.check(
+            request,
+            limit_tokens=self.capacity.request_ctx_tokens,
+            longest_token_bytes=self._longest_token_bytes,
+        )
+
+    async def prepare(self, request: GenerationRequest, *, client: str) -> LocalPrepared:
+        """Render and tokenize a request that was checked off the event loop, and see that it fits.
+
+        Raises InvalidRequest or ContextExceeded. Cancelling leaves at once.
+        """
+        prompt = await self._prompts.prompt(
+            request, client=client, limit_tokens=self.capacity.request_ctx_tokens
+        )
         tokens = prompt.tokens.tolist()
-        return LocalPrepared(request, tokens, self._output_tokens(request, len(tokens)))
+        max_tokens = self._output_tokens(request, len(tokens))
+        constraint = None
+        if request.sampling.dry is not None or Shaping.compiles(request):
+            constraint = await self._in_thread(partial(self._made_ready, request, prompt.ending))
+        return LocalPrepared(request, tokens, max_tokens, prompt.ending, constraint)
+
+    def _made_ready(self, request: GenerationRequest, ending: str) -> Constraint | None:
+        """What takes long of a request, before it gets to the engine's thread."""
+        assert self._shaping is not None
+        self._backend.model.make_ready(request.sampling)
+        return self._shaping.constraint(request, ending)
+
+    async def _in_thread(self, work: Callable[[], Result]) -> Result:
+        """Do what looks at the model in a thread. Cancelling leaves at once; `run` waits for it."""
+        if self._blocking is None:
+            raise self.failure or EngineFailed("the engine is not running")
+        done = trio.Event()
+        results: list[Result] = []
+        errors: list[Exception] = []
+
+        async def run() -> None:
+            try:
+                results.append(await trio.to_thread.run_sync(work, limiter=self._threads))
+            except Exception as error:
+                errors.append(error)
+            done.set()
+
+        self._blocking.start_soon(run)
+        await done.wait()
+        if errors:
+            raise errors[0]
+        return results[0]
 
     def submit(self, prepared: Prepared, choice: int, sink: Sink, *, max_tokens: int) -> LocalHandle:
         """Start a sequence. The caller holds one of the free slots, and `prepared` is of this engine.
@@ -146,7 +205,7 @@ class LocalEngine:
         """
         if not isinstance(prepared, LocalPrepared):
             raise TypeError(f"a request that was prepared elsewhere: {prepared!r}")
-        if self._worker is None or self.failure is not None:
+        if self._worker is None or self._shaping is None or self.failure is not None:
             raise self.failure or EngineFailed("the engine is not running")
         request, key = prepared.request, next(self._keys)
         sampling = request.sampling.of_choice(choice)
@@ -161,6 +220,9 @@ class LocalEngine:
             includes_stop=request.includes_stop,
             shows_control=request.shows_control,
             scores_prompt=request.scores_prompt,
+            form=self._shaping.form(request, prepared.ending),
+            constraint=prepared.constraint,
+            thought=self._shaping.thought(request),
         )
         self._worker.submit_nowait(task)
         return LocalHandle(key, self)
@@ -176,10 +238,17 @@ class LocalEngine:
         if self._worker is not None:
             self._worker.check_idle()
 
+    def _warm_up(self) -> None:
+        self._backend.warm_up()
+        if self._draft_backend is not None:
+            self._draft_backend.warm_up()
+
     def _output_tokens(self, request: GenerationRequest, prompt_tokens: int) -> int:
         limit = self.capacity.request_ctx_tokens
         room = limit - prompt_tokens
         wanted = request.max_tokens
+        if wanted is not None and request.is_clipped:
+            wanted = min(wanted, max(room, 1))
         if room < 1 or (wanted is not None and wanted > room):
             asked = f" and {wanted} of output" if wanted is not None and room >= 1 else ""
             raise ContextExceeded(

@@ -13,3 +13,4 @@ class EngineOptions:
     host_cache_bytes: int = 0
     prompt_lookup: bool = True
     stream_interval_ms: float = 0.0
+    deterministic: bool = False

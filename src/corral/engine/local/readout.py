@@ -6,6 +6,7 @@ from time import perf_counter
 from corral.engine.local.backend import Backend
 from corral.engine.local.cache.cache import CacheBooks
 from corral.engine.local.drafts.drafter import Drafter
+from corral.engine.local.prompts.control import ControlTexts
 from corral.engine.local.running import Running
 from corral.events import Event, FinishReason, Sampled, TokenLogprob
 
@@ -19,9 +20,9 @@ class Readout:
         self._drafter = drafter
         self._pieces = backend.model.vocabulary.pieces
         self._end_tokens = backend.model.vocabulary.end_tokens
-        self._control_pieces = {
-            token: name.encode() for name, token in backend.model.vocabulary.control_texts.items()
-        }
+        vocabulary = backend.model.vocabulary
+        texts = ControlTexts(vocabulary.control_texts, vocabulary.user_texts)
+        self._controls = {token: text for text, token in texts.tokens.items()}
 
     def advance(self, running: Running, row: int, draft: Sequence[int]) -> tuple[list[Event], bool]:
         """Sample one token from `row`, then check the draft in the rows behind it while it holds.
@@ -36,7 +37,7 @@ class Readout:
         reason: FinishReason | None = None
         accepted = 0
         for drafted in (*draft, None):
-            token = running.sampler.sample(row + accepted)
+            token = running.pick(row + accepted)
             reason = self._take(running, token, row + accepted, said)
             if reason is not None or token != drafted:
                 break
@@ -50,7 +51,7 @@ class Readout:
         events = told + said
         if reason is None:
             return events, False
-        events += running.decoder.finish()
+        events += running.decoder.finish(reason)
         if running.decoder.stopped is not None:  # what was held back ended in a stop string after all
             reason = "stop_sequence"
         events.append(running.finished(reason))
@@ -69,13 +70,14 @@ class Readout:
         logprob: TokenLogprob | None = None
         if task.top_logprobs is not None:
             logprob = self._backend.logprobs(row, token, task.top_logprobs)
-        piece = self._pieces[token]
-        if task.shows_control:
-            piece = self._control_pieces.get(token, piece)
-        events += decoder.feed(piece, logprob)
-        if decoder.stopped is not None:
-            return "stop_sequence"
+        piece, control = self._pieces[token], self._controls.get(token, "")
+        if control and not decoder.knows(control) and (piece or task.shows_control):
+            piece, control = control.encode(), ""
+        events += decoder.feed(piece, logprob, control)
+        if decoder.ended is not None:
+            return decoder.ended
         if running.completion_tokens >= task.max_tokens:
             return "length"
         running.lane.tokens.append(token)
+        running.heed_budget()
         return None

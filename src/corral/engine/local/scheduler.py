@@ -11,6 +11,8 @@ Rules
 - A prompt begins with what the cache has of it (cache/cache.py). If somebody in front of it is just computing
   what they share, it waits for that instead of computing it too.
 - Who cannot begin for want of room waits, and nobody overtakes it into that room.
+- Where the steps of a prompt may depend on nothing but the prompt (`chunk_tokens`), a prefill step is one
+  whole chunk of one lane, whatever the budget says.
 - When growth outruns the cache, the youngest lane steps back: what it computed becomes a kept prefix itself,
   and later it begins again with whatever is left of that (vLLM calls this preemption by recomputation). The
   oldest never does, and one lane always fits the cache by itself, so the oldest always advances and every
@@ -49,6 +51,8 @@ class Scheduler:
     cache: CacheBooks
     batch_tokens: int
     batch_rows: int
+    chunk_tokens: int = 0
+    """A prompt is computed in chunks that end at multiples of this; 0: as the budgets have it."""
     running: list[Lane] = field(default_factory=list)
     _is_prefill_turn: bool = False
 
@@ -106,7 +110,8 @@ class Scheduler:
         decodes = any(lane.is_decoding for lane in self.running)
         is_prefill = not decodes or self._is_prefill_turn or prefill_first
         self._is_prefill_turn = not is_prefill
-        chunks = self._prefill_chunks(min(prefill_tokens, self.batch_tokens)) if is_prefill else []
+        budget = self.chunk_tokens or min(prefill_tokens, self.batch_tokens)
+        chunks = self._prefill_chunks(budget) if is_prefill else []
         is_prefill = bool(chunks)
         chunks = chunks or self._decode_chunks(drafts or {})
         self.cache.trim(len(self.running))
@@ -175,6 +180,8 @@ class Scheduler:
             own_rows = stop - start if lane.wants_scores else int(stop == len(lane.tokens))
             rows += own_rows
             chunks.append((lane, Chunk(lane.sequence, start, lane.tokens[start:stop], own_rows)))
+            if self.chunk_tokens:
+                break
         return chunks
 
     def _begin(self, lane: Lane, ahead: list[Lane]) -> bool:
@@ -190,7 +197,7 @@ class Scheduler:
             return False
         promised = max(
             (
-                common_prefix(other.prompt, lane.wanted)
+                self.cache.reusable(common_prefix(other.prompt, lane.wanted))
                 for other in ahead
                 if other.has_begun and other.computed < len(other.prompt)
             ),

@@ -11,6 +11,7 @@ from itertools import count
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from corral.engine.local.backend import (
     BackendLost,
@@ -21,6 +22,7 @@ from corral.engine.local.backend import (
     SavedSequence,
     StepAborted,
 )
+from corral.engine.local.prompts.contract import Prompts
 from corral.events import TokenLogprob
 from corral.request import Sampling
 
@@ -90,7 +92,7 @@ class ByteVocabulary:
 class ScriptedModel:
     """Speaks ChatML, in bytes."""
 
-    prompts = None
+    prompts: Prompts | None = None
 
     def __init__(self) -> None:
         self.vocabulary = ByteVocabulary()
@@ -181,8 +183,10 @@ class ScriptedSampler:
         self._sampled_tokens = 0
         backend.open_samplers += 1
 
-    def sample(self, row: int) -> int:
+    def sample(self, row: int, allowed: NDArray[np.bool_] | None = None) -> int:
         token = self._backend.script(self._backend.rows[row])
+        if allowed is not None and not allowed[token]:
+            token = int(np.flatnonzero(allowed)[0])
         vocabulary, sampling = self._backend.model.vocabulary, self._sampling
         self._sampled_tokens += 1
         is_early = self._sampled_tokens <= sampling.min_tokens
@@ -241,6 +245,9 @@ class ScriptedBackend:
         )
         self._on_step = on_step
         self._keep_steps = keep_steps
+
+    def warm_up(self) -> None:
+        """There is nothing to be found out."""
 
     def decode(self, chunks: Sequence[Chunk]) -> None:
         if self._on_step is not None:

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from corral.decoding.answer import AnswerForm
 from corral.engine.contract import Waste
+from corral.engine.local.constraints import Constraint
 from corral.errors import EngineFailed
 from corral.events import BlockDelta, Event, Sampled
 from corral.request import Sampling
@@ -22,10 +24,23 @@ class Task:
     includes_stop: bool = False
     shows_control: bool = False
     scores_prompt: bool = False
+    form: AnswerForm | None = None
+    """How the answer is read; None: it is text, whatever it looks like."""
+    constraint: Constraint | None = None
+    """What it must look like, once all thinking is over."""
+    thought: "ThoughtLimit | None" = None
 
     def is_last(self, token: int) -> bool:
         """Whether the request itself ends with this token."""
         return token in self.sampling.stop_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class ThoughtLimit:
+    """After `tokens` of thought, if that is a number, `closer` is said for the model; it never is empty."""
+
+    tokens: int | None
+    closer: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +57,18 @@ class Cancel:
 
 
 @dataclass(frozen=True, slots=True)
+class EndThought:
+    """Have a task answer now, if it is thinking."""
+
+    key: int
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """Forget everything and return."""
 
 
-Command = Submit | Cancel | Stop
+Command = Submit | Cancel | EndThought | Stop
 
 
 @dataclass(slots=True)

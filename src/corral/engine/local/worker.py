@@ -18,6 +18,7 @@ from corral.engine.local.backend import Backend, BackendLost, Chunk, SavedSequen
 from corral.engine.local.cache.cache import CacheBooks, KeepOptions
 from corral.engine.local.cache.operations import Copy, Cut, Drop, Forget, Load, Operation, Save
 from corral.engine.local.drafts.drafter import Drafter
+from corral.engine.local.drafts.forced import ForcedRuns
 from corral.engine.local.drafts.lookup import PromptLookup
 from corral.engine.local.drafts.model import DraftModel
 from corral.engine.local.drafts.proposer import Proposer
@@ -28,11 +29,15 @@ from corral.engine.local.pace import Pace
 from corral.engine.local.readout import Readout
 from corral.engine.local.running import Running
 from corral.engine.local.scheduler import Scheduler, Step
-from corral.engine.local.task import Cancel, Command, Delivery, Stop, Submit, Task
+from corral.engine.local.task import Cancel, Command, Delivery, EndThought, Stop, Submit, Task
 from corral.errors import CorralError, EngineFailed
 from corral.events import Failed, Prefill, TokenLogprob
 
 logger = logging.getLogger("corral.engine")
+
+CHUNK_TOKENS = 128
+"""Of a prompt, where its steps may depend on nothing else; from 64 on, chunks of any width are computed by
+the same kernels (docs/determinism.md)."""
 
 KEPT_SHARE = 4  # prefixes of ended tasks may hold one in so many tokens of a context
 
@@ -92,6 +97,10 @@ class Worker:
             if self._step_tokens.pop(key, 0) and 2 * sum(self._step_tokens.values()) <= self._step_size:
                 self._backend.abort()
 
+    def end_thought_nowait(self, key: int) -> None:
+        """Have a task answer now, if it is thinking. From any thread."""
+        self._commands.put(EndThought(key))
+
     def stop_nowait(self) -> None:
         """Make `run` return after the running step. From any thread."""
         self._commands.put(Stop())
@@ -150,6 +159,9 @@ class Worker:
                     # Not running any more: it has ended by itself, and its release is on its way.
                     if (running := self._running.get(key)) is not None:
                         self._release(running, delivery, cancelled_s=posted_s)
+                case EndThought(key):
+                    if (running := self._running.get(key)) is not None:
+                        running.end_thought()
                 case Stop():
                     return False
 
@@ -179,7 +191,7 @@ class Worker:
 
     def _step(self, delivery: Delivery) -> None:
         load = self._scheduler.load()
-        prefill_first = self._pace.prefill_first(load)
+        prefill_first = not self._options.deterministic and self._pace.prefill_first(load)
         drafts = {} if prefill_first else self._propose(load.decode_depth)
         budget = self._pace.prefill_tokens(load) if load.prefilling else 0
         step = self._scheduler.plan(budget, drafts, prefill_first=prefill_first)
@@ -221,7 +233,12 @@ class Worker:
                 wants[lane] = running.tokens_left - 1  # beside each draft a token of its own comes out
             elif lane.has_begun:
                 return {}
-        return self._drafter.propose(wants, depth)
+        drafts = self._drafter.propose(wants, depth)
+        return {
+            lane: fitting
+            for lane, draft in drafts.items()
+            if (fitting := self._running[lane.key].fitting(draft))
+        }
 
     def _decode(self, step: Step) -> float:
         """Compute a step, abortable; its time in ms."""
@@ -338,18 +355,30 @@ class Worker:
     def _open_books(self) -> None:
         """Begin with an empty cache."""
         shape, options = self._backend.cache.shape, self._options
+        chunk_tokens = CHUNK_TOKENS if options.deterministic else 0
         keep = KeepOptions(
-            reuses_prefixes=options.prefix_reuse,
+            # Where a memory cannot be cut, what was computed cannot be brought to the end of a chunk.
+            reuses_prefixes=options.prefix_reuse and (shape.can_cut or not options.deterministic),
+            chunk_tokens=chunk_tokens,
             kept_tokens=min(shape.ctx_tokens, shape.sequence_ctx_tokens) // KEPT_SHARE,
             saved_tokens=options.host_cache_bytes // shape.token_bytes,
         )
         self._cache = CacheBooks(shape, keep, self._costs)
-        self._scheduler = Scheduler(self._cache, self._backend.batch_tokens, self._backend.batch_rows)
+        self._scheduler = Scheduler(
+            self._cache, self._backend.batch_tokens, self._backend.batch_rows, chunk_tokens
+        )
         self._readout = Readout(self._backend, self._cache, self._drafter)
 
     def _proposers(self) -> list[Proposer]:
-        """Who guesses: by looking up what was said before, which costs nothing, else by a draft model."""
-        proposers: list[Proposer] = [PromptLookup()] if self._options.prompt_lookup else []
+        """Who guesses: what must come, else what was said before, which costs nothing, else a draft model.
+
+        Nobody where answers have to be deterministic: how wide a draft is depends on measured times.
+        """
+        if self._options.deterministic:
+            return []
+        proposers: list[Proposer] = [ForcedRuns(lambda lane: self._running[lane.key].certain())]
+        if self._options.prompt_lookup:
+            proposers.append(PromptLookup())
         return proposers if self._draft_model is None else [*proposers, self._draft_model]
 
     def _next_s(self) -> float | None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -224,10 +225,15 @@ async def test_clients_take_turns() -> None:
         assert order.index("b") <= 2
 
 
-async def test_a_small_prompt_does_not_wait_for_large_ones() -> None:
+@pytest.mark.parametrize(
+    "large",
+    [request("slow " * 100_000), GenerationRequest(messages=(Message("user", "loop"),) * 9)],
+    ids=["much text", "many messages"],
+)
+async def test_a_small_prompt_does_not_wait_for_large_ones(large: GenerationRequest) -> None:
     async with running(processes=2, deadline_s=60.0) as prompts, trio.open_nursery() as nursery:
         for client in ("a", "b"):
-            nursery.start_soon(written, prompts, "slow " * 100_000, client)
+            nursery.start_soon(partial(prompts.prompt, large, client=client, limit_tokens=10**7))
         await trio.testing.wait_all_tasks_blocked()
         assert await written(prompts, "x", client="c") == "x"
         nursery.cancel_scope.cancel()

@@ -13,6 +13,11 @@ from corral.engine.local.scripted import CONTROL_TEXTS, END, START, ByteVocabula
 from corral.errors import InvalidRequest
 from corral.request import GenerationRequest, Message, Role, Thinking, Tool, ToolCall
 
+CALLS = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content or '' }}{% for c in m.tool_calls or [] %}"
+    "<|call|>{{ c.function.name }}<|args|>{{ c.function.arguments | tojson }}<|/call|>"
+    "{% endfor %}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
 NAMES = {token: text.strip("<|>") for text, token in CONTROL_TEXTS.items()}
 
 
@@ -90,10 +95,13 @@ def test_a_last_message_of_the_assistant_is_left_open() -> None:
 
 @pytest.mark.parametrize(
     ("template", "role"),
-    [("{{ messages[0].role }}", "system"), ("{# developer #}{{ messages[0].role }}", "developer")],
+    [
+        ("{% for m in messages %}{{ m.role + ' ' + m.content }}{% endfor %}", "system"),
+        ("{# developer #}{% for m in messages %}{{ m.role + ' ' + m.content }}{% endfor %}", "developer"),
+    ],
 )
 def test_a_template_that_does_not_know_developers_sees_a_system_message(template: str, role: Role) -> None:
-    assert written(prompt(template, [Message("developer", "x")])) == role
+    assert written(prompt(template, [Message("developer", "x")])) == f"{role} x"
 
 
 @pytest.mark.parametrize(
@@ -112,9 +120,8 @@ def test_a_template_that_refuses_or_misbehaves_is_a_clear_error(template: str) -
 
 
 def test_tool_arguments_reach_the_template_as_objects() -> None:
-    template = "{{ messages[0].tool_calls[0].function.arguments.city }}"
-    call = ToolCall("1", "weather", '{"city": "Ulm"}')
-    assert written(prompt(template, [Message("assistant", "", tool_calls=(call,)), *user("x")])) == "Ulm"
+    spaced = CALLS.replace("tojson", "tojson(separators=(',', ':   '))")
+    assert '<|args|>{"city":   "Ulm"}' in written(prompt(spaced, call('{"city": "Ulm"}')))
 
 
 def test_a_bos_token_is_put_in_front_once() -> None:
@@ -211,13 +218,11 @@ def test_words_of_the_template_in_a_message_keep_their_meaning() -> None:
 
 @pytest.mark.parametrize("arguments", ["", "  ", "{}"])
 def test_no_arguments_are_an_empty_object(arguments: str) -> None:
-    template = "{{ messages[0].tool_calls[0].function.arguments | tojson }}"
-    assert written(prompt(template, call(arguments))) == "{}"
+    assert "<|args|>{}<|/call|>" in written(prompt(CALLS, call(arguments)))
 
 
 def test_arguments_that_are_no_json_are_shown_as_they_are() -> None:
-    template = "{{ messages[0].tool_calls[0].function.arguments }}"
-    assert written(prompt(template, call('{"a": 1'))) == '{"a": 1'
+    assert '<|args|>"{\\"a\\": 1"<|/call|>' in written(prompt(CALLS, call('{"a": 1')))
 
 
 @pytest.mark.parametrize("template", [SHOWS_ALL, "{{ '\\ud800' }}"])

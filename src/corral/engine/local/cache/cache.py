@@ -10,6 +10,7 @@ Rules
 - Making room is moving out: a kept prefix is saved if copying it there and back costs less than computing it.
 - Attention passes over every cell in use, for each lane. So where what was moved out can come back, kept
   prefixes move out as soon as they would slow down those who run, not only when their cells are needed.
+- Where only whole chunks of prompts may be used again (`chunk_tokens`), nothing else is found or kept.
 
 What has to be done to the cache itself is booked as operations, in order: `take_operations` is the one door
 by which they leave. Until they are done the cache is behind its books.
@@ -35,10 +36,13 @@ class KeepOptions:
     """What may stay of ended lanes.
 
     `reuses_prefixes` off keeps nothing. At most `kept_tokens` stay in the KV cache beside running lanes, or
-    all there is room for if None; `saved_tokens` of those that leave it stay in the host's memory.
+    all there is room for if None; `saved_tokens` of those that leave it stay in the host's memory. Of a
+    prompt, as many tokens can be used again as there are in whole chunks of `chunk_tokens`, and none of an
+    answer; 0 where any can.
     """
 
     reuses_prefixes: bool = True
+    chunk_tokens: int = 0
     kept_tokens: int | None = None
     saved_tokens: int = 0
 
@@ -96,26 +100,31 @@ class CacheBooks:
         """Whether one lane can begin with what another one is still computing."""
         return self.shape.can_cut and self._options.reuses_prefixes
 
+    def reusable(self, tokens: int) -> int:
+        """How many of the first `tokens` of a prompt may be used again."""
+        chunk_tokens = self._options.chunk_tokens
+        return tokens - tokens % chunk_tokens if chunk_tokens else tokens
+
     def length(self, sequence: int) -> int:
         """Tokens of a sequence."""
         return self._cells.length(sequence)
 
     def find(self, lane: Lane) -> Source:
         """Where the longest computed prefix of what a lane wants lies."""
-        wanted, shape = lane.wanted, self.shape
+        wanted, shape = lane.wanted[: self.reusable(len(lane.wanted))], self.shape
         best = NOWHERE
         if (kept := self._kept.longest(wanted, whole_only=not shape.can_cut)) is not None:
-            best = Source(kept[1], sequence=kept[0])
+            best = Source(self.reusable(kept[1]), sequence=kept[0])
         if self.reuses_beginnings:
             for other in self._lanes:
-                length = min(common_prefix(other.prompt, wanted), other.computed)
+                length = self.reusable(min(common_prefix(other.prompt, wanted), other.computed))
                 if length > best.length:
                     best = Source(length, sequence=other.sequence)
         if (saved := self.saved.longest(wanted)) is not None:
-            state, length = saved
+            state, length = saved[0], self.reusable(saved[1])
             if length >= KEPT_TOKENS and self._is_worth_loading(state, length - best.length):
                 best = Source(length, state=state)
-        return best
+        return best if best.length else NOWHERE
 
     def take_operations(self) -> list[Operation]:
         """What is to be done to the cache now, in order, before anything is computed in it."""
@@ -153,6 +162,8 @@ class CacheBooks:
         if lane.sequence is None:
             return
         self._lanes.remove(lane)
+        if self._options.chunk_tokens and self._options.reuses_prefixes:
+            self.cut(lane, self.reusable(min(lane.computed, lane.prompt_tokens)))
         sequence, tokens = lane.sequence, lane.computed_tokens()
         self._cells.unpin(sequence)
         lane.step_back()

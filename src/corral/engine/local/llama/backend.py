@@ -64,6 +64,18 @@ class LlamaBackend:
             self.model.close()
             raise
 
+    def warm_up(self) -> None:
+        token = self.model.vocabulary.bos or 0
+        try:
+            self.decode([Chunk(0, 0, [token], 1)])
+        except EngineFailed as error:
+            raise StartupError(f"the model cannot compute a single token: {error.message}") from error
+        if np.isnan(self._row(0)).any():
+            raise StartupError(
+                "the model computes no numbers: its weights are damaged, or not for this build"
+            )
+        self.cache.remove(0, 0)
+
     def decode(self, chunks: Sequence[Chunk]) -> None:
         rows = self._batch.fill(chunks, self.cache.place([chunk.sequence for chunk in chunks]))
         code = llama_cpp.llama_decode(self._context, self._batch.struct)
@@ -92,7 +104,7 @@ class LlamaBackend:
             return GreedySampler(self._row)
         if TopKSampler.serves(sampling, self._vocabulary_tokens):
             return TopKSampler(self._row, sampling, self.model)
-        return ChainSampler(self._context, self.model, sampling, prompt, self._batch.index_of_row)
+        return ChainSampler(self._context, self.model, sampling, prompt, self._row, self._batch.index_of_row)
 
     def abort(self) -> None:
         log.set_quiet(True)  # llama.cpp reports an abort as an error

@@ -39,10 +39,13 @@ def available_bytes() -> int | None:
 def is_split(model: llama_cpp.llama_model_p, ctx_tokens: int, options: LlamaOptions) -> bool:
     """Whether each slot gets a KV cache of `ctx_tokens` of its own.
 
-    If it is not said, each does where all of them take at most SPLIT_SHARE of the memory there is, and are no
+    Where answers have to be deterministic it does: in a shared one it depends on others where tokens lie. If
+    it is not said, each does where all of them take at most SPLIT_SHARE of the memory there is, and are no
     less than the context that was asked for. Not on a GPU, whose memory is scarce, and not for models that
     keep a state instead of cells.
     """
+    if options.deterministic:
+        return True
     if options.kv_cache != "auto":
         return options.kv_cache == "per-slot"
     available = available_bytes()

@@ -45,3 +45,4 @@ class LlamaOptions:
     kv_type_k: str = "f16"
     kv_type_v: str = "f16"
     kv_cache: str = "auto"
+    deterministic: bool = False

@@ -28,6 +28,7 @@ from corral.engine.local.llama.model import LlamaModel
 from corral.request import Mirostat, Sampling
 
 STRIDE = 64
+MANY_TOKENS = 2048  # of more candidates than these, those that can be among the k are worth finding
 MIROSTAT_TOKENS = 100  # how many of the likeliest Mirostat 1.0 looks at, as in llama.cpp
 
 _DEFAULT: Final = Sampling()
@@ -38,6 +39,9 @@ _TOKEN_DATA_POINTER = ctypes.POINTER(llama_cpp.llama_token_data)
 
 Row = Callable[[int], NDArray[np.float32]]
 """Logits of a row of the last step, [vocabulary]."""
+
+Allowed = NDArray[np.bool_]
+"""Which tokens may be picked, [vocabulary]."""
 
 
 class GreedySampler:
@@ -50,8 +54,12 @@ class GreedySampler:
     def __init__(self, row: Row) -> None:
         self._row = row
 
-    def sample(self, row: int) -> int:
-        return int(self._row(row).argmax())
+    def sample(self, row: int, allowed: Allowed | None = None) -> int:
+        logits = self._row(row)
+        if allowed is None:
+            return int(logits.argmax())
+        tokens = np.flatnonzero(allowed)
+        return int(tokens[logits[tokens].argmax()])
 
     def close(self) -> None:
         pass
@@ -78,21 +86,22 @@ class TopKSampler:
         self._top_k = sampling.top_k
         self._chain = _chain(sampling, model, ())
 
-    def sample(self, row: int) -> int:
+    def sample(self, row: int, allowed: Allowed | None = None) -> int:
         logits = self._row(row)
+        if allowed is None:
+            return _drawn(self._chain, logits, self._candidates(logits))
+        tokens = np.flatnonzero(allowed)
+        if len(tokens) > MANY_TOKENS:
+            likeliest = self._candidates(np.where(allowed, logits, -np.inf).astype(np.float32, copy=False))
+            tokens = min(likeliest, tokens, key=len)
+        return _drawn(self._chain, logits, tokens)
+
+    def _candidates(self, logits: NDArray[np.float32]) -> NDArray[np.intp]:
         whole = len(logits) // STRIDE * STRIDE
         # A group is a column, not a row: 6 us for 49,152 logits instead of 49. It need not be contiguous.
         maxima = logits[:whole].reshape(STRIDE, -1).max(axis=0)
         bound = np.partition(maxima, -self._top_k)[-self._top_k]
-        tokens = np.flatnonzero(logits >= bound)
-        candidates = np.zeros(len(tokens), _TOKEN_DATA)
-        candidates["id"] = tokens
-        candidates["logit"] = logits[tokens]
-        array = llama_cpp.llama_token_data_array(
-            data=ctypes.cast(candidates.ctypes.data, _TOKEN_DATA_POINTER), size=len(tokens), selected=-1
-        )
-        llama_cpp.llama_sampler_apply(self._chain, ctypes.byref(array))
-        return int(candidates["id"][array.selected])
+        return np.flatnonzero(logits >= bound)
 
     def close(self) -> None:
         llama_cpp.llama_sampler_free(self._chain)
@@ -113,16 +122,22 @@ class ChainSampler:
         model: LlamaModel,
         sampling: Sampling,
         prompt: Sequence[int],
+        row: Row,
         batch_index: Callable[[int], int],
     ) -> None:
         self._context = context
+        self._row = row
         self._batch_index = batch_index
         self._chain = _chain(sampling, model, prompt)
         # Bans of the first tokens only are the first of the chain, to be taken off when these are sampled.
         self._banned_tokens_left = sampling.min_tokens
 
-    def sample(self, row: int) -> int:
-        token = int(llama_cpp.llama_sampler_sample(self._chain, self._context, self._batch_index(row)))
+    def sample(self, row: int, allowed: Allowed | None = None) -> int:
+        if allowed is None:
+            token = int(llama_cpp.llama_sampler_sample(self._chain, self._context, self._batch_index(row)))
+        else:
+            token = _drawn(self._chain, self._row(row), np.flatnonzero(allowed))
+            llama_cpp.llama_sampler_accept(self._chain, token)
         if self._banned_tokens_left:
             self._banned_tokens_left -= 1
             if not self._banned_tokens_left:
@@ -131,6 +146,18 @@ class ChainSampler:
 
     def close(self) -> None:
         llama_cpp.llama_sampler_free(self._chain)
+
+
+def _drawn(chain: llama_cpp.llama_sampler_p, logits: NDArray[np.float32], tokens: NDArray[np.intp]) -> int:
+    """What a chain picks among some tokens; it is not told that it was picked."""
+    candidates = np.zeros(len(tokens), _TOKEN_DATA)
+    candidates["id"] = tokens
+    candidates["logit"] = logits[tokens]
+    array = llama_cpp.llama_token_data_array(
+        data=ctypes.cast(candidates.ctypes.data, _TOKEN_DATA_POINTER), size=len(tokens), selected=-1
+    )
+    llama_cpp.llama_sampler_apply(chain, ctypes.byref(array))
+    return int(candidates["id"][array.selected])
 
 
 def has_only(sampling: Sampling, names: Iterable[str]) -> bool:

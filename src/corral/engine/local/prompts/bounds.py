@@ -1,6 +1,6 @@
 """What cannot fit the context is refused before it is rendered or tokenized, which could take gigabytes."""
 
-from corral.errors import ContextExceeded
+from corral.errors import prompt_too_long
 from corral.request import GenerationRequest
 
 
@@ -16,17 +16,7 @@ def check(request: GenerationRequest, *, limit_tokens: int, longest_token_bytes:
     if least <= limit_tokens:  # else looking at all of their text would cost something too
         least = max(least, -(-text_bytes(request) // longest_token_bytes))
     if least > limit_tokens:
-        raise exceeded(least, limit_tokens, request.prompt_param, "at least ")
-
-
-def exceeded(prompt_tokens: int, limit_tokens: int, param: str, about: str = "") -> ContextExceeded:
-    """The error for a prompt that does not fit; `param` is what it is called in the request."""
-    return ContextExceeded(
-        f"this model's context is {limit_tokens} tokens, but the prompt has {about}{prompt_tokens}",
-        prompt_tokens=prompt_tokens,
-        limit_tokens=limit_tokens,
-        param=param,
-    )
+        raise prompt_too_long(least, limit_tokens, "at least ", param=request.prompt_param)
 
 
 def text_bytes(request: GenerationRequest) -> int:

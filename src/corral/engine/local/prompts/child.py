@@ -67,7 +67,7 @@ class Child:
             writer = self._make_writer()
             _end_after(0)
             size_bytes = _bound_memory()
-            self._answer(wire.Ready(size_bytes))
+            self._answer(wire.Ready(size_bytes, writer.learned))
             while True:
                 body = self._jobs.get()
                 _end_after(self._deadline_s + LATE_S)

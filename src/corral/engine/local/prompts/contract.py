@@ -4,6 +4,7 @@ from array import array
 from dataclasses import dataclass
 from typing import Protocol
 
+from corral.decoding.formats.learn import Learned
 from corral.request import GenerationRequest
 
 
@@ -21,8 +22,11 @@ class Prompt:
 class Prompts(Protocol):
     """Writes prompts off the event loop."""
 
-    async def ready(self) -> None:
-        """Wait until prompts can be written; before `run`, once. Raises StartupError if they cannot be."""
+    async def ready(self) -> Learned:
+        """Wait until prompts can be written; before `run`, once. Returns what the model's template says.
+
+        Raises StartupError if no prompt can be written.
+        """
         ...
 
     async def run(self) -> None:

@@ -7,9 +7,10 @@ from typing import TypeVar
 
 import trio
 
-from corral.engine.local.prompts import bounds
+from corral.decoding.formats.learn import Learned
 from corral.engine.local.prompts.contract import Prompt
 from corral.engine.local.prompts.writer import PromptWriter
+from corral.errors import prompt_too_long
 from corral.request import GenerationRequest
 
 T = TypeVar("T")
@@ -24,9 +25,10 @@ class InlinePrompts:
         self._writer = writer
         self._threads = trio.CapacityLimiter(THREADS)
 
-    async def ready(self) -> None:
+    async def ready(self) -> Learned:
         """There is nothing to wait for."""
         await trio.lowlevel.checkpoint()
+        return self._writer.learned
 
     async def run(self) -> None:
         """Nothing is owned here."""
@@ -36,7 +38,7 @@ class InlinePrompts:
         """The prompt of a request. A thread whose client has gone finishes its pure work unheard."""
         prompt = await self._run(partial(self._writer.write, request))
         if len(prompt.tokens) > limit_tokens:
-            raise bounds.exceeded(len(prompt.tokens), limit_tokens, request.prompt_param)
+            raise prompt_too_long(len(prompt.tokens), limit_tokens, param=request.prompt_param)
         return prompt
 
     async def text(self, request: GenerationRequest, *, client: str) -> str:

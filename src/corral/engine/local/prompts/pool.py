@@ -17,12 +17,13 @@ from dataclasses import dataclass, field
 
 import trio
 
+from corral.decoding.formats.learn import Learned
 from corral.engine.local.prompts import bounds, wire
 from corral.engine.local.prompts.contract import Prompt
 from corral.engine.local.prompts.conversation import SURROGATE
 from corral.engine.local.prompts.process import Died, PromptProcess
 from corral.engine.local.prompts.turns import Turns
-from corral.errors import CorralError, EngineFailed, InvalidRequest, StartupError
+from corral.errors import CorralError, EngineFailed, InvalidRequest, StartupError, prompt_too_long
 from corral.printable import one_line
 from corral.request import GenerationRequest
 
@@ -35,8 +36,10 @@ START_S = 60.0
 DEADLINE_S = 10.0
 """Longest that writing one prompt may take."""
 
-GRACE_S = 0.05
+GRACE_S = 0.1
 SMALL_BYTES = 256 * 2**10
+MESSAGE_BYTES = 256
+"""Of text, that takes as long as a message does beside its text: 0.07 ms."""
 
 
 @dataclass(slots=True, eq=False)
@@ -88,10 +91,10 @@ class PromptProcesses:
             self.close()
             raise StartupError(f"cannot start a process to write prompts in: {error.strerror}") from None
 
-    async def ready(self) -> None:
+    async def ready(self) -> Learned:
         """Wait until all can write. Raises StartupError if no prompt can be written with this model."""
-        for process in self._processes:  # they get ready side by side
-            await self._get_ready(process)
+        learned = [await self._get_ready(process) for process in self._processes]  # ready side by side
+        return learned[0]
 
     async def run(self) -> None:
         """Own the processes until cancelled, and replace those that die."""
@@ -103,13 +106,13 @@ class PromptProcesses:
     async def prompt(self, request: GenerationRequest, *, client: str, limit_tokens: int) -> Prompt:
         """The prompt of a request, in the client's turn. Cancelling leaves at once; see the module."""
         job = wire.Write(request, limit_tokens)
-        prompt = await self._done(job, client, bounds.text_bytes(request))
+        prompt = await self._done(job, client, _size_bytes(request))
         assert isinstance(prompt, Prompt)
         return prompt
 
     async def text(self, request: GenerationRequest, *, client: str) -> str:
         """As `prompt`, but the text."""
-        text = await self._done(wire.Render(request), client, bounds.text_bytes(request))
+        text = await self._done(wire.Render(request), client, _size_bytes(request))
         assert isinstance(text, str)
         return text
 
@@ -187,7 +190,7 @@ class PromptProcesses:
             raise
         return process
 
-    async def _get_ready(self, process: PromptProcess) -> None:
+    async def _get_ready(self, process: PromptProcess) -> Learned:
         """Wait until it can write. Raises StartupError."""
         process.open()
         with trio.move_on_after(self._start_s):
@@ -197,7 +200,7 @@ class PromptProcesses:
                 raise StartupError(f"the process that writes prompts died of {death} at its start") from None
             if isinstance(answer, wire.Ready):
                 logger.debug("process %d writes prompts, in %d MB", process.pid, answer.memory_bytes // 10**6)
-                return
+                return answer.learned
             reason = answer.reason if isinstance(answer, wire.Unfit) else "it failed"
             if isinstance(answer, wire.Failed):
                 logger.error("a process that writes prompts failed:\n%s", answer.traceback)
@@ -242,7 +245,7 @@ class PromptProcesses:
                 task.finish(outcome.text)
             case wire.TooLong():
                 assert isinstance(task.job, wire.Write)
-                task.finish(bounds.exceeded(outcome.prompt_tokens, task.job.limit_tokens, task.param))
+                task.finish(prompt_too_long(outcome.prompt_tokens, task.job.limit_tokens, param=task.param))
             case wire.Refused():
                 task.finish(InvalidRequest(outcome.message, param=outcome.param))
             case wire.Failed():
@@ -262,6 +265,10 @@ class PromptProcesses:
             task.has_ended_one = True
             self._add(task)
         return False
+
+
+def _size_bytes(request: GenerationRequest) -> int:
+    return bounds.text_bytes(request) + MESSAGE_BYTES * len(request.messages)
 
 
 def _refusal(task: _Task, what: str) -> InvalidRequest:

@@ -7,6 +7,7 @@ import struct
 
 import msgspec
 
+from corral.decoding.formats.learn import Learned
 from corral.request import GenerationRequest
 
 HEADER = struct.Struct(">cI")  # a kind, and how many bytes follow
@@ -42,6 +43,7 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     """The process can write prompts; its memory in bytes, or 0 where that is not known."""
 
     memory_bytes: int
+    learned: Learned
 
 
 class Unfit(msgspec.Struct, frozen=True, tag=True):

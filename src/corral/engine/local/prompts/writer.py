@@ -18,11 +18,13 @@ from functools import partial
 from itertools import chain
 from typing import TypeVar
 
+from corral.decoding.formats.history import Mark
+from corral.decoding.formats.learn import learn
 from corral.engine.local.backend import ChatFormat, Vocabulary
 from corral.engine.local.prompts.blocks import blocks
 from corral.engine.local.prompts.contract import Prompt
 from corral.engine.local.prompts.control import ControlTexts, Found
-from corral.engine.local.prompts.conversation import SURROGATE, Mark, Shape, shaped
+from corral.engine.local.prompts.conversation import SURROGATE, shaped
 from corral.engine.local.prompts.disguise import Disguise, Wardrobe
 from corral.errors import InvalidRequest
 from corral.request import GenerationRequest, RawPrompt
@@ -46,7 +48,7 @@ _SPACES = " \t\n\v\f\r"  # what C's isspace() takes away beside a token that str
 class PromptWriter:
     """Writes prompts for one model. Pure but for the date; blocks for as long as template and text take.
 
-    Raises TemplateFault if the template does not compile.
+    `learned` is what its template says of thoughts and calls. Raises TemplateFault if it does not compile.
     """
 
     def __init__(self, chat_format: ChatFormat, vocabulary: Vocabulary) -> None:
@@ -58,7 +60,13 @@ class PromptWriter:
         self._control = ControlTexts(vocabulary.control_texts, vocabulary.user_texts)
         self._user = ControlTexts({}, vocabulary.user_texts)
         self._wardrobe = Wardrobe(self._control, sought(template.syntax))
-        self._shape = Shape(knows_developer="developer" in template.source)
+        ends = [text for text, token in vocabulary.control_texts.items() if token in vocabulary.end_tokens]
+        self.learned = learn(
+            template.render,
+            source=template.source,
+            vocabulary=frozenset(self._control.tokens),
+            end_texts=sorted(ends),
+        )
 
     def write(self, request: GenerationRequest, pause: Callable[[], None] = lambda: None) -> Prompt:
         """The prompt of a request. `pause` is called every millisecond or so and may raise.
@@ -151,26 +159,50 @@ class PromptWriter:
         texts: list[str] = []
 
         def note(text: str) -> str:
+            pause()
             texts.append(text)
             return text
 
-        shaped(request, self._shape, note)
+        shaped(request, self.learned, note)
         disguise = self._wardrobe.disguise(texts)
         text = self._rendered(request, disguise.light, pause)
         plain = self._rendered(request, disguise.full_short, pause)
-        if self._controls(text) != self._controls(plain):
+        if self._controls(text, pause) != self._controls(plain, pause):
             text = self._rendered(request, disguise.full, pause)
         return text, disguise
 
     def _rendered(self, request: GenerationRequest, mark: Mark, pause: Callable[[], None]) -> str:
-        conversation = shaped(request, self._shape, mark)
+        def paced(text: str) -> str:
+            pause()
+            return mark(text)
+
+        conversation = shaped(request, self.learned, paced)
         text = self._template.write(
             conversation.messages, conversation.tools, conversation.kwargs, pause=pause
         )
-        return text + conversation.continued
+        if request.thinking.is_on is False:
+            text += self._thought_end(text)
+        return text + (conversation.continued or "")
 
-    def _controls(self, text: str) -> list[int]:
-        return [found.token for found in self._control.find(text)]
+    def _thought_end(self, text: str) -> str:
+        """What ends all thinking behind a prompt, where the template has not done so."""
+        thought, prompts = self.learned.format.thought, self.learned.prompts
+        if thought is None:
+            return ""
+        match prompts.state(text[-ENDING_CHARS:], thought):
+            case "open":
+                return thought.closer
+            case "free" if prompts.switch_off is None:
+                return thought.opener + thought.closer
+            case _:
+                return ""
+
+    def _controls(self, text: str, pause: Callable[[], None]) -> list[int]:
+        tokens = []
+        for found in self._control.find(text):
+            pause()
+            tokens.append(found.token)
+        return tokens
 
     def _tokens(
         self, text: str, reveal: Mark, controls: Iterable[Found], pause: Callable[[], None]

@@ -1,0 +1,116 @@
+"""What a request makes of its answer: how it is read, what it must look like, how long it may think.
+
+shaping = Shaping(learned, vocabulary)                  # once a model is loaded
+shape = shaping.shape(request, prompt.ending)           # blocks: a grammar may have to be compiled
+"""
+
+import json
+import logging
+
+from corral.decoding.answer import AnswerForm
+from corral.decoding.formats.force import either, required
+from corral.decoding.formats.learn import Learned
+from corral.decoding.formats.learn_thoughts import ThoughtState
+from corral.decoding.markers import Markers
+from corral.engine.local.backend import Vocabulary
+from corral.engine.local.constraints import Constraint, Constraints
+from corral.engine.local.prompts.control import ControlTexts
+from corral.engine.local.task import ThoughtLimit
+from corral.errors import InvalidRequest
+from corral.request import GenerationRequest, Grammar, Tool
+
+logger = logging.getLogger("corral.engine")
+
+
+class Shaping:
+    """One model's; safe from any thread. Making it takes about a second: masks need the vocabulary."""
+
+    def __init__(self, learned: Learned, vocabulary: Vocabulary) -> None:
+        self.learned = learned
+        self._markers = Markers(learned.format, silent=frozenset(vocabulary.control_texts))
+        self._telling_markers = Markers(learned.format)
+        self._controls = ControlTexts(vocabulary.control_texts, vocabulary.user_texts).tokens
+        self._ends = vocabulary.end_tokens
+        self._constraints = _constraints(vocabulary)
+        thought = learned.format.thought
+        closer = thought.closer if thought is not None else ""
+        self._closer = tuple(vocabulary.tokenize(closer, parse_control=True)) if closer else ()
+
+    @staticmethod
+    def compiles(request: GenerationRequest) -> bool:
+        """Whether a grammar is compiled for a request."""
+        return request.grammar is not None or (bool(request.tools) and request.tool_choice.mode == "required")
+
+    def form(self, request: GenerationRequest, ending: str) -> AnswerForm | None:
+        """How an answer behind a prompt that ends like this is read; None: as mere text."""
+        tools = _callable(request)
+        if request.prompt is not None or (request.shows_control and not tools):
+            return None
+        markers = self._telling_markers if request.shows_control else self._markers
+        return AnswerForm(markers, tools, ending, one_call=not request.calls_in_parallel)
+
+    def thought(self, request: GenerationRequest) -> ThoughtLimit | None:
+        """How a thought is ended, and after how much of it."""
+        return ThoughtLimit(request.thinking.budget_tokens, self._closer) if self._closer else None
+
+    def constraint(self, request: GenerationRequest, ending: str) -> Constraint | None:
+        """What an answer is held to. Blocks for up to a second.
+
+        Raises InvalidRequest for a grammar that cannot be followed; it names the field and says why.
+        """
+        tools, grammar = _callable(request), request.grammar
+        must_call = bool(tools) and request.tool_choice.mode == "required"
+        if must_call or (grammar is not None and tools):
+            state = self.learned.prompts.state(ending, self.learned.format.thought)
+            grammar = self._with_calls(request, grammar, tools, must_call=must_call, state=state)
+        if grammar is None:
+            return None
+        if self._constraints is None:
+            what = f"'{grammar.param}' cannot be followed with this model."
+            raise InvalidRequest(what, param=grammar.param)
+        return self._constraints.compile(grammar)
+
+    def _with_calls(
+        self,
+        request: GenerationRequest,
+        grammar: Grammar | None,
+        tools: tuple[Tool, ...],
+        *,
+        must_call: bool,
+        state: ThoughtState,
+    ) -> Grammar:
+        """Calls and nothing else or, where none has to be made, calls or the answer."""
+        thinks = must_call and state == "free" and request.thinking.is_on is True
+        calls = required(
+            self.learned.format,
+            tools,
+            controls=self._controls,
+            ends=self._ends,
+            many=request.calls_in_parallel,
+            thinks=thinks,
+        )
+        if must_call or grammar is None:
+            return Grammar("lark", calls, "tools")
+        if grammar.kind not in ("json_object", "json_schema"):
+            raise InvalidRequest(f"'{grammar.param}' cannot go with tools.", param=grammar.param)
+        schema = grammar.source if grammar.kind == "json_schema" else json.dumps({"type": "object"})
+        return Grammar("lark", either(schema, calls), grammar.param)
+
+
+def _constraints(vocabulary: Vocabulary) -> Constraints | None:
+    """None for a vocabulary without a token that ends an answer, or one that llguidance cannot take."""
+    if not vocabulary.end_tokens:
+        return None
+    try:
+        return Constraints(vocabulary)
+    except Exception:  # the vocabulary is a file's, and may hold anything
+        logger.warning("answers cannot be held to a grammar with this vocabulary", exc_info=True)
+        return None
+
+
+def _callable(request: GenerationRequest) -> tuple[Tool, ...]:
+    """The tools that the answer may call."""
+    choice = request.tool_choice
+    if choice.mode == "none":
+        return ()
+    return tuple(tool for tool in request.tools if not choice.named or tool.name in choice.named)
