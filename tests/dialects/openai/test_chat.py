@@ -92,7 +92,8 @@ def test_stream_with_logprobs_cut_by_length(golden: Callable[[str, bytes], None]
 def test_stream_that_fails(golden: Callable[[str, bytes], None]) -> None:
     stream = stream_of(call_of(stream=True))
     error = EngineFailed("llama.cpp failed.")
-    frames = [stream.start(), stream.keepalive(), stream.encode(0, BlockDelta(0, "Hel"))]
+    frames = [stream.start(), stream.keepalive(), stream.encode(0, BlockOpened(0, "text"))]
+    frames += [stream.encode(0, BlockDelta(0, "Hel"))]
     frames += [stream.encode(0, Failed(error)), stream.fail(error)]
     golden("failed.sse", b"".join(frames))
 
@@ -144,6 +145,7 @@ def test_usage_counts_the_prompt_once_and_as_cached_as_it_was_at_first() -> None
         "completion_tokens": 7,
         "total_tokens": 16,
         "prompt_tokens_details": {"cached_tokens": 2},
+        "completion_tokens_details": {"reasoning_tokens": 0},
     }
 
 

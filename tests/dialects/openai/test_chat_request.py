@@ -210,7 +210,7 @@ def test_streaming(options: dict[str, bool] | None, wants_usage: bool) -> None:
         ({"messages": [{"role": "assistant", "content": None, "tool_calls": []}]}, "messages[0].content"),
         ({"messages": [{"role": "assistant", "tool_calls": [CALL]}]}, "messages[0].tool_calls"),
         (
-            {"messages": [{"role": "assistant", "tool_calls": [{**CALL, "type": "custom"}]}, USER]},
+            {"messages": [{"role": "assistant", "tool_calls": [{**CALL, "type": "other"}]}, USER]},
             "messages[0].tool_calls[0].type",
         ),
         (
@@ -306,7 +306,7 @@ def test_what_is_wrong_is_named(fields: dict[str, Any], param: str) -> None:
         (b'{"temperature":-Infinity}', "The body is not valid JSON"),
         (b'{"temperature":1e999}', "Invalid 'temperature': number out of range"),
         (b'{"unknown":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "The body is nested too deeply"),
-        (b'{"tools":' + b'{"a":' * 100_000, "The body is nested too deeply"),
+        (b'{"functions":' + b'{"a":' * 100_000, "The body is nested too deeply"),
         (b'{"seed":' + b"1" * 10_000 + b"}", "Invalid 'seed': integer value out of range"),
         (b'{"messages":[{"role":"user","content":"\\ud800"}]}', "Surrogates .* must come in pairs"),
         (b'{"messages":[{"role":"user","content":"\\ud800, and text"}]}', "Surrogates .* must come in pairs"),

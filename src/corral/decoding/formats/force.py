@@ -67,7 +67,8 @@ def required(
 def either(schema: str, section: str) -> str:
     """A JSON value of a schema, or what the grammar `section` allows."""
     head, _, rules = section.partition("\n")
-    return f"start: answer | {head.removeprefix('start: ')}\nanswer: %json {schema}\n{rules}"
+    answer = _Lark({}, frozenset()).json_rule(json.loads(schema))
+    return f"start: answer | {head.removeprefix('start: ')}\nanswer: {answer}\n{rules}"
 
 
 def _can_repeat(form: CallForm) -> bool:
@@ -161,6 +162,11 @@ class _Lark:
 
     def json(self, schema: Any, separators: tuple[str, str] = (", ", ": ")) -> str:
         """A value of a schema, with just these separators."""
+        return self.rule(self.json_rule(schema, separators))
+
+    @staticmethod
+    def json_rule(schema: Any, separators: tuple[str, str] = (", ", ": ")) -> str:
+        """The body of a rule for such a value."""
         spaced = {
             "whitespace_flexible": False,
             "item_separator": separators[0],
@@ -168,7 +174,7 @@ class _Lark:
         }
         if isinstance(schema, bool):
             schema = {} if schema else {"not": {}}
-        return self.rule(f"%json {json.dumps({'x-guidance': spaced, **schema}, ensure_ascii=False)}")
+        return f"%json {json.dumps({'x-guidance': spaced, **schema}, ensure_ascii=False)}"
 
     def _json_call(self, body: JsonBody, name: str, schema: Any, word: str) -> str:
         comma, colon = body.separators

@@ -24,13 +24,19 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from corral import __version__
+from corral.decoding.string_field import StringField
 from corral.dialects import Head, Headers
 from corral.dialects.openai.chat_request import generation_request, read_chat, wants_usage
+from corral.dialects.openai.chat_tools import custom_tools
 from corral.dialects.openai.errors import OpenAIErrors, error_frame
 from corral.dialects.openai.progress import PromptProgress, QueueProgress, prompt_progress, queue_progress
 from corral.dialects.wire import frame
 from corral.events import (
+    Block,
+    BlockClosed,
     BlockDelta,
+    BlockKind,
+    BlockOpened,
     Completion,
     Event,
     Finished,
@@ -43,10 +49,11 @@ from corral.events import (
 )
 from corral.request import GenerationRequest
 
-FINISH_REASONS: Final[dict[FinishReason, Literal["stop", "length"]]] = {
+FINISH_REASONS: Final[dict[FinishReason, Literal["stop", "length", "tool_calls"]]] = {
     "stop": "stop",
     "stop_sequence": "stop",
     "length": "length",
+    "tool_calls": "tool_calls",
 }
 MIN_LOGPROB: Final = -9999.0
 """What OpenAI's reference says for a token that cannot be: JSON has no minus infinity."""
@@ -77,16 +84,39 @@ class _CachedTokens(msgspec.Struct, gc=False):
     cached_tokens: int
 
 
+class _ReasoningTokens(msgspec.Struct, gc=False):
+    reasoning_tokens: int
+
+
 class _Usage(msgspec.Struct, gc=False):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: _CachedTokens
+    completion_tokens_details: _ReasoningTokens
+
+
+class _Function(msgspec.Struct, gc=False, omit_defaults=True):
+    """Of a custom tool `input` takes the place of the arguments."""
+
+    name: str | None = None
+    arguments: str | None = None
+    input: str | None = None
+
+
+class _ToolCall(msgspec.Struct, gc=False, omit_defaults=True):
+    index: int | None = None
+    id: str | None = None
+    type: str | None = None
+    function: _Function | None = None
+    custom: _Function | None = None
 
 
 class _Delta(msgspec.Struct, gc=False, omit_defaults=True):
     role: str | None = None
     content: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: tuple[_ToolCall, ...] | None = None
 
 
 class _ChunkChoice(msgspec.Struct, gc=False):
@@ -110,8 +140,10 @@ class _Chunk(msgspec.Struct, gc=False, tag_field="object", tag="chat.completion.
 
 class _Message(msgspec.Struct, gc=False):
     role: str
-    content: str
+    content: str | None
     refusal: None = None
+    reasoning_content: str | UnsetType = UNSET
+    tool_calls: list[_ToolCall] | UnsetType = UNSET
 
 
 class _Choice(msgspec.Struct, gc=False):
@@ -135,8 +167,16 @@ class ChatStream:
     """Encodes one streamed answer; a `StreamEncoder`."""
 
     def __init__(
-        self, head: Head, fingerprint: str, *, n: int, wants_usage: bool, wants_progress: bool = False
+        self,
+        head: Head,
+        fingerprint: str,
+        *,
+        n: int,
+        wants_usage: bool,
+        wants_progress: bool = False,
+        custom: frozenset[str] = frozenset(),
     ) -> None:
+        """`custom` are the tools whose input is free text."""
         self._head = head
         self._fingerprint = fingerprint
         self._n = n
@@ -145,6 +185,7 @@ class ChatStream:
         # With include_usage every chunk has the field, null in all but the last.
         self._no_usage: UnsetType | None = None if wants_usage else UNSET
         self._finished: dict[int, Usage] = {}
+        self._blocks = [Blocks(custom) for _ in range(n)]
 
     def start(self) -> bytes:
         role = _Delta(role="assistant", content="")
@@ -153,9 +194,14 @@ class ChatStream:
     def encode(self, choice: int, event: Event) -> bytes:
         """A Failed shows nothing here: `fail` ends the stream of all choices."""
         match event:
-            case BlockDelta():
-                logprobs = _logprobs(event.logprobs) if event.logprobs else None
-                return self._chunk(_ChunkChoice(choice, _Delta(content=event.text), logprobs))
+            case BlockDelta() | BlockOpened() | BlockClosed():
+                delta = self._blocks[choice].delta(event)
+                if delta is None:
+                    return b""
+                logprobs = None
+                if isinstance(event, BlockDelta) and event.logprobs:
+                    logprobs = _logprobs(event.logprobs)
+                return self._chunk(_ChunkChoice(choice, delta, logprobs))
             case Finished():
                 self._finished[choice] = event.usage
                 reason = FINISH_REASONS[event.reason]
@@ -209,6 +255,51 @@ class ChatStream:
         )
 
 
+class Blocks:
+    """The blocks of one choice as deltas: thoughts beside the text, calls by their number."""
+
+    __slots__ = ("_calls", "_custom", "_inputs", "_kinds")
+
+    def __init__(self, custom: frozenset[str]) -> None:
+        self._custom = custom
+        self._kinds: dict[int, BlockKind] = {}
+        self._calls: dict[int, int] = {}
+        self._inputs: dict[int, StringField] = {}
+
+    def delta(self, event: BlockOpened | BlockDelta | BlockClosed) -> _Delta | None:
+        """What a client is told of it; None: nothing."""
+        match event:
+            case BlockOpened():
+                return self._opened(event)
+            case BlockDelta() if self._kinds[event.index] == "reasoning":
+                return _Delta(reasoning_content=event.text)
+            case BlockDelta() if self._kinds[event.index] == "tool":
+                return self._argument(event)
+            case BlockDelta():
+                return _Delta(content=event.text)
+            case BlockClosed():
+                return None
+
+    def _opened(self, event: BlockOpened) -> _Delta | None:
+        self._kinds[event.index] = event.kind
+        if event.kind != "tool":
+            return None
+        number = self._calls[event.index] = len(self._calls)
+        if event.name in self._custom:
+            self._inputs[event.index] = StringField("input")
+            call = _ToolCall(number, event.call_id, "custom", custom=_Function(event.name, input=""))
+        else:
+            call = _ToolCall(number, event.call_id, "function", _Function(event.name, ""))
+        return _Delta(tool_calls=(call,))
+
+    def _argument(self, event: BlockDelta) -> _Delta | None:
+        number, text = self._calls[event.index], event.text
+        if (reader := self._inputs.get(event.index)) is None:
+            return _Delta(tool_calls=(_ToolCall(number, function=_Function(arguments=text)),))
+        text = reader.feed(text)
+        return _Delta(tool_calls=(_ToolCall(number, custom=_Function(input=text)),)) if text else None
+
+
 @dataclass(frozen=True, slots=True)
 class ChatCall:
     """A parsed request and how to answer it; a `Call`."""
@@ -219,6 +310,7 @@ class ChatCall:
     wants_usage: bool
     wants_progress: bool
     fingerprint: str
+    custom: frozenset[str] = frozenset()
 
     def stream(self, head: Head) -> ChatStream:
         return ChatStream(
@@ -227,6 +319,7 @@ class ChatCall:
             n=self.request.n,
             wants_usage=self.wants_usage,
             wants_progress=self.wants_progress,
+            custom=self.custom,
         )
 
     def complete(self, head: Head, completions: Sequence[Completion]) -> bytes:
@@ -243,10 +336,19 @@ class ChatCall:
             logprobs = _logprobs(token for block in completion.blocks for token in block.logprobs)
         return _Choice(
             index,
-            _Message("assistant", completion.text),
+            self._message(completion),
             logprobs,
             FINISH_REASONS[finished.reason],
             _stop_reason(finished),
+        )
+
+    def _message(self, completion: Completion) -> _Message:
+        calls = [_whole(block, self.custom) for block in completion.calls]
+        return _Message(
+            "assistant",
+            completion.text if completion.text or not calls else None,
+            reasoning_content=completion.reasoning or UNSET,
+            tool_calls=calls or UNSET,
         )
 
 
@@ -269,12 +371,21 @@ class ChatDialect(OpenAIErrors):
             wants_usage=wants_usage(chat),
             wants_progress=bool(chat.return_progress),
             fingerprint=self._fingerprint,
+            custom=custom_tools(chat),
         )
 
 
 def _stop_reason(finished: Finished) -> str | int | None:
     """The request's own stop string or token that ended it, if one did."""
     return finished.stop_token if finished.stop_sequence is None else finished.stop_sequence
+
+
+def _whole(block: Block, custom: frozenset[str]) -> _ToolCall:
+    """A call in an answer that is not streamed."""
+    if block.name not in custom:
+        return _ToolCall(None, block.call_id, "function", _Function(block.name, block.text))
+    text = StringField("input").feed(block.text)
+    return _ToolCall(None, block.call_id, "custom", custom=_Function(block.name, input=text))
 
 
 def _logprobs(tokens: Iterable[TokenLogprob]) -> _Logprobs:
@@ -300,5 +411,9 @@ def _usage(choices: Iterable[Usage]) -> _Usage:
     usage = Usage.of_choices(choices)
     total_tokens = usage.prompt_tokens + usage.completion_tokens
     return _Usage(
-        usage.prompt_tokens, usage.completion_tokens, total_tokens, _CachedTokens(usage.cached_tokens)
+        usage.prompt_tokens,
+        usage.completion_tokens,
+        total_tokens,
+        _CachedTokens(usage.cached_tokens),
+        _ReasoningTokens(usage.reasoning_tokens),
     )

@@ -12,8 +12,16 @@ import msgspec
 from msgspec import Meta
 
 from corral.dialects.fields import refuse
+from corral.dialects.openai.chat_tools import (
+    ToolFields,
+    choice_of,
+    grammar_of,
+    template_kwargs_of,
+    thinking_of,
+    tools_of,
+)
 from corral.dialects.openai.fields import REFUSED
-from corral.dialects.openai.sampling import SamplingFields, agreed, max_tokens_of, sampling_of, stop_of, whole
+from corral.dialects.openai.sampling import agreed, max_tokens_of, sampling_of, stop_of, whole
 from corral.dialects.wire import decode
 from corral.errors import InvalidRequest
 from corral.request import GenerationRequest, Message, Role, ToolCall
@@ -52,16 +60,28 @@ class _Function(msgspec.Struct):
     arguments: str
 
 
-class _ToolCall(msgspec.Struct, tag_field="type", tag="function"):
+class _Custom(msgspec.Struct):
+    name: str
+    input: str
+
+
+class _FunctionCall(msgspec.Struct, tag_field="type", tag="function"):
     id: str
     function: _Function
+
+
+class _CustomCall(msgspec.Struct, tag_field="type", tag="custom"):
+    id: str
+    custom: _Custom
 
 
 class _Assistant(msgspec.Struct, tag_field="role", tag="assistant"):
     content: str | list[_TextPart | _RefusalPart] | None = None
     name: str | None = None
     refusal: str | None = None
-    tool_calls: list[_ToolCall] | None = None
+    tool_calls: list[_FunctionCall | _CustomCall] | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
     audio: object = None
     function_call: object = None
 
@@ -81,13 +101,11 @@ _Choices = Annotated[int, Meta(ge=1, le=128)] | Annotated[float, Meta(ge=1, le=1
 
 if TYPE_CHECKING:
 
-    class _Refused(SamplingFields):
+    class _Refused(ToolFields):
         """Fields whose effect corral does not have, of any type."""
 
 else:
-    _Refused = msgspec.defstruct(
-        "_Refused", [(name, object, None) for name in REFUSED], bases=(SamplingFields,)
-    )
+    _Refused = msgspec.defstruct("_Refused", [(name, object, None) for name in REFUSED], bases=(ToolFields,))
 
 
 class ChatBody(_Refused, kw_only=True):
@@ -132,6 +150,12 @@ def generation_request(chat: ChatBody) -> GenerationRequest:
         top_logprobs=_top_logprobs(chat),
         n=agreed(chat, ("n", "n_cmpl"))[1] or 1,
         priority=chat.priority or 0,
+        tools=tools_of(chat),
+        tool_choice=choice_of(chat),
+        calls_in_parallel=chat.parallel_tool_calls is not False,
+        thinking=thinking_of(chat),
+        grammar=grammar_of(chat),
+        template_kwargs=template_kwargs_of(chat),
     )
 
 
@@ -173,10 +197,20 @@ def _assistant(message: _Assistant, path: str) -> Message:
     if content is None and not message.tool_calls:
         what = f"'{path}.content' must be a string or a list of parts, unless there are tool calls."
         raise InvalidRequest(what, param=f"{path}.content")
-    calls = [
-        ToolCall(call.id, call.function.name, call.function.arguments) for call in message.tool_calls or ()
-    ]
-    return Message("assistant", _joined(content or ""), message.name, tool_calls=tuple(calls))
+    return Message(
+        "assistant",
+        _joined(content or ""),
+        message.name,
+        tool_calls=tuple(map(_call, message.tool_calls or ())),
+        reasoning=message.reasoning_content or message.reasoning or "",
+    )
+
+
+def _call(call: _FunctionCall | _CustomCall) -> ToolCall:
+    if isinstance(call, _CustomCall):
+        arguments = msgspec.json.encode({"input": call.custom.input}).decode()
+        return ToolCall(call.id, call.custom.name, arguments)
+    return ToolCall(call.id, call.function.name, call.function.arguments)
 
 
 def _joined(content: _Text | list[_TextPart | _RefusalPart]) -> str:

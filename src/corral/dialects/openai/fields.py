@@ -65,6 +65,32 @@ def _honoured() -> Iterator[Field]:
     yield Honoured("stream_options", "OLVS", {"include_usage": True}, "`include_usage`, with `stream: true`")
     yield Honoured("return_progress", "L", True, "where a streamed request is, until it answers: see below")
     yield Honoured("priority", "VS", 1, "the lower the sooner, among the requests of one key")
+    # Tools, thoughts, structure
+    call = {"type": "function", "function": {"name": "f"}}
+    yield Honoured("tools", "OLVSA", [call], "functions, and custom tools with free text")
+    yield Honoured("tool_choice", "OLVS", "none", "auto, none, required, a named tool, or some allowed")
+    yield Honoured("parallel_tool_calls", "OLVS", False, "false: the answer ends with its first call")
+    yield Honoured(
+        "response_format", "OLVS", {"type": "json_object"}, "text, json_object, json_schema, grammar"
+    )
+    yield Honoured("json_schema", "L", {}, "the same")
+    yield Honoured("guided_json", "V", {}, "the same")
+    yield Honoured("structured_outputs", "V", {"regex": "a+"}, "json, regex, choice, grammar or json_object")
+    yield Honoured("guided_regex", "V", "a+", "all of the answer matches it")
+    yield Honoured("regex", "S", "a+", "the same")
+    yield Honoured("guided_choice", "V", ["a", "b"], "one of these texts")
+    yield Honoured("guided_grammar", "V", 'start: "a"', "Lark as llguidance has it, or GBNF")
+    yield Honoured("grammar", "L", 'root ::= "a"', "GBNF, or Lark")
+    yield Honoured("ebnf", "S", 'root ::= "a"', "the same")
+    yield Honoured(
+        "reasoning_effort", "OLVS", "low", "`none` turns thinking off; else as the template takes it"
+    )
+    yield Honoured(
+        "chat_template_kwargs", "LVS", {"a": 1}, "variables of the template, such as `enable_thinking`"
+    )
+    yield Honoured("thinking_token_budget", "V", 5, "after so much thought the answer is begun")
+    yield Honoured("thinking_budget_tokens", "L", 5, "the same; -1: no budget")
+    yield Honoured("reasoning_budget_tokens", "L", 5, "the same")
 
 
 def _harmless() -> Iterator[Field]:
@@ -73,12 +99,10 @@ def _harmless() -> Iterator[Field]:
     yield Harmless("store", "O", True, "nothing is stored")
     yield Harmless("service_tier", "O", "flex", "there is one")
     yield Harmless("safety_identifier", "O", "s", "")
-    yield Harmless("parallel_tool_calls", "OLVS", True, "there are no tools")
     yield Harmless("prompt_cache_key", "O", "k", "prefixes are found by their tokens")
     yield Harmless("prompt_cache_options", "O", {"mode": "implicit"}, "")
     yield Harmless("prompt_cache_retention", "O", "24h", "")
     yield Harmless("prediction", "O", {"type": "content", "content": "x"}, "a hint")
-    yield Harmless("reasoning_effort", "OLVS", "low", "a hint")
     yield Harmless("verbosity", "O", "high", "a hint")
     yield Harmless("cache_prompt", "L", False, "a prefix that is reused says the same")
     yield Harmless("n_cache_reuse", "L", 1, "")
@@ -93,6 +117,7 @@ def _harmless() -> Iterator[Field]:
     yield Harmless("speculative.p_min", "L", 0.5, "")
     yield Harmless("speculative.type", "L", "none", "")
     yield Harmless("spaces_between_special_tokens", "V", False, "there are none")
+    yield Harmless("continue_final_message", "LVS", True, "a last assistant message is continued anyway")
     yield Harmless("request_id", "V", "r", "the answer has an id of its own")
     yield Harmless("rid", "S", "r", "")
     yield Harmless("extra_key", "S", "r", "")
@@ -113,20 +138,8 @@ def _refused() -> Iterator[Field]:
     no: tuple[Any, ...] = (False,)
     empty: tuple[Any, ...] = ([],)
     # What another answer would have to be made for
-    yield Refused("tools", "OLVSA", [{}], "", empty)
-    yield Refused("tool_choice", "OLVS", "auto", "", ("none",))
     yield Refused("functions", "O", [{}], "", empty)
     yield Refused("function_call", "O", "auto", "", ("none",))
-    yield Refused("response_format", "OLVS", {"type": "json_object"}, "", ({"type": "text"},))
-    yield Refused("grammar", "L", 'root ::= "a"', "")
-    yield Refused("json_schema", "L", {}, "")
-    yield Refused("structured_outputs", "V", {}, "")
-    yield Refused("guided_json", "V", {}, "")
-    yield Refused("guided_regex", "V", "a", "")
-    yield Refused("guided_choice", "V", ["a"], "")
-    yield Refused("guided_grammar", "V", "a", "")
-    yield Refused("regex", "S", "a", "")
-    yield Refused("ebnf", "S", "a", "")
     yield Refused("format", "A", "json", "")
     yield Refused("grammar_lazy", "L", True, "", no)
     yield Refused("grammar_triggers", "L", [{}], "", empty)
@@ -143,7 +156,6 @@ def _refused() -> Iterator[Field]:
     yield Refused("watermarking", "V", True, "", no)
     # How the prompt is made
     yield Refused("chat_template", "LV", "x", "the model's own is used")
-    yield Refused("chat_template_kwargs", "LVS", {"a": 1}, "", ({},))
     yield Refused("template", "A", "x", "")
     yield Refused("system", "A", "x", "it is a message here", ("",))
     yield Refused("suffix", "A", "x", "", ("",))
@@ -152,7 +164,6 @@ def _refused() -> Iterator[Field]:
     yield Refused("context", "A", [1], "", empty)
     yield Refused("documents", "V", [{}], "", empty)
     yield Refused("add_generation_prompt", "LV", False, "a last assistant message is continued", (True,))
-    yield Refused("continue_final_message", "LVS", True, "a last assistant message is continued", no)
     yield Refused("add_special_tokens", "V", True, "the template says which there are", no)
     yield Refused("echo", "LV", True, "", no)
     yield Refused("input_ids", "S", [1], "")
@@ -164,9 +175,6 @@ def _refused() -> Iterator[Field]:
     yield Refused("num_ctx", "A", 2048, "see --ctx-tokens")
     # What it thinks
     yield Refused("reasoning_format", "L", "deepseek", "", ("none", "auto"))
-    yield Refused("thinking_token_budget", "V", 5, "")
-    yield Refused("thinking_budget_tokens", "L", 5, "", (-1,))
-    yield Refused("reasoning_budget_tokens", "L", 5, "", (-1,))
     yield Refused("reasoning_control", "L", True, "", no)
     yield Refused("include_reasoning", "V", False, "", (True,))
     yield Refused("separate_reasoning", "S", False, "", (True,))

@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from corral.dialects.fields import refuse
+from corral.dialects.openai.custom import CUSTOM_PARAMETERS, NO_PARAMETERS, described
 from corral.dialects.openai.responses_fields import REFUSED
 from corral.dialects.openai.responses_store import OwnResponses, Turn
 from corral.dialects.seal import Seal
@@ -32,12 +33,6 @@ from corral.request import (
     ToolChoice,
 )
 
-CUSTOM_PARAMETERS: Final = msgspec.Raw(
-    b'{"type":"object","properties":{"input":{"type":"string"}},"required":["input"],"additionalProperties":false}'
-)
-"""How a model that calls with JSON is shown a tool whose input is free text."""
-
-_NO_PARAMETERS: Final = msgspec.Raw(b'{"type":"object","properties":{}}')
 _ROLES: Final[dict[str, Role]] = {
     "user": "user",
     "assistant": "assistant",
@@ -417,20 +412,10 @@ def _flat(tools: Iterable[_Tool], namespace: str | None) -> Iterator[tuple[Tool,
                 raise InvalidRequest(f"Missing required parameter: 'tools[{index}].name'.", param="tools")
             if tool.type == "custom":
                 custom = OwnTool(tool.name, namespace, is_custom=True)
-                yield Tool(tool.name, _described(tool), CUSTOM_PARAMETERS), custom
+                yield Tool(tool.name, described(tool.description, tool.format), CUSTOM_PARAMETERS), custom
             else:
-                parameters = _NO_PARAMETERS if present(tool.parameters) is None else tool.parameters
+                parameters = NO_PARAMETERS if present(tool.parameters) is None else tool.parameters
                 yield Tool(tool.name, tool.description or "", parameters), OwnTool(tool.name, namespace)
-
-
-def _described(tool: _Tool) -> str:
-    """A custom tool's description, and the grammar that its input follows."""
-    told = tool.description or ""
-    if (given := present(tool.format)) is not None:
-        form = msgspec.json.decode(given)
-        if isinstance(form, dict) and form.get("type") == "grammar":
-            told += f"\n\nThe input follows this {form.get('syntax')} grammar:\n{form.get('definition')}"
-    return told.strip()
 
 
 def _tool_choice(wire: _Body, names: _Names) -> ToolChoice:

@@ -15,6 +15,7 @@ engine verifies them together, like a draft that is always right.
 import json
 from collections import OrderedDict
 from threading import Lock
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
@@ -25,6 +26,15 @@ from corral.engine.local.backend import Vocabulary
 from corral.errors import EngineFailed, InvalidRequest
 from corral.request import Grammar
 
+if TYPE_CHECKING:
+    from llguidance._lib import JsonCompileOptions
+
+SPACING: "Final[JsonCompileOptions]" = {
+    "whitespace_flexible": False,
+    "item_separator": ", ",
+    "key_separator": ": ",
+}
+"""How JSON is spaced, unless a schema says otherwise: a small model writes blanks without end if it may."""
 KEPT_GRAMMARS = 64
 """How many compiled grammars are kept: clients send the same schema again and again."""
 
@@ -134,9 +144,9 @@ def _source(grammar: Grammar) -> str:
     try:
         match grammar.kind:
             case "json_object":
-                return LLMatcher.grammar_from_json_schema('{"type": "object"}')
+                return LLMatcher.grammar_from_json_schema({"type": "object"}, overrides=SPACING)
             case "json_schema":
-                return LLMatcher.grammar_from_json_schema(grammar.source)
+                return LLMatcher.grammar_from_json_schema(grammar.source, defaults=SPACING)
             case "regex":
                 return LLMatcher.grammar_from_regex(grammar.source)
             case "choice":

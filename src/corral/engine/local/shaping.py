@@ -86,7 +86,7 @@ class Shaping:
             tools,
             controls=self._controls,
             ends=self._ends,
-            many=request.calls_in_parallel,
+            many=request.calls_in_parallel and len(request.tool_choice.named) != 1,
             thinks=thinks,
         )
         if must_call or grammar is None:

@@ -1,0 +1,177 @@
+"""Tools, thoughts and structure over the whole server, with what a script says for the model."""
+
+import json
+from typing import Any
+
+import pytest
+from tests.harness import Client, serving
+
+from corral.engine.local.scripted import ScriptedBackend, replying
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "The weather of a city.",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo"}}\n</tool_call>'
+
+
+def saying(text: str) -> ScriptedBackend:
+    return ScriptedBackend(replying(lambda _: text))
+
+
+async def message_of(client: Client, **fields: Any) -> tuple[dict[str, Any], str]:
+    choice = (await client.chat(**fields).json())["choices"][0]
+    return choice["message"], choice["finish_reason"]
+
+
+async def test_a_call_is_told_as_one_and_ends_the_answer() -> None:
+    async with serving(saying(f"One moment.\n{CALL}")) as client:
+        message, reason = await message_of(client, tools=[WEATHER])
+        [call] = message["tool_calls"]
+        assert (call["function"]["name"], json.loads(call["function"]["arguments"])) == (
+            "weather",
+            {"city": "Oslo"},
+        )
+        assert call["id"].startswith("call_")
+        assert (message["content"].strip(), reason) == ("One moment.", "tool_calls")
+
+
+@pytest.mark.parametrize("fields", [{}, {"tools": [WEATHER], "tool_choice": "none"}])
+async def test_what_looks_like_a_call_is_text_where_nothing_may_be_called(fields: dict[str, Any]) -> None:
+    async with serving(saying(CALL)) as client:
+        message, reason = await message_of(client, **fields)
+        assert (message["content"], message.get("tool_calls"), reason) == (CALL, None, "stop")
+
+
+async def test_the_model_is_told_of_the_tools_and_of_what_came_of_its_calls() -> None:
+    seen: list[str] = []
+
+    def reply(conversation: str) -> str:
+        seen.append(conversation)
+        return "Sunny."
+
+    messages = [
+        {"role": "user", "content": "How is Oslo?"},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [
+                {
+                    "id": "1",
+                    "type": "function",
+                    "function": {"name": "weather", "arguments": '{"city":"Oslo"}'},
+                }
+            ],
+        },
+        {"role": "tool", "tool_call_id": "1", "content": "sunny"},
+    ]
+    async with serving(ScriptedBackend(replying(reply))) as client:
+        assert (await message_of(client, messages=messages, tools=[WEATHER]))[0]["content"] == "Sunny."
+    assert "The weather of a city." in seen[0]
+    assert '{"name": "weather", "arguments": {"city": "Oslo"}}' in seen[0]
+    assert "<tool_response>\nsunny\n</tool_response>" in seen[0]
+
+
+async def test_with_parallel_calls_off_the_answer_ends_with_its_first_call() -> None:
+    async with serving(saying(f"{CALL}\n{CALL}")) as client:
+        both, _ = await message_of(client, tools=[WEATHER])
+        one, reason = await message_of(client, tools=[WEATHER], parallel_tool_calls=False)
+        assert [len(message["tool_calls"]) for message in (both, one)] == [2, 1]
+        assert reason == "tool_calls"
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "weather"}}])
+async def test_a_call_that_must_come_comes_whatever_the_model_wants(choice: Any) -> None:
+    async with serving(saying("No.")) as client:
+        message, _ = await message_of(client, tools=[WEATHER], tool_choice=choice, max_tokens=300)
+        assert message["tool_calls"][0]["function"]["name"] == "weather"
+
+
+async def test_arguments_stream_as_they_come_and_end_where_the_limit_is() -> None:
+    async with serving(saying(CALL)) as client:
+        stream = client.chat(stream=True, tools=[WEATHER], max_tokens=60)
+        frames = (await stream.body()).decode().split("\n\n")
+    deltas = [
+        choice
+        for frame in frames
+        if frame.startswith("data: {")
+        for choice in json.loads(frame.removeprefix("data: "))["choices"]
+    ]
+    calls = [call for choice in deltas for call in choice["delta"].get("tool_calls", ())]
+    assert calls[0]["function"] == {"name": "weather", "arguments": ""}
+    arguments = "".join(call["function"]["arguments"] for call in calls[1:])
+    assert '{"city": "Oslo"}'.startswith(arguments)
+    assert len(arguments) > 5
+    assert deltas[-1]["finish_reason"] == "length"
+
+
+async def test_a_call_that_breaks_off_before_its_name_is_text() -> None:
+    text = '<tool_call>\n{"nam'
+    async with serving(saying(text)) as client:
+        message, reason = await message_of(client, tools=[WEATHER])
+        assert (message["content"], reason) == (text, "stop")
+
+
+async def test_a_thought_is_told_apart_and_counted() -> None:
+    async with serving(saying("<think>Hm, hm.</think>Yes.")) as client:
+        answer = await client.chat().json()
+        message = answer["choices"][0]["message"]
+        assert (message["reasoning_content"], message["content"]) == ("Hm, hm.", "Yes.")
+        assert answer["usage"]["completion_tokens_details"]["reasoning_tokens"] > 5
+
+
+@pytest.mark.parametrize(
+    ("fields", "valid"),
+    [
+        ({"response_format": {"type": "json_object"}}, lambda text: isinstance(json.loads(text), dict)),
+        (
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {
+                        "name": "it",
+                        "schema": {
+                            "type": "object",
+                            "properties": {"n": {"enum": [3]}},
+                            "required": ["n"],
+                            "additionalProperties": False,
+                        },
+                    },
+                }
+            },
+            lambda text: json.loads(text) == {"n": 3},
+        ),
+        ({"guided_regex": "[0-9]{3}"}, lambda text: len(text) == 3 and text.isdigit()),
+        ({"guided_choice": ["left", "right"]}, lambda text: text in ("left", "right")),
+        ({"grammar": 'root ::= "yes" | "no"'}, lambda text: text in ("yes", "no")),
+    ],
+)
+async def test_an_answer_has_the_form_that_is_asked_for(fields: dict[str, Any], valid: Any) -> None:
+    async with serving(saying('{"a": 1}')) as client:
+        message, reason = await message_of(client, max_tokens=200, **fields)
+        assert valid(message["content"]), message["content"]
+        assert reason == "stop"
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"guided_regex": "[a"}, "guided_regex"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "strin"}}}},
+            "response_format.json_schema.schema",
+        ),
+        ({"guided_regex": "a", "tools": [WEATHER]}, "guided_regex"),
+    ],
+)
+async def test_what_cannot_be_followed_is_refused_by_name(fields: dict[str, Any], param: str) -> None:
+    async with serving(saying("x")) as client:
+        refused = client.chat(**fields)
+        assert (await refused.json())["error"]["param"] == param
+        assert refused.status == 400
+        await client.service.wait_settled()
+        client.service.check_idle()
