@@ -44,13 +44,15 @@ class ContextExceeded(InvalidRequest):
         self.limit_tokens = limit_tokens
 
 
-def prompt_too_long(prompt_tokens: int, limit_tokens: int, about: str = "") -> ContextExceeded:
+def prompt_too_long(
+    prompt_tokens: int, limit_tokens: int, about: str = "", *, param: str = "messages"
+) -> ContextExceeded:
     """The error for a prompt that does not fit the context; `about` goes before its length."""
     return ContextExceeded(
         f"this model's context is {limit_tokens} tokens, but the prompt has {about}{prompt_tokens}",
         prompt_tokens=prompt_tokens,
         limit_tokens=limit_tokens,
-        param="messages",
+        param=param,
     )
 
 

@@ -59,25 +59,40 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """The request waits for a slot; position 0 is next."""
+    """The request waits for a slot; position 0 is next.
+
+    `wait_s` is how long it will probably wait yet, None where nobody can say.
+    """
 
     position: int
+    wait_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Prefill:
-    """`done` of `total` prompt tokens are in the KV cache."""
+    """`done` of `total` prompt tokens are in the KV cache, `cached` of them since before it began.
+
+    `time_ms` has passed since the engine got it.
+    """
 
     done: int
     total: int
+    cached: int = 0
+    time_ms: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The prompt is in; the first token comes with the same step."""
+    """The prompt is in, after `time_ms` in the engine; the first token comes with the same step.
+
+    `prompt_logprobs` has the prompt's tokens where that was asked for, each by what stands before it. Before
+    the first there is nothing: its log probability is 0.
+    """
 
     prompt_tokens: int
     cached_tokens: int
+    time_ms: float = field(default=0.0, compare=False)
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +181,7 @@ class Completion:
 
     blocks: tuple[Block, ...]
     finished: Finished
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
 
     @property
     def text(self) -> str:
@@ -225,16 +241,19 @@ class Collector:
 
     completion: Completion | None = None
     _blocks: BlockCollector = field(default_factory=BlockCollector)
+    _prompt_logprobs: tuple[TokenLogprob, ...] = ()
 
     def feed(self, event: Event) -> None:
         """Take the next event; raises the error that a Failed event carries."""
         match event:
             case BlockOpened() | BlockDelta() | BlockClosed():
                 self._blocks.feed(event)
+            case Started():
+                self._prompt_logprobs = event.prompt_logprobs
             case Failed(error):
                 raise error
             case Finished():
-                self.completion = Completion(blocks=self._blocks.blocks, finished=event)
+                self.completion = Completion(self._blocks.blocks, event, self._prompt_logprobs)
 
 
 def collect(events: Iterable[Event]) -> Completion:

@@ -36,6 +36,20 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
+class RawPrompt:
+    """A prompt that is no conversation: a text, or `tokens` exactly as they are.
+
+    A text begins with the token that the model wants at every beginning. Names of control tokens in it are
+    words, unless it `parses_control`. With a `suffix`, what stands between the two is wanted.
+    """
+
+    text: str = ""
+    tokens: tuple[int, ...] | None = None
+    suffix: str | None = None
+    parses_control: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Tool:
     """A function the model may call. `parameters` is its JSON Schema, unparsed."""
 
@@ -156,16 +170,18 @@ class Grammar:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """One request: a conversation, how to continue it, and how often.
+    """One request: a conversation or, instead of it, a raw `prompt`; how to continue it, and how often.
 
     `max_tokens` None means up to the end of the context. One that `is_clipped` is lowered to what the context
-    has room for, where others are refused. `top_logprobs` None asks for none, 0 for the chosen token's only.
+    has room for, where others are refused. `top_logprobs` None asks for none, 0 for the chosen token's only;
+    one that `scores_prompt` asks for those of the prompt's tokens too.
     A text that `includes_stop` ends with the stop string that ended it; one that `shows_control` has the
     names of control tokens in it. A last message of the assistant is continued, not answered.
-    `template_kwargs` is a JSON object for the model's template.
+    `template_kwargs` is a JSON object for the model's template. Of one client's requests that wait the one of
+    the lowest `priority` goes first.
     """
 
-    messages: tuple[Message, ...]
+    messages: tuple[Message, ...] = ()
     sampling: Sampling = field(default_factory=Sampling)
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
@@ -180,3 +196,11 @@ class GenerationRequest:
     grammar: Grammar | None = None
     template_kwargs: msgspec.Raw | None = None
     is_clipped: bool = False
+    priority: int = 0
+    prompt: RawPrompt | None = None
+    scores_prompt: bool = False
+
+    @property
+    def prompt_param(self) -> str:
+        """What the prompt is called, where a field is at fault."""
+        return "messages" if self.prompt is None else "prompt"

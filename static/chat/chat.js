@@ -66,6 +66,7 @@ class Answer {
     this.first = null;
     this.drawn = 0;
     this.timer = null;
+    this.waiting = "";
     this.node = element("div", "turn assistant");
     this.box = element("div", "text waiting");
     this.box.dir = "auto";
@@ -80,6 +81,8 @@ class Answer {
   feed(chunk) {
     if (chunk.error) throw new Error(chunk.error.message);
     this.tokens = chunk.usage?.completion_tokens ?? this.tokens;
+    if (chunk.queue_progress) this.waitsBecause(placeText(chunk.queue_progress));
+    if (chunk.prompt_progress) this.waitsBecause(readingText(chunk.prompt_progress));
     const delta = chunk.choices?.[0]?.delta ?? {};
     const thought = delta.reasoning_content ?? delta.reasoning ?? "";
     if (!delta.content && !thought) return;
@@ -89,6 +92,12 @@ class Answer {
     this.text += delta.content ?? "";
     this.reasoning += thought;
     this.draw();
+  }
+
+  /** Say what it waits for, until it says something itself. */
+  waitsBecause(text) {
+    this.waiting = text;
+    if (this.first === null) this.meter.textContent = text;
   }
 
   /** At once, or in a moment where it was drawn just now: rendering is quadratic in the length otherwise. */
@@ -111,11 +120,23 @@ class Answer {
       const speed = seconds > 0 && tokens > 1 ? ` · ${((tokens - 1) / seconds).toFixed(1)} tokens/s` : "";
       this.meter.textContent = `${tokens} tokens${speed} · first after ${Math.round(this.first - this.began)} ms${this.end ?? ""}`;
     } else {
-      this.meter.textContent = this.end?.slice(3) ?? "";
+      this.meter.textContent = this.end?.slice(3) ?? (running === null ? "" : this.waiting);
     }
     this.drawn = performance.now();
     if (follows) log.scrollTop = log.scrollHeight;
   }
+}
+
+function placeText({ position, eta_s }) {
+  const place = position === 0 ? "next in line" : `${position} before you in line`;
+  if (eta_s === null) return place;
+  const step = eta_s < 10 ? 1 : eta_s < 60 ? 5 : 10;
+  return `${place}, about ${Math.max(1, step * Math.round(eta_s / step))} s`;
+}
+
+function readingText({ total, cache, processed }) {
+  const share = total > cache ? (processed - cache) / (total - cache) : 1;
+  return share < 1 ? `reading, ${Math.round(100 * share)} %` : "";
 }
 
 async function ask(text) {
@@ -138,7 +159,7 @@ async function ask(text) {
     const response = await fetch("v1/chat/completions", {
       method: "POST",
       headers,
-      body: JSON.stringify({ model: byId("model").textContent, messages, stream: true, stream_options: { include_usage: true } }),
+      body: JSON.stringify({ model: byId("model").textContent, messages, stream: true, return_progress: true, stream_options: { include_usage: true } }),
       signal: abort.signal,
     });
     if (!response.ok) {

@@ -51,7 +51,8 @@ export class Detail {
     setText(byId("detail-title"), `${shortId(request.id)} · ${state}`);
     const from = request.client ? ` from ${request.client}` : "";
     const began = request.started_at ? `, began ${clock(request.started_at)}` : "";
-    setText(byId("detail-line"), `${request.id}${from}${began}`);
+    const named = request.request_id ? ` (${request.request_id})` : "";
+    setText(byId("detail-line"), `${request.id}${named}${from}${began}`);
     this.#showSpent(request);
     this.#showFacts(request);
     this.#showContent(request);

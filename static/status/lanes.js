@@ -89,6 +89,15 @@ export function showTags(node, request) {
   node.replaceChildren(...tags.map((tag) => element("span", "tag", tag)));
 }
 
+// Counts down between what the server says, and is no finer than an estimate can be.
+function waitText(eta_s, at) {
+  if (eta_s === undefined) return "no estimate yet";
+  const left = eta_s - (performance.now() - at) / 1000;
+  if (left < 1.5) return "slot in a moment";
+  const step = left < 10 ? 1 : left < 60 ? 5 : 10;
+  return `slot in about ${duration(1000 * step * Math.round(left / step))}`;
+}
+
 export class Lanes {
   constructor(select) {
     this.select = select;
@@ -147,7 +156,7 @@ function place({ id, position, waited_s, eta_s, at }) {
     id,
     number: position + 1,
     waited: `waits ${duration(1000 * waited_s + performance.now() - at)}`,
-    rest: `slot in about ${duration(1000 * eta_s)}`,
+    rest: waitText(eta_s, at),
   };
 }
 

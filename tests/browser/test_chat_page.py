@@ -1,8 +1,11 @@
 """The chat page in a real browser: what a newcomer sees first."""
 
+import urllib.request
+
 import pytest
 from playwright.sync_api import Page, expect
 from tests.browser.conftest import Server
+from tests.browser.test_status_page import STORY, Talk
 
 pytestmark = [pytest.mark.browser, pytest.mark.model]
 
@@ -65,3 +68,20 @@ def test_an_error_is_said(page: Page, scripted: Server) -> None:
     ask(page, "hello")
     expect(page.locator("#error")).to_be_visible()
     expect(page.locator("#send")).to_have_text("Send")
+
+
+def test_who_waits_is_told_for_what(page: Page, server: Server) -> None:
+    page.goto(f"{server.url}/")
+    talks = [Talk(server, STORY, 400) for _ in range(3)]
+    server.wait(lambda status: len([r for r in status["requests"] if r["state"] != "queued"]) == 3)
+    ask(page, "Say hello in one short sentence.")
+    expect(page.locator(".meter")).to_contain_text("next in line, about")
+    for request in server.status()["requests"]:
+        if request["state"] != "queued":
+            stop = urllib.request.Request(f"{server.url}/v1/requests/{request['id']}", method="DELETE")
+            urllib.request.urlopen(stop).close()
+    for talk in talks:
+        talk.join(10)
+    expect(page.locator(".meter")).to_contain_text("tokens")
+    expect(page.locator(".meter")).not_to_contain_text("in line")
+    page.locator("#send").click()

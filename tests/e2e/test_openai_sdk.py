@@ -48,6 +48,52 @@ def test_a_stream(wide: Server, sdk: SDK) -> None:
     assert last.usage.completion_tokens == 12
 
 
+def test_completions(wide: Server, sdk: SDK) -> None:
+    client = sdk(wide.api)
+    answer = client.completions.create(
+        model=MODEL,
+        prompt=["Once upon a time", "The river"],
+        max_tokens=6,
+        temperature=0,
+        echo=True,
+        logprobs=2,
+    )
+    assert [choice.index for choice in answer.choices] == [0, 1]
+    for choice in answer.choices:
+        assert choice.logprobs is not None
+        assert choice.logprobs.tokens is not None
+        assert "".join(choice.logprobs.tokens) == choice.text
+    assert answer.choices[0].text.startswith("Once upon a time")
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 12
+    stream = client.completions.create(
+        model=MODEL, prompt="Once upon a time", max_tokens=6, temperature=0, echo=True, stream=True
+    )
+    assert "".join(chunk.choices[0].text for chunk in stream) == answer.choices[0].text
+
+
+def test_completions_without_v1_and_what_only_some_models_can(wide: Server, sdk: SDK) -> None:
+    client = sdk(wide.api.removesuffix("/v1"))
+    assert client.models.retrieve(MODEL).id == MODEL
+    with pytest.raises(openai.BadRequestError, match="filling in the middle") as caught:
+        client.completions.create(model=MODEL, prompt="a", suffix="b")
+    assert caught.value.param == "suffix"
+
+
+def test_where_a_request_is(wide: Server, sdk: SDK) -> None:
+    stream = sdk(wide.api).chat.completions.create(
+        model=MODEL,
+        messages=[{"role": "user", "content": f"Read this: {'a word, ' * 300}"}],
+        max_tokens=2,
+        stream=True,
+        extra_body={"return_progress": True},
+    )
+    extras = [chunk.model_extra or {} for chunk in stream]
+    told = [extra["prompt_progress"] for extra in extras if "prompt_progress" in extra]
+    assert told[-1]["processed"] == told[-1]["total"] > 300
+    assert [step["processed"] for step in told] == sorted(step["processed"] for step in told)
+
+
 def test_log_probabilities(wide: Server, sdk: SDK) -> None:
     answer = sdk(wide.api).chat.completions.create(
         model=MODEL, messages=QUESTION, max_tokens=8, temperature=0, logprobs=True, top_logprobs=3

@@ -85,6 +85,7 @@ class TaleEngine:
     ) -> None:
         self.capacity = Capacity(slots, slots * ctx_tokens, ctx_tokens)
         self.failure: EngineFailed | None = None
+        self.texts = None
         self.told = 0
         self._tale = tale
         self._pause_s = pause_s

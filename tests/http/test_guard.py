@@ -288,8 +288,13 @@ async def test_props_lists_every_route_of_the_router_and_says_what_it_is_for() -
     async with serving(secretive()) as client:
         props = await client.send("GET", "/props").json()
         listed = sorted((route["path"], route["methods"]) for route in props["routes"])
-        rules = client.app.running.app.url_map.iter_rules()
-        assert listed == sorted((rule.rule, sorted(rule.methods - {"HEAD", "OPTIONS"})) for rule in rules)
+        rules = list(client.app.running.app.url_map.iter_rules())
+        paths = {rule.rule for rule in rules}
+        assert listed == sorted(
+            (rule.rule, sorted(rule.methods - {"HEAD", "OPTIONS"}))
+            for rule in rules
+            if f"/v1{rule.rule}" not in paths
+        )
         assert all(route["about"] for route in props["routes"])
         assert {route["path"] for route in props["routes"] if route["access"] == "public"} == {
             "/",

@@ -120,7 +120,7 @@ async def test_idle_is_said_and_so_are_prefill_decode_and_the_queue() -> None:
     gate = Gate()
     async with serving(ScriptedBackend(on_step=gate), slots=1) as client, watching(client) as watch:
         assert watch.state["server"]["phase"] == "idle"
-        running = client.chat("x" * 300, stream=True)
+        running = client.chat("x" * 300, stream=True, max_tokens=200)
         await running.chunk()
         await watch.until(lambda watch: watch.state["server"]["phase"] == "prefill")
         queued = client.chat("second", stream=True)

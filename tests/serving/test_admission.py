@@ -32,7 +32,7 @@ class Queue:
             self.running.append(ticket)
 
         ticket = Ticket(slots, client or name, start, moves.append, priority)
-        self.admission.check(slots, retry_after_s=7)
+        self.admission.check(slots, retry_after_s=lambda: 7)
         self.admission.join(ticket)
         return ticket
 
@@ -332,15 +332,15 @@ def test_who_is_announced_has_a_place_and_gives_it_up() -> None:
     queue = Queue(slots=2, queue_limit=1)
     tickets = [Ticket(slots, "", lambda: None, lambda position: None) for slots in (1, 1, 2)]
     for ticket in tickets:  # two that will start, and one that will wait
-        queue.admission.check(ticket.slots, retry_after_s=7)
+        queue.admission.check(ticket.slots, retry_after_s=lambda: 7)
         queue.admission.announce(ticket)
     with pytest.raises(QueueFull):
-        queue.admission.check(1, retry_after_s=7)
+        queue.admission.check(1, retry_after_s=lambda: 7)
     queue.admission.leave(tickets[0])
     with pytest.raises(QueueFull):
-        queue.admission.check(1, retry_after_s=7)  # the one for two slots has no room before this one
+        queue.admission.check(1, retry_after_s=lambda: 7)  # the one for two slots has no room before this one
     queue.admission.leave(tickets[2])
-    queue.admission.check(1, retry_after_s=7)
+    queue.admission.check(1, retry_after_s=lambda: 7)
     assert not queue.admission.is_idle
     queue.admission.leave(tickets[1])
     assert queue.admission.is_idle

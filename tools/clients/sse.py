@@ -48,10 +48,16 @@ class _Choice(msgspec.Struct):
     finish_reason: str | None = None
 
 
+class _QueueProgress(msgspec.Struct):
+    eta_s: float | None = None
+
+
 class _Chunk(msgspec.Struct):
     id: str = ""
     choices: list[_Choice] = []
     usage: Usage | None = None
+    queue_progress: _QueueProgress | None = None
+    prompt_progress: Any = None
     error: Any = None  # of any shape: each server has its own
 
 
@@ -67,6 +73,9 @@ class Answer:
     `ending` says how it ended: "done" (the protocol's own end), "left" (this client went), "refused" (an HTTP
     error status), "failed" (an error event), "cut" (the connection ended early), "evicted" (the server ended
     the connection of a client that did not read), or "" while it is going on.
+
+    Where the client asked for progress, `waits` has what it was told of its wait, and when: seconds, None
+    where the server could not say. `served_s` is when its prompt was first said to be worked on.
     """
 
     sent_s: float = 0.0
@@ -80,6 +89,8 @@ class Answer:
     chunk_id: str = ""
     finish_reason: str | None = None
     usage: Usage | None = None
+    waits: list[tuple[float, float | None]] = field(default_factory=list)
+    served_s: float | None = None
     error: str = ""
     ended_s: float | None = None
     ending: str = ""
@@ -186,6 +197,12 @@ class SseReader:
         if chunk.usage is not None:
             answer.usage = chunk.usage
         has_news = chunk.usage is not None or answer.frames == 1
+        if chunk.queue_progress is not None:
+            answer.waits.append((now_s, chunk.queue_progress.eta_s))
+            has_news = True
+        if chunk.prompt_progress is not None:
+            answer.served_s = answer.served_s or now_s
+            has_news = True
         for choice in chunk.choices:
             delta = choice.delta
             text = (delta.content or delta.reasoning_content) if delta else None

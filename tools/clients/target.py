@@ -48,11 +48,12 @@ class Chat(msgspec.Struct, frozen=True, omit_defaults=True):
     """What is asked for: the fields of a chat completion that a load needs, as JSON names them."""
 
     messages: list[dict[str, str]]
-    max_tokens: int
+    max_tokens: int | None
     model: str = ""
     temperature: float | None = None
     stream: bool = False
     stream_options: dict[str, bool] | None = None
+    return_progress: bool = False
 
     def body(self, model: str) -> bytes:
         """The JSON of the request, asking for usage where it streams."""

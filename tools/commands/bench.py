@@ -12,6 +12,8 @@
     python tools/bench.py crowd                     streams beside 100 and 1,000 readers of /status
     python tools/bench.py delay                     from a token's sampling to such a reader, and its memory
     python tools/bench.py steps --omp all           what a llama.cpp step costs, by what is in it
+    python tools/bench.py waits                     what those in line are told, against the truth
+    python tools/bench.py fair                      one request behind another client's fifty
     python tools/bench.py all --json rows.json -- --step-budget-ms 60    (flags for the server)
 
 `serve`, `residual`, `retry`, `shared` and `pace` with --peer measure that server instead of one of ours.
@@ -38,7 +40,7 @@ from tools.sheets.sheet import WIDTH, Sheet, write
 EVERYTHING = "engine"
 MODEST_REPEATS = {"residual": 3, "retry": 3, "shared": 2, "pace": 2, "drafting": 2, "cost": 2, "all": 3}
 """What `engine` measures, in this order, and how often."""
-REPEATS = {"drafting": 3, "steps": 7}  # others: 5
+REPEATS = {"drafting": 3, "steps": 7, "waits": 2, "fair": 3}  # others: 5
 
 
 async def run(args: argparse.Namespace, what: str, console: Console) -> Sheet:
@@ -89,7 +91,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("what", choices=[*ENGINE, EVERYTHING])
-    add("--repeats", type=int, help="[5; drafting: 3; steps: 7; engine: 2 or 3 of each]")
+    add("--repeats", type=int, help="[5; drafting, fair: 3; steps: 7; waits: 2; engine: 2 or 3 of each]")
     add("--streams", type=_numbers, metavar="N,N", help="of throughput [1,8,16; cost: 1,16,64]")
     add("--output-tokens", type=int, default=64, help="of a stream, for throughput [%(default)s]")
     add("--threads", type=int, default=2)
@@ -103,7 +105,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--json", type=Path, help="write all figures there")
     args = parser.parse_args(arguments[:cut])
     args.flags = arguments[cut + 1 :]
-    if args.peer and args.what in ("raw", "cost", "drafting", "crowd", "delay", "steps"):
+    if args.peer and args.what in ("raw", "cost", "drafting", "crowd", "delay", "steps", "waits", "fair"):
         parser.error(f"{args.what} has no use for --peer")
     return args
 

@@ -15,6 +15,7 @@ from tools.measures.delay import delay
 from tools.measures.drafting import drafting
 from tools.measures.events import events
 from tools.measures.eviction import eviction
+from tools.measures.fair import fair
 from tools.measures.idle import idle
 from tools.measures.leaving import leaving
 from tools.measures.pace import pace
@@ -25,6 +26,7 @@ from tools.measures.shared import shared
 from tools.measures.shutdown import shutdown
 from tools.measures.steps import steps
 from tools.measures.throughput import compared, raw, serve
+from tools.measures.waits import waits
 from tools.sheets.sheet import Sheet, load_text
 
 Figure = Callable[[Bed, Plan], Awaitable[Sheet]]
@@ -42,6 +44,8 @@ ENGINE: dict[str, Figure] = {
     "crowd": crowd,
     "delay": delay,
     "steps": steps,
+    "waits": waits,
+    "fair": fair,
 }
 """What bench.py measures: the server and its engine."""
 

@@ -39,6 +39,12 @@ class Plan:
     idle: int = 500
     """Idle SSE connections, of each kind."""
     subscribers: tuple[int, ...] = (100, 500, 1000)
+    answers_before: int = 12
+    """That the server has given, one after the other, when waits begin to be foretold."""
+    arrivals: int = 160
+    """Of requests whose waits are foretold."""
+    crowd_requests: int = 50
+    """Of the client that comes first, before another asks once."""
     window_s: float = 4.0
     """For how long events are counted."""
     settle_s: float = 3.0
@@ -59,6 +65,9 @@ QUICK = Plan(
     healthy_tokens=20,
     idle=10,
     subscribers=(5,),
+    answers_before=2,
+    arrivals=12,
+    crowd_requests=6,
     window_s=0.3,
     settle_s=0.2,
     shutdowns=1,

@@ -8,6 +8,7 @@ It takes the flags of `corral serve` too; those about a model and its memory mea
   noise     letters at constant cost, and nothing that drafts could use: what a token costs outside llama.cpp
   babble    the same 26 letters again and again, so all drafts: a step has up to 16 tokens of one stream
   rambling  every letter depends on all tokens before it: whether texts are whole
+  told      as many letters as the seven digits say that its system message begins with
   clock     `<nanoseconds>` of time.perf_counter_ns() at the token's sampling. On Linux that is one clock for
             all processes: whoever reads the text knows how long it took to come.
 
@@ -22,10 +23,19 @@ from collections.abc import Callable, Sequence
 from corral import server
 from corral.application import Application
 from corral.engine.local.backend import Backend
-from corral.engine.local.scripted import ByteVocabulary, ScriptedBackend, babble, rambling
+from corral.engine.local.scripted import (
+    ANSWER,
+    END,
+    START,
+    ByteVocabulary,
+    ScriptedBackend,
+    babble,
+    rambling,
+)
 from corral.settings import add_flags, load
 
 CTX_TOKENS = 65_536
+DIGITS = 7
 PREFIXES = 32  # sequences for reusable prefixes, beside the running ones, as on llama.cpp
 TOKEN_BYTES = 23_040  # of SmolLM2-135M: so the limit on kept prefixes holds as many as it would of those
 
@@ -35,8 +45,16 @@ def noise(tokens: Sequence[int]) -> int:
     return 97 + (len(tokens) * 2_654_435_761 >> 9) % 26
 
 
+def told(tokens: Sequence[int]) -> int:
+    """Noise, and its end when there is as much of it as the conversation's first message wants."""
+    first = 1 + len("system\n")
+    wanted = int(bytes(tokens[first : first + DIGITS]))
+    said = tokens[::-1].index(START) - len(ANSWER)
+    return noise(tokens) if said < wanted else END
+
+
 CLOCK = "clock"
-SCRIPTS = {"noise": noise, "babble": babble, "rambling": rambling, CLOCK: noise}
+SCRIPTS = {"noise": noise, "babble": babble, "rambling": rambling, "told": told, CLOCK: noise}
 
 
 class ClockPieces(Sequence[bytes]):

@@ -34,6 +34,14 @@ class Counts:
         self.drafted_tokens += len(event.draft)
         self.accepted_tokens += event.accepted
 
+    def done_tokens(self, choice: int) -> int:
+        """Of the prompt, those that are in the cache for one choice, computed or found there."""
+        return self._done[choice]
+
+    def said_tokens(self, choice: int) -> int:
+        """Sampled so far for one choice."""
+        return self._sampled[choice]
+
     @property
     def prefilled_tokens(self) -> int:
         """Of the prompt, those computed so far: the mean over the choices, without what was cached."""

@@ -27,13 +27,17 @@ from corral.request import GenerationRequest
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """Who asked, and by which API: what the engine does not need to know. `address` is never a key."""
+    """Who asked, and by which API: what the engine does not need to know. `address` is never a key.
+
+    `id` is the answer's own; `request_id` is what the client, or a proxy before it, calls the request.
+    """
 
     id: str
     api: str
     model: str
     streams: bool
     address: str
+    request_id: str = ""
 
 
 class Watcher(Protocol):
@@ -129,6 +133,10 @@ class Record:
     def has_ended(self) -> bool:
         """Whether the engine is done with it, or was told to be."""
         return self.life.ended_s is not None
+
+    def is_finished(self, choice: int) -> bool:
+        """Whether one of its answers is whole."""
+        return choice in self._finished
 
     @property
     def finished_at(self) -> float:

@@ -80,8 +80,16 @@ def table(options: DialectOptions) -> tuple[AnyRoute, ...]:
     )
 
 
+def short_path(path: str) -> str:
+    """A path without `/v1`, where it is answered too."""
+    return path.removeprefix("/v1") if path.startswith("/v1/") else path
+
+
 def errors_at(path: str, routes: Sequence[AnyRoute] = ()) -> Errors:
     """Whose errors are told at a path: of the longest route that it is or lies below, else OpenAI's."""
     known = (*_FAMILIES, *((route.path, route.dialect) for route in routes))
-    found = [(place, errors) for place, errors in known if f"{path}/".startswith(f"{place}/") or not place]
+    here = f"{short_path(path)}/"
+    found = [
+        (place, errors) for place, errors in known if not place or here.startswith(f"{short_path(place)}/")
+    ]
     return max(found, key=lambda each: len(each[0]))[1]

@@ -18,9 +18,11 @@ Rules for who writes one
 - A sequence that ends by itself says so in exactly one Finished or Failed before it is released. One that was
   cancelled may be released without a word.
 - Once `run` is cancelled nobody is told anything any more.
-- Tokens are counted here and never named: what a token is, is the engine's own affair.
+- Tokens are counted here and never named: what a token is, is the engine's own affair. One that can tell, to
+  clients that want to know, has `texts`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -103,11 +105,39 @@ class Handle(Protocol):
         ...
 
 
+class Texts(Protocol):
+    """What an engine can tell of texts and tokens, beside generating.
+
+    What it costs is shared out between clients as `Engine.prepare` is, and `client` is who asks.
+    """
+
+    async def tokens(self, text: str, *, client: str, adds_special: bool, parses_control: bool) -> list[int]:
+        """The tokens of a text; a checkpoint. Cancelling it leaves nothing behind. Raises InvalidRequest.
+
+        It begins as prompts do where it `adds_special`, and names of control tokens in it become those where
+        it `parses_control`.
+        """
+        ...
+
+    def pieces(self, tokens: Sequence[int]) -> list[bytes]:
+        """What each token stands for, of a control token its name. Raises InvalidRequest if there is none."""
+        ...
+
+    async def prompt(self, request: GenerationRequest, *, client: str) -> str:
+        """What the model would be given of a conversation, as text; a checkpoint, and errors as `prepare`."""
+        ...
+
+
 class Engine(Protocol):
     """Something that generates."""
 
     @property
     def capacity(self) -> Capacity: ...
+
+    @property
+    def texts(self) -> Texts | None:
+        """What it can tell of texts and tokens; None if nothing."""
+        ...
 
     @property
     def failure(self) -> EngineFailed | None:

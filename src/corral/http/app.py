@@ -1,7 +1,6 @@
 """The Quart app: who may come in, what is told of errors, and the routes. Made once the engine runs."""
 
 import logging
-import secrets
 from collections.abc import Mapping, Sequence
 
 from quart import Response, g, request
@@ -11,7 +10,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing import MapAdapter
 
 from corral.books.ledger import Ledger, Refusal
-from corral.dialects.routes import AnyRoute, CountRoute, KeptRoute, Route, errors_at
+from corral.dialects.routes import AnyRoute, CountRoute, KeptRoute, Route, errors_at, short_path
 from corral.errors import (
     CorralError,
     InvalidRequest,
@@ -21,9 +20,17 @@ from corral.errors import (
     code_of,
 )
 from corral.http.body import Bodies
+from corral.http.complete import add_completions
 from corral.http.connection import UNREAD_BYTES, CorralRequest, ScopedHTTPConnection, target_of_request
 from corral.http.generate import add_count, add_generate, is_accepted
-from corral.http.guard import HostCheck, KeyCheck, OriginCheck, check_expectation, client_of
+from corral.http.guard import (
+    HostCheck,
+    KeyCheck,
+    OriginCheck,
+    check_expectation,
+    client_of,
+    request_id_of,
+)
 from corral.http.info import add_health, add_models, add_props
 from corral.http.kept import add_kept
 from corral.http.marks import Access, Marks, marks_of
@@ -32,6 +39,7 @@ from corral.http.options import HttpOptions, ModelCard
 from corral.http.pages import StaticFile, add_pages
 from corral.http.replies import error_reply
 from corral.http.status import add_status
+from corral.http.texts import add_texts
 from corral.serving.service import Service
 from corral.watching.watch import Watching
 
@@ -97,12 +105,27 @@ def create_app(
                 add_count(app, route, service, bodies)
             case KeptRoute():
                 add_kept(app, route, service)
+    add_completions(app, service, bodies, card, options)
+    add_texts(app, service, bodies)
     add_pages(app, files)
     add_status(app, service, watching, operators, bodies, keepalive_s=options.stream_keepalive_s)
     add_models(app, service, card)
     add_props(app, service, card, options)
     add_health(app, service, watching)
+    _add_short_paths(app)
     return app
+
+
+def _add_short_paths(app: CorralApp) -> None:
+    """Answer without `/v1` too what clients ask for: people forget it in a base URL."""
+    rules = tuple(app.url_map.iter_rules())
+    taken = {rule.rule for rule in rules}
+    for rule in rules:
+        view, short = app.view_functions[rule.endpoint], short_path(rule.rule)
+        if marks_of(view).access is Access.CLIENT and short not in taken:
+            app.add_url_rule(
+                short, rule.endpoint, view, methods=sorted((rule.methods or set()) - {"OPTIONS"})
+            )
 
 
 def _add_guard(
@@ -115,7 +138,7 @@ def _add_guard(
 
     @app.before_request
     async def guard() -> None:
-        g.request_id = f"req_{secrets.token_hex(12)}"
+        g.request_id = request_id_of(request)
         level = _marks(app).access
         check_expectation(request)
         hosts.check(request.headers.get("Host", ""), target_of_request().authority)

@@ -8,7 +8,7 @@ import trio
 from quart import Quart, Request, Response, g, request
 
 from corral.books.record import About
-from corral.dialects import Call, Head, Headers
+from corral.dialects import Call, Head, Headers, StreamEncoder
 from corral.dialects.routes import CountRoute, Route
 from corral.errors import ContextExceeded
 from corral.http.body import Bodies
@@ -16,7 +16,7 @@ from corral.http.connection import enter_for_request, peer_of
 from corral.http.marks import speaks
 from corral.http.options import HttpOptions, ModelCard
 from corral.http.replies import JSON
-from corral.http.stream import AnswerBody, GenerationSource, event_stream
+from corral.http.stream import AnswerBody, Answering, GenerationSource, event_stream
 from corral.serving.generation import Generation
 from corral.serving.service import Service
 
@@ -30,7 +30,7 @@ def add_generate(
     @speaks(dialect)
     async def generate() -> Response:
         async with bodies.received(request) as body:
-            parse = partial(dialect.parse, headers=_headers(request), client=g.client)
+            parse = partial(dialect.parse, headers=headers_of(request), client=g.client)
             call = await bodies.parse(parse, body)
         about = About(
             id=f"{dialect.id_prefix}{secrets.token_hex(12)}",
@@ -38,6 +38,7 @@ def add_generate(
             model=card.name,
             streams=call.wants_stream,
             address=request.remote_addr or "",
+            request_id=g.request_id,
         )
         generation = enter_for_request(service.open(call.request, g.client, about, peer_of(request)))
         g.is_accepted = True
@@ -59,7 +60,7 @@ def add_count(app: Quart, route: CountRoute, service: Service, bodies: Bodies) -
     async def count() -> Response:
         try:
             async with bodies.received(request) as body:
-                parse = partial(dialect.parse, headers=_headers(request), client=g.client)
+                parse = partial(dialect.parse, headers=headers_of(request), client=g.client)
                 asked = await bodies.parse(parse, body)
             with bodies.until_closed():
                 prompt_tokens = await service.prompt_tokens(asked, g.client)
@@ -86,14 +87,10 @@ async def _respond(call: Call, generation: Generation, options: HttpOptions, ctx
     created_s = int(time.time())
     if not call.wants_stream:
         completions = await generation.complete()
-        answer = call.complete(_head(generation, created_s, ctx_tokens), completions)
-        response = Response(AnswerBody(answer, generation), content_type=JSON)
-        response.content_length = len(answer)
-        return response
+        return whole(call.complete(_head(generation, created_s, ctx_tokens), completions), generation)
     with trio.move_on_after(options.stream_keepalive_s):
         await generation.prepared()
-    stream = call.stream(_head(generation, created_s, ctx_tokens))
-    return event_stream(GenerationSource(generation, stream), keepalive_s=options.stream_keepalive_s)
+    return streamed(generation, call.stream(_head(generation, created_s, ctx_tokens)), options)
 
 
 def _head(generation: Generation, created_s: int, ctx_tokens: int) -> Head:
@@ -101,7 +98,19 @@ def _head(generation: Generation, created_s: int, ctx_tokens: int) -> Head:
     return Head(record.about.id, created_s, record.about.model, record.prompt_tokens, ctx_tokens)
 
 
-def _headers(request: Request) -> Headers:
+def whole(answer: bytes, generation: Answering) -> Response:
+    """The response that is a whole answer."""
+    response = Response(AnswerBody(answer, generation), content_type=JSON)
+    response.content_length = len(answer)
+    return response
+
+
+def streamed(generation: Answering, encoder: StreamEncoder, options: HttpOptions) -> Response:
+    """The response that streams an answer."""
+    return event_stream(GenerationSource(generation, encoder), keepalive_s=options.stream_keepalive_s)
+
+
+def headers_of(request: Request) -> Headers:
     """A request's headers as dialects see them."""
     headers: dict[str, str] = {}
     for name, value in request.headers:

@@ -3,7 +3,10 @@
 import hashlib
 import hmac
 import ipaddress
+import re
+import secrets
 from collections.abc import Iterable
+from typing import Final
 
 from quart import Request
 
@@ -12,6 +15,9 @@ from corral.http.target import Host, read_host
 from corral.transport.census import network_of
 
 PORTS = {"http": 80, "https": 443}
+
+_REQUEST_ID: Final = re.compile(r"[!-~]{1,128}")
+"""Visible ASCII: it goes into headers and, as one word, into the log."""
 
 
 class HostCheck:
@@ -111,6 +117,12 @@ def check_expectation(request: Request) -> None:
     expected = request.headers.get("Expect", "100-continue")
     if expected.lower() != "100-continue":
         raise ExpectationFailed(f"this server does not know the expectation {expected!r}")
+
+
+def request_id_of(request: Request) -> str:
+    """The name that a request came with (`X-Request-Id`), or a new one where it has none that will do."""
+    given = request.headers.get("X-Request-Id", "")
+    return given if _REQUEST_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
 
 
 def client_of(request: Request, key_owner: str | None) -> str:

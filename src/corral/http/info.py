@@ -71,7 +71,10 @@ def _model(service: Service, card: ModelCard) -> dict[str, object]:
 
 def _props(app: Quart, service: Service, card: ModelCard, options: HttpOptions) -> dict[str, object]:
     routes = []
+    paths = {rule.rule for rule in app.url_map.iter_rules()}
     for rule in sorted(app.url_map.iter_rules(), key=lambda rule: rule.rule):
+        if f"/v1{rule.rule}" in paths:
+            continue  # the same again
         view = app.view_functions[rule.endpoint]
         routes.append(
             {

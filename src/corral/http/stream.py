@@ -19,7 +19,7 @@ from quart.wrappers.response import ResponseBody
 from corral.dialects import StreamEncoder
 from corral.errors import CorralError
 from corral.events import Event, Failed, Finished
-from corral.serving.generation import Batch, Generation
+from corral.serving.generation import Batch
 
 logger = logging.getLogger("corral.http")
 
@@ -98,12 +98,23 @@ class _Chunks:
                 await trio.sleep(keepalive_s)
 
 
+class Answering(Protocol):
+    """What is written: a Generation, or Several of them."""
+
+    @property
+    def choices(self) -> int: ...
+    async def receive(self) -> list[Batch]: ...
+    def writing(self, is_writing: bool) -> None: ...
+    def delivered(self) -> None: ...
+    def failed(self) -> None: ...
+
+
 class GenerationSource:
     """Encodes a generation until all its choices have ended, and tells it how the writing goes."""
 
     __slots__ = ("_encoder", "_generation", "_has_started", "_running_choices")
 
-    def __init__(self, generation: Generation, encoder: StreamEncoder) -> None:
+    def __init__(self, generation: Answering, encoder: StreamEncoder) -> None:
         self._generation = generation
         self._encoder = encoder
         self._running_choices = generation.choices
@@ -158,7 +169,7 @@ class GenerationSource:
 class AnswerBody(ResponseBody):
     """A whole answer in one chunk, which tells its generation when the client's connection has taken it."""
 
-    def __init__(self, answer: bytes, generation: Generation) -> None:
+    def __init__(self, answer: bytes, generation: Answering) -> None:
         self._answer: bytes | None = answer
         self._generation = generation
 

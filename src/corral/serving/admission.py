@@ -104,10 +104,10 @@ class Admission:
         """How many clients something is kept of; never more than twice `slots` and `queue_limit` together."""
         return len(self._clients) + len(self._debts)
 
-    def check(self, slots: int, *, retry_after_s: int) -> None:
-        """Raise QueueFull if a ticket for `slots` could neither start now nor wait.
+    def check(self, slots: int, *, tickets: int = 1, retry_after_s: Callable[[], int]) -> None:
+        """Raise QueueFull if there is no room for so many tickets for `slots` each, to start now or to wait.
 
-        An `announce` or `join` right after it, with no checkpoint between, is within the limit.
+        As many times `announce` or `join` right after it, with no checkpoint between, is within the limit.
         """
         in_line, free_slots = len(self._waiting), 0 if self._waiting else self.free_slots
         for announced in self._announced:
@@ -115,10 +115,11 @@ class Admission:
                 free_slots -= announced.slots
             else:
                 in_line, free_slots = in_line + 1, 0
-        if slots > free_slots and in_line >= self.queue_limit:
+        wait = max(0, tickets - free_slots // slots)
+        if wait and in_line + wait > self.queue_limit:
+            after_s = retry_after_s()
             raise QueueFull(
-                f"{in_line} requests are waiting already; try again in {retry_after_s} s",
-                retry_after_s=retry_after_s,
+                f"{in_line} requests are waiting already; try again in {after_s} s", retry_after_s=after_s
             )
 
     def announce(self, ticket: Ticket) -> None:

@@ -66,7 +66,11 @@ class Lengths:
         longer = self._sorted[bisect_right(self._sorted, work.said_tokens) :]
         if not longer:
             return float(limit)
-        return sum(min(length, work.max_tokens) for length in longer) / len(longer) - work.said_tokens
+        # Few were as long as that, and they may all have ended right after: so one more is taken to go on for
+        # as long as answers are in the mean.
+        mean = sum(self._sorted) / len(self._sorted)
+        left = sum(min(length, work.max_tokens) - work.said_tokens for length in longer)
+        return min(limit, (left + mean) / (len(longer) + 1))
 
 
 def waits_s(

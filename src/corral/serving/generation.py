@@ -4,7 +4,6 @@ Everything here but the waiting is synchronous, so no cancellation can fall betw
 """
 
 import logging
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -29,12 +28,17 @@ Batch = tuple[int, list[Event]]
 """A choice's index, and what happened to it in one engine step, or a few quick ones."""
 
 
-@dataclass(frozen=True, slots=True)
-class MailboxLimits:
-    """How far a client may lag behind before it is evicted: in deliveries, and in bytes."""
+async def collected(mailbox: Mailbox[Batch], choices: int) -> list[Completion]:
+    """The whole answers of so many choices; a checkpoint, cancel-safe.
 
-    max_items: float = math.inf
-    max_bytes: float = math.inf
+    Raises the error of the first choice that failed.
+    """
+    collectors = [Collector() for _ in range(choices)]
+    while any(collector.completion is None for collector in collectors):
+        for choice, events in await mailbox.receive_all():
+            for event in events:
+                collectors[choice].feed(event)
+    return [collector.completion for collector in collectors if collector.completion is not None]
 
 
 class Generation:
@@ -49,15 +53,18 @@ class Generation:
         "_admission",
         "_engine",
         "_error",
+        "_first_choice",
         "_handles",
         "_is_evicted",
         "_is_prepared",
         "_mailbox",
         "_max_output_tokens",
         "_on_released",
+        "_on_started",
         "_peer",
         "_prepared",
         "_preparing",
+        "_wait_s",
         "record",
         "request",
         "ticket",
@@ -72,23 +79,35 @@ class Generation:
         record: Record,
         peer: Peer,
         *,
-        limits: MailboxLimits,
+        mailbox: Mailbox[Batch],
+        first_choice: int,
         max_output_tokens: int,
-        on_released: Callable[[], None],
+        wait_s: Callable[["Generation"], float | None],
+        on_started: Callable[[Record], None],
+        on_released: Callable[[Record], None],
     ) -> None:
+        """Its choices are counted from `first_choice` on, as others may have the same mailbox.
+
+        `wait_s` says how long it will probably wait yet. The callbacks may not block or raise.
+        """
         self.request = request
         self.record = record
-        self.ticket = Ticket(request.n, client, start=self._start, moved=self._moved)
+        self.ticket = Ticket(
+            request.n, client, start=self._start, moved=self._moved, priority=request.priority
+        )
         self._preparing = trio.CancelScope()
         self._prepared: Prepared | None = None
         self._is_prepared = trio.Event()
         """Or has ended before it was, by `_error`."""
         self._error: CorralError | None = None
         self._max_output_tokens = max_output_tokens
-        self._mailbox: Mailbox[Batch] = Mailbox(limits.max_items, max_bytes=limits.max_bytes)
+        self._mailbox = mailbox
+        self._first_choice = first_choice
         self._engine = engine
         self._admission = admission
         self._peer = peer
+        self._wait_s = wait_s
+        self._on_started = on_started
         self._on_released = on_released
         self._handles: list[Handle] = []
         self._is_evicted = False
@@ -130,12 +149,7 @@ class Generation:
 
         Raises the error of the first choice that failed.
         """
-        collectors = [Collector() for _ in range(self.choices)]
-        while any(collector.completion is None for collector in collectors):
-            for choice, events in await self.receive():
-                for event in events:
-                    collectors[choice].feed(event)
-        return [collector.completion for collector in collectors if collector.completion is not None]
+        return await collected(self._mailbox, self.choices)
 
     def writing(self, is_writing: bool) -> None:
         """A write to the client is under way, or has been taken."""
@@ -182,6 +196,11 @@ class Generation:
             self._is_prepared.set()
         self._happened(0, [Failed(error)])
 
+    def tell_wait(self) -> None:
+        """Say again where it stands in line and how long that will last; harmless once it has its slots."""
+        if self.ticket.is_waiting:
+            self._moved(self.ticket.position)
+
     def _is_ready(self, prepared: Prepared) -> None:
         max_tokens = min(prepared.max_tokens, self._max_output_tokens or prepared.max_tokens)
         self.record.prepared(prepared.prompt_tokens, max_tokens)
@@ -192,6 +211,7 @@ class Generation:
     def _start(self) -> None:
         assert self._prepared is not None
         self.record.admitted()
+        self._on_started(self.record)
         for choice in range(self.choices):
             sink = _Sink(partial(self._happened, choice), self._released)
             try:
@@ -206,14 +226,16 @@ class Generation:
                 self._handles.append(handle)
 
     def _moved(self, position: int) -> None:
+        queued = Queued(position, self._wait_s(self))
         for choice in range(self.choices):
-            self._happened(choice, [Queued(position)])
+            self._happened(choice, [queued])
 
     def _happened(self, choice: int, events: list[Event]) -> None:
         self.record.observe(choice, events)
         if self._is_evicted:
             return  # it has missed something, and must not go on as if it had not
-        if not self._mailbox.push_nowait((choice, events), sum(map(_size_bytes, events))):
+        batch = (self._first_choice + choice, events)
+        if not self._mailbox.push_nowait(batch, sum(map(_size_bytes, events))):
             self._is_evicted = True
             self.record.ended_by("evicted")
             self.close()
@@ -222,7 +244,7 @@ class Generation:
     def _released(self, waste: Waste) -> None:
         self.record.released(waste)  # first: its lane may go to whoever the release lets in
         self._admission.release(self.ticket)
-        self._on_released()
+        self._on_released(self.record)
 
 
 @dataclass(frozen=True, slots=True)

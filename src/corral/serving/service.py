@@ -7,15 +7,16 @@ with service.open(request, client, about, peer) as generation:     # refused now
 """
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import trio
 
 from corral.books.ledger import Ledger
 from corral.books.record import About, Record
-from corral.engine.contract import Capacity, Engine
+from corral.engine.contract import Capacity, Engine, Texts
 from corral.errors import (
     Cancelled,
     CorralError,
@@ -23,19 +24,29 @@ from corral.errors import (
     Draining,
     EngineFailed,
     InvalidRequest,
+    NotFound,
     QueueFull,
     ShutDown,
     StoppedByOperator,
 )
 from corral.request import GenerationRequest
-from corral.serving.admission import Admission
+from corral.serving.admission import Admission, Ticket
 from corral.serving.deadlines import Deadlines
-from corral.serving.generation import Generation, MailboxLimits
+from corral.serving.forecast import Forecast
+from corral.serving.generation import Batch, Generation
+from corral.serving.mailbox import Mailbox
 from corral.serving.peer import Peer
+from corral.serving.several import Several
 
-FIRST_GUESS_S = 2.0
-"""How long a request takes, before any has finished."""
-SMOOTHING = 0.2
+TELL_WAITS_S = 1.0
+"""How often those in line are told how long they will probably wait."""
+MOST_RETRY_S = 60
+UNKNOWN_RETRY_S = 10
+"""What a client is told to wait that came to a full queue, at most, and where nobody can say."""
+FRESH_S = 0.1
+"""So long a wait that was worked out is good enough for all who ask."""
+SPREAD = 0.2
+"""By how much more of it some are told, so that they do not all come back at once."""
 DELIVERY_BYTES = 4096
 """What a delivery, of one or a few engine steps, counts at least of what a client may lag behind. So by
 default a client that reads nothing is evicted after 256 of them, some seconds of any model."""
@@ -66,7 +77,12 @@ class Service:
             Deadlines(options.request_deadline_s, _deadline_passed) if options.request_deadline_s else None
         )
         self._admission = Admission(engine.capacity.slots, options.queue_requests)
-        self._request_s = FIRST_GUESS_S
+        self._forecast = Forecast(
+            engine.capacity.slots, ledger.now_s, limits_all=bool(options.max_output_tokens)
+        )
+        self._waits: tuple[float, tuple[Ticket, ...], dict[str, float | None]] = -math.inf, (), {}
+        """When waits were last worked out, for which line, and what they were by id."""
+        self._joined = trio.lowlevel.ParkingLot()
         self._idle = trio.lowlevel.ParkingLot()
         self._deserted = trio.lowlevel.ParkingLot()
         self._settled = trio.lowlevel.ParkingLot()
@@ -100,6 +116,13 @@ class Service:
         """What the engine takes at a time."""
         return self._engine.capacity
 
+    @property
+    def texts(self) -> Texts:
+        """What the engine can tell of texts and tokens. Raises NotFound where it tells nothing."""
+        if self._engine.texts is None:
+            raise NotFound("the engine of this server tells nothing of its tokens")
+        return self._engine.texts
+
     def step_age_s(self) -> float | None:
         """How long the engine's running step has lasted, in seconds; None if nothing runs."""
         return self._engine.step_age_s()
@@ -108,6 +131,7 @@ class Service:
         """Prepare what is taken in and end what takes too long, until cancelled; before any `open`."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            nursery.start_soon(self._tell_waits)
             task_status.started()
             try:
                 if self._deadlines is not None:
@@ -124,24 +148,32 @@ class Service:
         place is free, and its sequences leave the engine before the next step.
         """
         # All of this is synchronous: between the check and the place nobody else can come.
-        self._refuse_if_draining()
-        slots = self.capacity.slots
-        if request.n > slots:
-            raise InvalidRequest(f"n is {request.n}, but this server has {slots} slots", param="n")
-        self._engine.check(request)
-        self._admission.check(request.n, retry_after_s=self._retry_after_s())
-        generation = self._enter(request, client, about, peer)
-        try:
+        self._check([request])
+        with self._entered(request, client, about, peer, self._mailbox(about, 1), 0) as generation:
             yield generation
-        finally:
-            if self._deadlines is not None:
-                self._deadlines.remove(generation)
-            del self._generations[about.id]
-            if not self._generations:
-                self._deserted.unpark_all()
-            generation.over()
-            self._wake_if_idle()
-            self._request_s += SMOOTHING * (generation.record.life.total_s - self._request_s)
+
+    @contextmanager
+    def open_all(
+        self, requests: Sequence[GenerationRequest], client: str, abouts: Sequence[About], peer: Peer
+    ) -> Iterator[Several]:
+        """As `open`, of several requests of the same `n`: all of them are taken in, or none is.
+
+        Raises InvalidRequest too if there are more of them than ever could be here together.
+        """
+        room = self.capacity.slots // requests[0].n + self._options.queue_requests
+        if len(requests) > max(1, room):
+            message = f"{len(requests)} prompts are more than the {room} that this server takes at a time"
+            raise InvalidRequest(message, param="prompt")
+        self._check(requests)
+        mailbox = self._mailbox(abouts[0], min(len(requests), self.capacity.slots))
+        with ExitStack() as entered:
+            generations = [
+                entered.enter_context(
+                    self._entered(request, client, about, peer, mailbox, number * request.n)
+                )
+                for number, (request, about) in enumerate(zip(requests, abouts, strict=True))
+            ]
+            yield Several(generations, mailbox)
 
     async def prompt_tokens(self, request: GenerationRequest, client: str) -> int:
         """How many tokens the prompt of a request has; a checkpoint. Cancelling it leaves nothing behind.
@@ -175,9 +207,17 @@ class Service:
         """End a request because its client asks for that; False if there is none of that id to be ended."""
         return self._end(id, Cancelled("the client cancelled this request"))
 
-    def eta_s(self, position: int) -> float:
-        """How long the waiter at `position` will probably wait for a slot."""
-        return (position + 1) / self._admission.slots * self._request_s
+    def waits_s(self) -> dict[str, float | None]:
+        """How long each that waits will probably wait yet, by id in their order; None: nobody can say."""
+        now_s, line = self.ledger.now_s(), self._admission.waiting
+        worked_out_s, for_line, waits = self._waits
+        if line != for_line or now_s - worked_out_s > FRESH_S:
+            by_ticket = {generation.ticket: generation.record for generation in self._generations.values()}
+            records = [by_ticket[ticket] for ticket in line]
+            estimates = self._forecast.waits_s(self.ledger.live.values(), records)
+            waits = dict(zip((record.about.id for record in records), estimates, strict=True))
+            self._waits = now_s, line, waits
+        return waits
 
     async def drain(self, drain_s: float) -> None:
         """Take no new request, and end those that still run after `drain_s` with ShutDown; cancel-safe.
@@ -213,14 +253,36 @@ class Service:
         assert self._admission.free_slots == self._admission.slots, "permits are lost"
         self._engine.check_idle()
 
-    def _enter(self, request: GenerationRequest, client: str, about: About, peer: Peer) -> Generation:
+    def _check(self, requests: Sequence[GenerationRequest]) -> None:
+        """Raise what `open` does, of requests of the same `n`."""
+        self._refuse_if_draining()
+        slots = self.capacity.slots
+        for request in requests:
+            if request.n > slots:
+                raise InvalidRequest(f"n is {request.n}, but this server has {slots} slots", param="n")
+            self._engine.check(request)
+        self._admission.check(requests[0].n, tickets=len(requests), retry_after_s=self._retry_after_s)
+
+    def _mailbox(self, about: About, requests: int) -> Mailbox[Batch]:
+        """For the answers of so many requests at a time."""
+        if not about.streams:
+            # A whole answer is collected by us, not by its client, so there is nobody to be too slow.
+            return Mailbox(math.inf)
+        limit_bytes = self._options.reader_bytes
+        return Mailbox(requests * limit_bytes // DELIVERY_BYTES, max_bytes=limit_bytes)
+
+    @contextmanager
+    def _entered(
+        self,
+        request: GenerationRequest,
+        client: str,
+        about: About,
+        peer: Peer,
+        mailbox: Mailbox[Batch],
+        first_choice: int,
+    ) -> Iterator[Generation]:
         assert self._nursery is not None, "the service does not run"
-        options = self._options
         record = self.ledger.accept(about, request)
-        # A whole answer is collected by us, not by its client, so there is nobody to be too slow.
-        limits = MailboxLimits()
-        if about.streams:
-            limits = MailboxLimits(options.reader_bytes // DELIVERY_BYTES, options.reader_bytes)
         generation = Generation(
             self._engine,
             self._admission,
@@ -228,16 +290,46 @@ class Service:
             client,
             record,
             peer,
-            limits=limits,
-            max_output_tokens=options.max_output_tokens,
-            on_released=self._wake_if_idle,
+            mailbox=mailbox,
+            first_choice=first_choice,
+            max_output_tokens=self._options.max_output_tokens,
+            wait_s=self._wait_s,
+            on_started=self._forecast.began,
+            on_released=self._released,
         )
         self._generations[about.id] = generation
         if self._deadlines is not None:
             self._deadlines.add(generation)
         self._admission.announce(generation.ticket)
         self._nursery.start_soon(generation.prepare)
-        return generation
+        try:
+            yield generation
+        finally:
+            if self._deadlines is not None:
+                self._deadlines.remove(generation)
+            del self._generations[about.id]
+            if not self._generations:
+                self._deserted.unpark_all()
+            generation.over()
+            self._wake_if_idle()
+
+    async def _tell_waits(self) -> None:
+        """Tell those in line every second where they stand and how long that will last, until cancelled."""
+        while True:
+            if not self._admission.waiting:
+                await self._joined.park()
+            await trio.sleep(TELL_WAITS_S)
+            for generation in tuple(self._generations.values()):
+                generation.tell_wait()
+
+    def _wait_s(self, generation: Generation) -> float | None:
+        """Asked by who is in line."""
+        self._joined.unpark_all()
+        return self.waits_s().get(generation.record.about.id)
+
+    def _released(self, record: Record) -> None:
+        self._forecast.released(record)
+        self._wake_if_idle()
 
     def _end(self, id: str, error: CorralError) -> bool:
         generation = self._generations.get(id)
@@ -258,8 +350,11 @@ class Service:
             self._idle.unpark_all()
 
     def _retry_after_s(self) -> int:
-        turns = (len(self._admission.waiting) + 1) / self._admission.slots
-        return max(1, math.ceil(turns * self._request_s))
+        """When the queue has room again: as soon as the first in line has its slot."""
+        wait_s = next(iter(self.waits_s().values()), None)
+        if wait_s is None:
+            return UNKNOWN_RETRY_S
+        return max(1, math.ceil(min(MOST_RETRY_S, wait_s * random.uniform(1, 1 + SPREAD))))
 
 
 def _deadline_passed(generation: Generation) -> None:

@@ -19,6 +19,8 @@ from corral.watching.history import History
 from corral.watching.picture import Picture
 
 COUNTERS_S = 0.1
+QUEUE_S = 1.0
+"""How often estimates of a wait are sent while nobody's place has changed."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -35,6 +37,7 @@ class Feed:
         self._told_content: set[str] = set()
         self._counted_s = -inf
         self._told: tuple[bytes, bytes] = b"", b""
+        self._queue_told_s = -inf
         self.broker = Broker(self._snapshot, self._collect, on_watched=self._watched)
 
     def snapshot(self, *, with_content: bool) -> views.Snapshot:
@@ -117,8 +120,10 @@ class Feed:
             _encode([(place.id, place.position) for place in queue]),
             _encode(msgspec.structs.replace(event, server=_timeless(event.server))),
         )
-        if shape[0] != self._told[0]:
+        now_s = trio.current_time()
+        if shape[0] != self._told[0] or (queue and now_s - self._queue_told_s >= QUEUE_S):
             self.broker.publish_nowait("queue", _encode(queue))
+            self._queue_told_s = now_s
         if shape[1] != self._told[1]:
             self.broker.publish_nowait("server", _encode(event))
         self._told = shape

@@ -13,10 +13,11 @@ def log_settled(record: Record) -> None:
     life, counts, wasted = record.life, record.counts, record.wasted
     spent_s = life.spent_s()
     logger.info(
-        "%s outcome=%s api=%s stream=%d prompt_tokens=%d cached_tokens=%d completion_tokens=%d total_ms=%.1f "
-        "preparing_ms=%.1f queue_ms=%.1f prefill_ms=%.1f decode_ms=%.1f blocked_write_ms=%.1f ttft_ms=%s "
-        "wasted_tokens=%d prefill_kept=%d error=%s",
+        "%s request_id=%s outcome=%s api=%s stream=%d prompt_tokens=%d cached_tokens=%d "
+        "completion_tokens=%d total_ms=%.1f preparing_ms=%.1f queue_ms=%.1f prefill_ms=%.1f decode_ms=%.1f "
+        "blocked_write_ms=%.1f ttft_ms=%s wasted_tokens=%d prefill_kept=%d error=%s",
         record.about.id,
+        record.about.request_id or "-",
         record.outcome,
         record.about.api,
         record.about.streams,

@@ -64,12 +64,13 @@ class Picture:
             (record.position, record) for record in self._ledger.live.values() if record.position is not None
         ]
         waiting.sort(key=lambda place: place[0])
+        waits_s = self._service.waits_s() if waiting else {}
         return [
             views.Place(
                 record.about.id,
                 position,
                 round(record.life.waited_s, 2),
-                round(self._service.eta_s(position), 1),
+                _tenths(waits_s.get(record.about.id)),
             )
             for position, record in waiting
         ]
@@ -97,6 +98,10 @@ class Picture:
     def subscribers(self, viewers: int, evicted: int) -> views.Subscribers:
         streams = sum(record.about.streams for record in self._ledger.live.values())
         return views.Subscribers(viewers, streams, evicted)
+
+
+def _tenths(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 1)
 
 
 def _wasted(by_outcome: dict[Outcome, Waste]) -> views.Wasted:

@@ -96,6 +96,7 @@ class Request(Counters, frozen=True, kw_only=True, omit_defaults=True):
     model: str
     stream: bool
     client: str
+    request_id: str
     started_at: float
     params: Params
     flags: Flags
@@ -112,6 +113,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     id: str
     api: str
+    request_id: str
     outcome: Outcome
     prompt_tokens: int
     completion_tokens: int
@@ -133,13 +135,13 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     wasted: Waste = msgspec.field(default_factory=Waste)
 
 
-class Place(msgspec.Struct, frozen=True):
-    """A place in the queue; `eta_s` is a guess from how long requests have taken."""
+class Place(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A place in the queue; `eta_s` is how long it will probably wait yet, where that can be said."""
 
     id: str
     position: int
     waited_s: float
-    eta_s: float
+    eta_s: float | None = None
 
 
 class Wasted(msgspec.Struct, frozen=True, kw_only=True):
@@ -226,6 +228,7 @@ def request(record: Record, *, with_content: bool) -> Request:
         model=record.about.model,
         stream=record.about.streams,
         client=record.about.address,
+        request_id=record.about.request_id,
         started_at=round(record.started_at, 3),
         params=Params(
             temperature=sampling.temperature,
@@ -263,12 +266,19 @@ def _texts(step: Sampled) -> tuple[str, ...]:
 
 
 def messages(record: Record) -> tuple[Message, ...]:
-    return tuple(
-        Message(message.role, message.content)
-        if len(message.content) <= MESSAGE_CHARS
-        else Message(message.role, message.content[:MESSAGE_CHARS], len(message.content))
-        for message in record.request.messages
-    )
+    """What was asked; a prompt that is no conversation is one message of the role `prompt`."""
+    prompt = record.request.prompt
+    if prompt is None:
+        return tuple(_message(message.role, message.content) for message in record.request.messages)
+    if prompt.tokens is not None:
+        return (_message("prompt", " ".join(map(str, prompt.tokens))),)
+    return (_message("prompt", prompt.text + (prompt.suffix or "")),)
+
+
+def _message(role: str, content: str) -> Message:
+    if len(content) <= MESSAGE_CHARS:
+        return Message(role, content)
+    return Message(role, content[:MESSAGE_CHARS], len(content))
 
 
 def row(record: Record) -> Row:
@@ -277,6 +287,7 @@ def row(record: Record) -> Row:
     return Row(
         id=counted.id,
         api=record.about.api,
+        request_id=record.about.request_id,
         outcome=record.outcome or "failed",
         prompt_tokens=counted.prompt_tokens,
         completion_tokens=counted.completion_tokens,

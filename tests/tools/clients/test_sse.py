@@ -89,3 +89,18 @@ def test_cached_tokens_are_read_where_a_server_says_them() -> None:
     assert (usage.cached_tokens, usage.prefilled_tokens) == (4, 6)
     usage = msgspec.json.decode(b'{"prompt_tokens":10,"prompt_tokens_details":null}', type=Usage)
     assert (usage.cached_tokens, usage.prefilled_tokens) == (0, 10)
+
+
+def test_progress_is_news_and_is_kept() -> None:
+    answer = Answer()
+    reader = SseReader(answer)
+    for at_s, progress in (
+        (1.0, b'"queue_progress": {"position": 1, "eta_s": 4.5}'),
+        (2.0, b'"queue_progress": {"position": 0, "eta_s": null}'),
+        (3.0, b'"prompt_progress": {"total": 9, "cache": 0, "processed": 4, "time_ms": 1}'),
+        (4.0, b'"prompt_progress": {"total": 9, "cache": 0, "processed": 9, "time_ms": 2}'),
+    ):
+        reader.feed(b'data: {"id": "a", "choices": [{"delta": {}}], ' + progress + b"}\n\n", at_s)
+    assert answer.waits == [(1.0, 4.5), (2.0, None)]
+    assert answer.served_s == 3.0
+    assert answer.keepalives == 0

@@ -9,6 +9,9 @@ where that leaves room or real clients need more:
   the stop string, the id of a stop token, or null where the model ended by itself.
 - A failed stream ends with an error frame and without `[DONE]`.
 - `usage` counts the prompt once and the completion tokens of all choices.
+- A client that asks with `return_progress`, a field of llama-server's, is told where its request is: while it
+  waits, in chunks with a `queue_progress`, which is our own, and while its prompt is read in llama-server's
+  `prompt_progress`.
 
 Sources: https://platform.openai.com/docs/api-reference/chat/object and /chat/streaming.
 """
@@ -26,6 +29,7 @@ from corral.dialects import Head, Headers
 from corral.dialects.openai.chat_request import generation_request, read_chat, wants_usage
 from corral.dialects.openai.chat_tools import custom_tools
 from corral.dialects.openai.errors import OpenAIErrors, error_frame
+from corral.dialects.openai.progress import PromptProgress, QueueProgress, prompt_progress, queue_progress
 from corral.dialects.wire import frame
 from corral.events import (
     Block,
@@ -37,6 +41,9 @@ from corral.events import (
     Event,
     Finished,
     FinishReason,
+    Prefill,
+    Queued,
+    Started,
     TokenLogprob,
     Usage,
 )
@@ -127,6 +134,8 @@ class _Chunk(msgspec.Struct, gc=False, tag_field="object", tag="chat.completion.
     system_fingerprint: str
     choices: tuple[_ChunkChoice, ...]
     usage: _Usage | UnsetType | None
+    queue_progress: QueueProgress | UnsetType = UNSET
+    prompt_progress: PromptProgress | UnsetType = UNSET
 
 
 class _Message(msgspec.Struct, gc=False):
@@ -158,13 +167,21 @@ class ChatStream:
     """Encodes one streamed answer; a `StreamEncoder`."""
 
     def __init__(
-        self, head: Head, fingerprint: str, *, n: int, wants_usage: bool, custom: frozenset[str] = frozenset()
+        self,
+        head: Head,
+        fingerprint: str,
+        *,
+        n: int,
+        wants_usage: bool,
+        wants_progress: bool = False,
+        custom: frozenset[str] = frozenset(),
     ) -> None:
         """`custom` are the tools whose input is free text."""
         self._head = head
         self._fingerprint = fingerprint
         self._n = n
         self._wants_usage = wants_usage
+        self._wants_progress = wants_progress
         # With include_usage every chunk has the field, null in all but the last.
         self._no_usage: UnsetType | None = None if wants_usage else UNSET
         self._finished: dict[int, Usage] = {}
@@ -189,6 +206,8 @@ class ChatStream:
                 self._finished[choice] = event.usage
                 reason = FINISH_REASONS[event.reason]
                 return self._chunk(_ChunkChoice(choice, _Delta(), None, reason, _stop_reason(event)))
+            case Queued() | Prefill() | Started() if self._wants_progress:
+                return self._progress(choice, event)
             case _:
                 return b""
 
@@ -206,10 +225,33 @@ class ChatStream:
     def fail(self, error: Exception) -> bytes:
         return error_frame(error)
 
-    def _chunk(self, *choices: _ChunkChoice, usage: _Usage | None = None) -> bytes:
+    def _progress(self, choice: int, event: Queued | Prefill | Started) -> bytes:
+        """Where the request is. It waits as a whole, so its first choice tells of that for all."""
+        if not isinstance(event, Queued):
+            return self._chunk(_ChunkChoice(choice, _Delta()), prompt_progress=prompt_progress(event))
+        if choice:
+            return b""
+        return self._chunk(_ChunkChoice(choice, _Delta()), queue_progress=queue_progress(event))
+
+    def _chunk(
+        self,
+        *choices: _ChunkChoice,
+        usage: _Usage | None = None,
+        queue_progress: QueueProgress | UnsetType = UNSET,
+        prompt_progress: PromptProgress | UnsetType = UNSET,
+    ) -> bytes:
         head = self._head
         return frame(
-            _Chunk(head.id, head.created_s, head.model, self._fingerprint, choices, usage or self._no_usage)
+            _Chunk(
+                head.id,
+                head.created_s,
+                head.model,
+                self._fingerprint,
+                choices,
+                usage or self._no_usage,
+                queue_progress,
+                prompt_progress,
+            )
         )
 
 
@@ -266,12 +308,18 @@ class ChatCall:
     model: str | None
     wants_stream: bool
     wants_usage: bool
+    wants_progress: bool
     fingerprint: str
     custom: frozenset[str] = frozenset()
 
     def stream(self, head: Head) -> ChatStream:
         return ChatStream(
-            head, self.fingerprint, n=self.request.n, wants_usage=self.wants_usage, custom=self.custom
+            head,
+            self.fingerprint,
+            n=self.request.n,
+            wants_usage=self.wants_usage,
+            wants_progress=self.wants_progress,
+            custom=self.custom,
         )
 
     def complete(self, head: Head, completions: Sequence[Completion]) -> bytes:
@@ -321,6 +369,7 @@ class ChatDialect(OpenAIErrors):
             model=chat.model,
             wants_stream=bool(chat.stream),
             wants_usage=wants_usage(chat),
+            wants_progress=bool(chat.return_progress),
             fingerprint=self._fingerprint,
             custom=custom_tools(chat),
         )

@@ -123,6 +123,8 @@ class ChatBody(_Refused, kw_only=True):
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | Annotated[float, Meta(ge=0, le=20)] | None = None
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
+    return_progress: bool | None = None
+    priority: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)] | None = None
 
 
 _decoder: Final = msgspec.json.Decoder(ChatBody)
@@ -147,6 +149,7 @@ def generation_request(chat: ChatBody) -> GenerationRequest:
         shows_control=chat.skip_special_tokens is False,
         top_logprobs=_top_logprobs(chat),
         n=agreed(chat, ("n", "n_cmpl"))[1] or 1,
+        priority=chat.priority or 0,
         tools=tools_of(chat),
         tool_choice=choice_of(chat),
         calls_in_parallel=chat.parallel_tool_calls is not False,

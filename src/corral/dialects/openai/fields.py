@@ -8,7 +8,7 @@ Sources: OpenAI's API reference; `server-schema.cpp` and `server-common.cpp` of 
 llama-cpp-python 0.3.36; `ChatCompletionRequest` of vLLM and of SGLang, as of 2026; Ollama's options.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from corral.dialects.fields import Field, Harmless, Honoured, Refused, table
@@ -63,6 +63,8 @@ def _honoured() -> Iterator[Field]:
     yield Honoured("top_logprobs", "OVS", 2, "0 to 20, and only with `logprobs: true`")
     yield Honoured("stream", "OLVSA", True, "")
     yield Honoured("stream_options", "OLVS", {"include_usage": True}, "`include_usage`, with `stream: true`")
+    yield Honoured("return_progress", "L", True, "where a streamed request is, until it answers: see below")
+    yield Honoured("priority", "VS", 1, "the lower the sooner, among the requests of one key")
     # Tools, thoughts, structure
     call = {"type": "function", "function": {"name": "f"}}
     yield Honoured("tools", "OLVSA", [call], "functions, and custom tools with free text")
@@ -115,7 +117,6 @@ def _harmless() -> Iterator[Field]:
     yield Harmless("speculative.p_min", "L", 0.5, "")
     yield Harmless("speculative.type", "L", "none", "")
     yield Harmless("spaces_between_special_tokens", "V", False, "there are none")
-    yield Harmless("priority", "VS", 1, "")
     yield Harmless("continue_final_message", "LVS", True, "a last assistant message is continued anyway")
     yield Harmless("request_id", "V", "r", "the answer has an id of its own")
     yield Harmless("rid", "S", "r", "")
@@ -211,7 +212,6 @@ def _refused() -> Iterator[Field]:
     yield Refused("return_routed_experts", "S", True, "", no)
     yield Refused("return_meta_info", "S", True, "", no)
     yield Refused("return_cached_tokens_details", "S", True, "", no)
-    yield Refused("return_progress", "L", True, "", no)
     yield Refused("timings_per_token", "L", True, "", no)
     yield Refused("response_fields", "L", ["a"], "", empty)
     yield Refused("verbose", "L", True, "", no)
@@ -223,6 +223,6 @@ FIELDS: Final[tuple[Field, ...]] = (*_honoured(), *_harmless(), *_refused())
 REFUSED: Final = {field.name: field for field in FIELDS if isinstance(field, Refused)}
 
 
-def as_markdown() -> str:
+def as_markdown(fields: Sequence[Field] = FIELDS) -> str:
     """The table as it is in docs/api.md."""
-    return table(FIELDS, SERVERS)
+    return table(fields, SERVERS)

@@ -49,6 +49,15 @@ class ChatFormat:
     eos_text: str
 
 
+@dataclass(frozen=True, slots=True)
+class Infill:
+    """The control tokens of a model that fills in the middle: `prefix` text `suffix` text `middle` answer."""
+
+    prefix: int
+    suffix: int
+    middle: int
+
+
 class Vocabulary(Protocol):
     """A model's tokens. Pure and thread-safe."""
 
@@ -75,6 +84,11 @@ class Vocabulary(Protocol):
     @property
     def user_texts(self) -> dict[str, int]:
         """Tokens that the tokenizer finds in any text before it does anything else, by that text."""
+        ...
+
+    @property
+    def infill(self) -> Infill | None:
+        """How it is asked for what stands between two texts; None where it does not know how."""
         ...
 
     @property

@@ -19,6 +19,7 @@ from corral.engine.local.prompts.inline import InlinePrompts
 from corral.engine.local.prompts.writer import PromptWriter
 from corral.engine.local.shaping import Shaping
 from corral.engine.local.task import Delivery, Task
+from corral.engine.local.texts import LocalTexts
 from corral.engine.local.worker import Worker
 from corral.errors import ContextExceeded, EngineFailed, InvalidRequest
 from corral.events import Failed
@@ -93,6 +94,12 @@ class LocalEngine:
         self._backend = backend
         self._draft_backend = draft_backend
         self._prompts = model.prompts or InlinePrompts(PromptWriter(model.chat_format, model.vocabulary))
+        self.texts = LocalTexts(
+            self._prompts,
+            model.vocabulary,
+            limit_tokens=request_ctx_tokens,
+            limit_bytes=request_ctx_tokens * self._longest_token_bytes,
+        )
         self._shaping: Shaping | None = None
         self._blocking: trio.Nursery | None = None
         self._threads = trio.CapacityLimiter(THREADS)
@@ -142,6 +149,8 @@ class LocalEngine:
         known = len(self._backend.model.vocabulary.pieces)
         named = [("logit_bias", token) for token, _ in request.sampling.logit_bias]
         named += [("stop_token_ids", token) for token in request.sampling.stop_tokens]
+        if request.prompt is not None:
+            named += [("prompt", token) for token in request.prompt.tokens or ()]
         for param, token in named:
             if token >= known:
                 raise InvalidRequest(f"token {token} is not one of the model's {known}", param=param)
@@ -214,6 +223,7 @@ class LocalEngine:
             request.top_logprobs,
             includes_stop=request.includes_stop,
             shows_control=request.shows_control,
+            scores_prompt=request.scores_prompt,
             form=self._shaping.form(request, prepared.ending),
             constraint=prepared.constraint,
             thought=self._shaping.thought(request),
@@ -254,7 +264,7 @@ class LocalEngine:
                 f"this model's context is {limit} tokens, but the prompt has {prompt_tokens}{asked}",
                 prompt_tokens=prompt_tokens,
                 limit_tokens=limit,
-                param="messages" if room < 1 else "max_tokens",
+                param=request.prompt_param if room < 1 else "max_tokens",
             )
         return wanted or room
 

@@ -15,7 +15,8 @@ class Lane:
     """`tokens` are the prompt's and then what was sampled; `computed` of them lie in the cache.
 
     `key` is the caller's name for it. `sequence` is where in the cache it lies, None before it begins and
-    after it stepped back. `cached_tokens` were found there when it began, and not computed.
+    after it stepped back. `cached_tokens` were found there when it began, and not computed. One that is
+    `is_scored` wants the logits of all its prompt, so nothing that is there already is of use to it.
     """
 
     key: int
@@ -24,20 +25,26 @@ class Lane:
     sequence: int | None = None
     computed: int = 0
     cached_tokens: int = 0
+    is_scored: bool = False
     _wanted: Tokens | None = None
 
     @classmethod
-    def of(cls, key: int, prompt: Sequence[int]) -> "Lane":
+    def of(cls, key: int, prompt: Sequence[int], *, is_scored: bool = False) -> "Lane":
         """A lane at its beginning."""
         array = np.array(prompt, np.int32)
-        return cls(key, list(prompt), array, _wanted=array[:-1])
+        return cls(key, list(prompt), array, is_scored=is_scored, _wanted=array[: 0 if is_scored else -1])
 
     @property
     def wanted(self) -> Tokens:
         """What it looks for in the cache before it begins: all but the last token, whose logits it needs."""
         if self._wanted is None:
-            self._wanted = np.array(self.tokens[:-1], np.int32)
+            self._wanted = np.array(self.tokens[: 0 if self.wants_scores else -1], np.int32)
         return self._wanted
+
+    @property
+    def wants_scores(self) -> bool:
+        """Whether the logits of what is computed next tell something of its prompt that is not known yet."""
+        return self.is_scored and len(self.tokens) == len(self.prompt)
 
     @property
     def prompt_tokens(self) -> int:

@@ -2,6 +2,7 @@
 
 import secrets
 from collections import deque
+from time import perf_counter
 
 from corral.decoding.answer import AnswerDecoder
 from corral.decoding.text import TextDecoder
@@ -9,7 +10,7 @@ from corral.engine.contract import Waste
 from corral.engine.local.backend import Sampler
 from corral.engine.local.lane import Lane
 from corral.engine.local.task import Task
-from corral.events import Finished, FinishReason, Started, Usage
+from corral.events import Finished, FinishReason, Started, TokenLogprob, Usage
 
 
 class Running:
@@ -24,15 +25,23 @@ class Running:
         self._mask = task.constraint.start() if task.constraint is not None else None
         self._forced: deque[int] = deque()
         self.stop_token: int | None = None
+        self.prompt_logprobs: list[TokenLogprob] = []
+        """Of a prompt that is scored, as far as it is."""
         self.completion_tokens = 0
         self.cached_tokens = 0
         self.aborted_tokens = 0
+        self.submitted_s = perf_counter()
         self.last_token_s = 0.0
 
     def started(self) -> Started:
         """The prompt is in: note how much of it had been there."""
         self.cached_tokens = self.lane.cached_tokens
-        return Started(self.lane.prompt_tokens, self.cached_tokens)
+        return Started(
+            self.lane.prompt_tokens,
+            self.cached_tokens,
+            1e3 * (perf_counter() - self.submitted_s),
+            tuple(self.prompt_logprobs),
+        )
 
     def pick(self, row: int) -> int:
         """The next token, from a row of logits. Raises EngineFailed where the grammar cannot be followed."""

@@ -80,9 +80,12 @@ class Scheduler:
             prefill_depth = float(first.computed) if first else 0.0
         return Load(decoding, prefilling, prefill_tokens, decode_depth, prefill_depth)
 
-    def add(self, key: int, prompt: Sequence[int]) -> Lane:
-        """Take a prompt in. The caller never has more in at once than the cache has sequences."""
-        lane = Lane.of(key, prompt)
+    def add(self, key: int, prompt: Sequence[int], *, is_scored: bool = False) -> Lane:
+        """Take a prompt in. The caller never has more in at once than the cache has sequences.
+
+        Of one that `is_scored` every token gives a row of logits.
+        """
+        lane = Lane.of(key, prompt, is_scored=is_scored)
         self.running.append(lane)
         return lane
 
@@ -155,7 +158,7 @@ class Scheduler:
 
     def _prefill_chunks(self, budget: int) -> list[tuple[Lane, Chunk]]:
         chunks: list[tuple[Lane, Chunk]] = []
-        taken = 0
+        taken = rows = 0
         may_begin = True
         for index, lane in enumerate(self.running):
             if taken >= budget:
@@ -168,12 +171,15 @@ class Scheduler:
                     continue
             start = lane.computed
             stop = start + min(lane.pending, budget - taken)
+            if lane.wants_scores:
+                stop = min(stop, start + max(1, self.batch_rows - rows - len(self.running)))
             if not self._reserve(taken + stop - start, lane):
                 break
             assert lane.sequence is not None
             taken += stop - start
-            is_last = stop == len(lane.tokens)
-            chunks.append((lane, Chunk(lane.sequence, start, lane.tokens[start:stop], int(is_last))))
+            own_rows = stop - start if lane.wants_scores else int(stop == len(lane.tokens))
+            rows += own_rows
+            chunks.append((lane, Chunk(lane.sequence, start, lane.tokens[start:stop], own_rows)))
             if self.chunk_tokens:
                 break
         return chunks

@@ -13,7 +13,15 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from corral.engine.local.backend import BackendLost, CacheShape, ChatFormat, Chunk, SavedSequence, StepAborted
+from corral.engine.local.backend import (
+    BackendLost,
+    CacheShape,
+    ChatFormat,
+    Chunk,
+    Infill,
+    SavedSequence,
+    StepAborted,
+)
 from corral.engine.local.prompts.contract import Prompts
 from corral.events import TokenLogprob
 from corral.request import Sampling
@@ -61,6 +69,7 @@ class ByteVocabulary:
     end_tokens = frozenset({END})
     control_texts: ClassVar = CONTROL_TEXTS
     user_texts: ClassVar[dict[str, int]] = {}
+    infill: Infill | None = None
     strips_left = frozenset[int]()
     strips_right = frozenset[int]()
 

@@ -51,7 +51,7 @@ class Shaping:
     def form(self, request: GenerationRequest, ending: str) -> AnswerForm | None:
         """How an answer behind a prompt that ends like this is read; None: as mere text."""
         tools = _callable(request)
-        if request.shows_control and not tools:
+        if request.prompt is not None or (request.shows_control and not tools):
             return None
         markers = self._telling_markers if request.shows_control else self._markers
         return AnswerForm(markers, tools, ending, one_call=not request.calls_in_parallel)

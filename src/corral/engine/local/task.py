@@ -23,6 +23,7 @@ class Task:
     top_logprobs: int | None = None
     includes_stop: bool = False
     shows_control: bool = False
+    scores_prompt: bool = False
     form: AnswerForm | None = None
     """How the answer is read; None: it is text, whatever it looks like."""
     constraint: Constraint | None = None

@@ -14,7 +14,7 @@ from queue import Empty, SimpleQueue
 from time import perf_counter
 
 from corral.engine.contract import Waste
-from corral.engine.local.backend import Backend, BackendLost, SavedSequence, StepAborted
+from corral.engine.local.backend import Backend, BackendLost, Chunk, SavedSequence, StepAborted
 from corral.engine.local.cache.cache import CacheBooks, KeepOptions
 from corral.engine.local.cache.operations import Copy, Cut, Drop, Forget, Load, Operation, Save
 from corral.engine.local.drafts.drafter import Drafter
@@ -31,7 +31,7 @@ from corral.engine.local.running import Running
 from corral.engine.local.scheduler import Scheduler, Step
 from corral.engine.local.task import Cancel, Command, Delivery, EndThought, Stop, Submit, Task
 from corral.errors import CorralError, EngineFailed
-from corral.events import Failed, Prefill
+from corral.events import Failed, Prefill, TokenLogprob
 
 logger = logging.getLogger("corral.engine")
 
@@ -172,7 +172,8 @@ class Worker:
             delivery.events.append((task.key, [_failed(error)]))
             delivery.released.append((task.key, Waste()))
             return
-        self._running[task.key] = Running(task, self._scheduler.add(task.key, task.prompt), sampler)
+        lane = self._scheduler.add(task.key, task.prompt, is_scored=task.scores_prompt)
+        self._running[task.key] = Running(task, lane, sampler)
 
     def _release(
         self, running: Running, delivery: Delivery | None = None, cancelled_s: float | None = None
@@ -260,22 +261,42 @@ class Worker:
         row = 0
         for lane, chunk in step.chunks:
             running = self._running[lane.key]
-            if chunk.rows == 0:
-                progress = Prefill(min(lane.computed, lane.prompt_tokens), lane.prompt_tokens)
+            own_row, row = row, row + chunk.rows
+            is_scored = lane.wants_scores
+            if is_scored:
+                self._score(running, chunk, own_row)
+            if lane.computed < len(lane.tokens):
+                progress = Prefill(
+                    min(lane.computed, lane.prompt_tokens),
+                    lane.prompt_tokens,
+                    lane.cached_tokens,
+                    1e3 * (perf_counter() - running.submitted_s),
+                )
                 delivery.events.append((lane.key, [progress]))
                 continue
             try:
-                draft = chunk.tokens[1:] if chunk.rows > 1 else ()
-                events, is_over = self._readout.advance(running, row, draft)
+                draft = chunk.tokens[1:] if chunk.rows > 1 and not is_scored else ()
+                if is_scored:
+                    own_row += chunk.rows - 1
+                events, is_over = self._readout.advance(running, own_row, draft)
             except BackendLost:
                 raise
             except Exception as error:
                 events, is_over = [_failed(error)], True
-            row += chunk.rows
             if events:
                 delivery.events.append((lane.key, events))
             if is_over:
                 self._release(running, delivery)
+
+    def _score(self, running: Running, chunk: Chunk, row: int) -> None:
+        """Note what the rows of a chunk of the prompt say of the tokens behind each of its own."""
+        prompt, scores = running.task.prompt, running.prompt_logprobs
+        if chunk.position == 0:  # also where it had to begin again
+            first = self._backend.model.vocabulary.pieces[prompt[0]]
+            scores[:] = [TokenLogprob(first, 0.0)]
+        following = prompt[chunk.position + 1 : chunk.position + len(chunk.tokens) + 1]
+        for offset, token in enumerate(following):
+            scores.append(self._backend.logprobs(row + offset, token, running.task.top_logprobs or 0))
 
     def _isolate(self, step: Step, error: EngineFailed, delivery: Delivery) -> None:
         """A batch failed: run its chunks one by one, so that only who is at fault fails."""

@@ -16,7 +16,7 @@ import trio.testing
 
 from corral.engine.local.prompts.pool import PromptProcesses
 from corral.errors import ContextExceeded, InvalidRequest, StartupError
-from corral.request import GenerationRequest, Message
+from corral.request import GenerationRequest, Message, RawPrompt
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
 
@@ -110,6 +110,28 @@ async def test_prompts_are_written() -> None:
             for number in range(20):
                 nursery.start_soon(write, number)
         assert sorted(texts) == sorted(f"text {number} <|im_end|>" for number in range(20))
+
+
+async def test_texts_are_rendered_and_tokenized_there_too() -> None:
+    async with running() as prompts:
+        assert await prompts.text(request("hi"), client="a") == "hi<|im_end|>"
+        for parses, tokens in ((True, [104, 257]), (False, list(b"h<|im_end|>"))):
+            told = await prompts.tokens("h<|im_end|>", client="a", adds_special=True, parses_control=parses)
+            assert told.tolist() == tokens
+        raw = GenerationRequest(prompt=RawPrompt("h<|im_end|>"))
+        prompt = await prompts.prompt(raw, client="a", limit_tokens=100)
+        assert prompt.tokens.tolist() == list(b"h<|im_end|>")
+
+
+async def test_what_is_at_fault_is_called_by_the_requests_own_name() -> None:
+    async with running() as prompts:
+        long = GenerationRequest(prompt=RawPrompt("x" * 20))
+        with pytest.raises(ContextExceeded) as too_long:
+            await prompts.prompt(long, client="a", limit_tokens=10)
+        assert too_long.value.param == "prompt"
+        with pytest.raises(InvalidRequest) as crashed:
+            await prompts.tokens("crash", client="a", adds_special=False, parses_control=False)
+        assert crashed.value.param == "content"
 
 
 async def test_a_prompt_that_is_too_long_comes_back_as_its_length() -> None:

@@ -7,6 +7,7 @@ from functools import cached_property
 
 import llama_cpp
 
+from corral.engine.local.backend import Infill
 from corral.engine.local.prompts.blocks import blocks
 
 _NOT_FROM_TEXT = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
@@ -35,6 +36,15 @@ class LlamaVocabulary:
         # Where a blank is put before every text, a line end alone is two tokens: the blank is the first.
         line = self._tokenize("\n", parse_control=False)
         self._line = line if llama_cpp.llama_vocab_type(vocab) == llama_cpp.LLAMA_VOCAB_TYPE_SPM else []
+        infill = [
+            get(vocab)
+            for get in (
+                llama_cpp.llama_vocab_fim_pre,
+                llama_cpp.llama_vocab_fim_suf,
+                llama_cpp.llama_vocab_fim_mid,
+            )
+        ]
+        self.infill = None if llama_cpp.LLAMA_TOKEN_NULL in infill else Infill(*infill)
         self.bos = llama_cpp.llama_vocab_bos(vocab) if llama_cpp.llama_vocab_get_add_bos(vocab) else None
 
     @cached_property

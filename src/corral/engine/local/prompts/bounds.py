@@ -11,14 +11,18 @@ def check(request: GenerationRequest, *, limit_tokens: int, longest_token_bytes:
     ContextExceeded with the fewest tokens that the prompt can have.
     """
     least = len(request.messages)
+    if request.prompt is not None and request.prompt.tokens is not None:
+        least = len(request.prompt.tokens)
     if least <= limit_tokens:  # else looking at all of their text would cost something too
         least = max(least, -(-text_bytes(request) // longest_token_bytes))
     if least > limit_tokens:
-        raise prompt_too_long(least, limit_tokens, "at least ")
+        raise prompt_too_long(least, limit_tokens, "at least ", param=request.prompt_param)
 
 
 def text_bytes(request: GenerationRequest) -> int:
     """The text of all messages in UTF-8; not what comes of it in a template, and not the tools."""
+    if request.prompt is not None:
+        return _bytes(request.prompt.text) + _bytes(request.prompt.suffix or "")
     return sum(
         _bytes(message.content) + sum(_bytes(call.arguments) for call in message.tool_calls)
         for message in request.messages

@@ -84,18 +84,30 @@ class Child:
 
     def _written(self, writer: PromptWriter, job: wire.Job) -> wire.Answer:
         try:
-            prompt = writer.write(job.request, self._pause)
+            return self._done(writer, job)
         except _Stopped:
             return wire.Stopped()
         except InvalidRequest as error:
             return wire.Refused(error.message, error.param)
         except MemoryError:
             return wire.Refused(
-                "writing this conversation takes more memory than there is for it", "messages"
+                "writing this prompt takes more memory than there is for it", wire.param_of(job)
             )
-        if len(prompt.tokens) > job.limit_tokens:
-            return wire.TooLong(len(prompt.tokens))
-        return wire.Written(prompt.tokens.tobytes(), prompt.ending)
+
+    def _done(self, writer: PromptWriter, job: wire.Job) -> wire.Answer:
+        match job:
+            case wire.Write(request, limit_tokens):
+                prompt = writer.write(request, self._pause)
+                if len(prompt.tokens) > limit_tokens:
+                    return wire.TooLong(len(prompt.tokens))
+                return wire.Written(prompt.tokens.tobytes(), prompt.ending)
+            case wire.Render(request):
+                return wire.Rendered(writer.text(request, self._pause))
+            case wire.Tokenize(text, adds_special, parses_control):
+                tokens = writer.tokens(
+                    text, adds_special=adds_special, parses_control=parses_control, pause=self._pause
+                )
+                return wire.Written(tokens.tobytes(), "")
 
     def _pause(self) -> None:
         if self._shall_stop:

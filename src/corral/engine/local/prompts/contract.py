@@ -41,6 +41,20 @@ class Prompts(Protocol):
         """
         ...
 
+    async def text(self, request: GenerationRequest, *, client: str) -> str:
+        """A conversation as the model's template writes it; turns, cancelling and errors as of `prompt`."""
+        ...
+
+    async def tokens(
+        self, text: str, *, client: str, adds_special: bool, parses_control: bool
+    ) -> "array[int]":
+        """The tokens of a text, in the client's turn; cancelling as of `prompt`. Raises InvalidRequest.
+
+        It begins as prompts do where it `adds_special`, and names of control tokens in it become those where
+        it `parses_control`.
+        """
+        ...
+
     def close(self) -> None:
         """End what was started, if `run` does not; harmless after it."""
         ...

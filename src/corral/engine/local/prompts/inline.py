@@ -1,6 +1,9 @@
 """Prompts written in threads of this process, for a model that can do no harm: one made for tests."""
 
+from array import array
+from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
 import trio
 
@@ -9,6 +12,8 @@ from corral.engine.local.prompts.contract import Prompt
 from corral.engine.local.prompts.writer import PromptWriter
 from corral.errors import prompt_too_long
 from corral.request import GenerationRequest
+
+T = TypeVar("T")
 
 THREADS = 2
 
@@ -31,12 +36,25 @@ class InlinePrompts:
 
     async def prompt(self, request: GenerationRequest, *, client: str, limit_tokens: int) -> Prompt:
         """The prompt of a request. A thread whose client has gone finishes its pure work unheard."""
-        prompt = await trio.to_thread.run_sync(
-            partial(self._writer.write, request), abandon_on_cancel=True, limiter=self._threads
-        )
+        prompt = await self._run(partial(self._writer.write, request))
         if len(prompt.tokens) > limit_tokens:
-            raise prompt_too_long(len(prompt.tokens), limit_tokens)
+            raise prompt_too_long(len(prompt.tokens), limit_tokens, param=request.prompt_param)
         return prompt
+
+    async def text(self, request: GenerationRequest, *, client: str) -> str:
+        """As `prompt`, but the text."""
+        return await self._run(partial(self._writer.text, request))
+
+    async def tokens(
+        self, text: str, *, client: str, adds_special: bool, parses_control: bool
+    ) -> "array[int]":
+        """As `prompt`, of a text."""
+        return await self._run(
+            partial(self._writer.tokens, text, adds_special=adds_special, parses_control=parses_control)
+        )
 
     def close(self) -> None:
         """Nothing is left open."""
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        return await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._threads)

@@ -44,18 +44,22 @@ MESSAGE_BYTES = 256
 
 @dataclass(slots=True, eq=False)
 class _Task:
-    """A prompt that is wanted. `outcome` is there once it is `done`."""
+    """Something that is wanted. `outcome` is there once it is `done`."""
 
-    request: GenerationRequest
+    job: wire.Job
     client: str
-    limit_tokens: int
     is_small: bool
     abandoned: trio.Event = field(default_factory=trio.Event)
     done: trio.Event = field(default_factory=trio.Event)
-    outcome: Prompt | CorralError | None = None
+    outcome: Prompt | str | CorralError | None = None
     has_ended_one: bool = False
 
-    def finish(self, outcome: Prompt | CorralError) -> None:
+    @property
+    def param(self) -> str:
+        """What is at fault, if it cannot be done."""
+        return wire.param_of(self.job)
+
+    def finish(self, outcome: Prompt | str | CorralError) -> None:
         self.outcome = outcome
         self.done.set()
 
@@ -101,19 +105,39 @@ class PromptProcesses:
 
     async def prompt(self, request: GenerationRequest, *, client: str, limit_tokens: int) -> Prompt:
         """The prompt of a request, in the client's turn. Cancelling leaves at once; see the module."""
-        size_bytes = bounds.text_bytes(request) + MESSAGE_BYTES * len(request.messages)
-        is_small = size_bytes <= self._small_bytes
-        task = _Task(request, client, limit_tokens, is_small)
+        job = wire.Write(request, limit_tokens)
+        prompt = await self._done(job, client, _size_bytes(request))
+        assert isinstance(prompt, Prompt)
+        return prompt
+
+    async def text(self, request: GenerationRequest, *, client: str) -> str:
+        """As `prompt`, but the text."""
+        text = await self._done(wire.Render(request), client, _size_bytes(request))
+        assert isinstance(text, str)
+        return text
+
+    async def tokens(
+        self, text: str, *, client: str, adds_special: bool, parses_control: bool
+    ) -> "array[int]":
+        """As `prompt`, of a text."""
+        job = wire.Tokenize(text, adds_special, parses_control)
+        prompt = await self._done(job, client, len(text))
+        assert isinstance(prompt, Prompt)
+        return prompt.tokens
+
+    async def _done(self, job: wire.Job, client: str, size: int) -> Prompt | str:
+        """What comes of a job, of about `size` bytes of text, in the client's turn."""
+        task = _Task(job, client, size <= self._small_bytes)
         self._add(task)
         try:
             await task.done.wait()
         finally:
             self._turns.remove(client, task)
             task.abandoned.set()
-        if isinstance(task.outcome, Prompt):
-            return task.outcome
         assert task.outcome is not None
-        raise task.outcome
+        if isinstance(task.outcome, CorralError):
+            raise task.outcome
+        return task.outcome
 
     def close(self) -> None:
         """End the processes that `run` has not taken. Blocks for the milliseconds that it takes."""
@@ -188,13 +212,12 @@ class PromptProcesses:
     async def _write(self, process: PromptProcess, task: _Task) -> bool:
         """Have a prompt written. False if the process cannot write another one."""
         try:
-            job = wire.Job(task.request, task.limit_tokens)
             if task.is_small:
-                frame = wire.encode_job(job)
+                frame = wire.encode_job(task.job)
             else:
-                frame = await trio.to_thread.run_sync(wire.encode_job, job)
+                frame = await trio.to_thread.run_sync(wire.encode_job, task.job)
         except UnicodeEncodeError:
-            task.finish(InvalidRequest(SURROGATE, param="messages"))
+            task.finish(InvalidRequest(SURROGATE, param=task.param))
             return True
         outcome: wire.Answer | Died | None = None
         with trio.move_on_after(self._deadline_s) as limit:
@@ -209,7 +232,7 @@ class PromptProcesses:
         if outcome is None:
             if not task.abandoned.is_set():
                 logger.warning("a prompt took longer than %.0f s; its process was ended", self._deadline_s)
-            task.finish(_refusal(f"takes longer than {self._deadline_s:.0f} s"))
+            task.finish(_refusal(task, f"takes longer than {self._deadline_s:.0f} s"))
             return False
         if isinstance(outcome, Died):
             return self._mourn(outcome, task)
@@ -218,8 +241,11 @@ class PromptProcesses:
                 tokens = array("i")
                 tokens.frombytes(outcome.tokens)
                 task.finish(Prompt(tokens, outcome.ending))
+            case wire.Rendered():
+                task.finish(outcome.text)
             case wire.TooLong():
-                task.finish(prompt_too_long(outcome.prompt_tokens, task.limit_tokens))
+                assert isinstance(task.job, wire.Write)
+                task.finish(prompt_too_long(outcome.prompt_tokens, task.job.limit_tokens, param=task.param))
             case wire.Refused():
                 task.finish(InvalidRequest(outcome.message, param=outcome.param))
             case wire.Failed():
@@ -234,15 +260,19 @@ class PromptProcesses:
         # It may have died of something else, such as a machine short of memory: the next one shows that.
         logger.warning("a process that writes prompts died of %s", death)
         if task.has_ended_one:
-            task.finish(_refusal(f"ends the process that does it ({death})"))
+            task.finish(_refusal(task, f"ends the process that does it ({death})"))
         elif not task.abandoned.is_set():
             task.has_ended_one = True
             self._add(task)
         return False
 
 
-def _refusal(what: str) -> InvalidRequest:
-    return InvalidRequest(f"writing the prompt of this conversation {what}", param="messages")
+def _size_bytes(request: GenerationRequest) -> int:
+    return bounds.text_bytes(request) + MESSAGE_BYTES * len(request.messages)
+
+
+def _refusal(task: _Task, what: str) -> InvalidRequest:
+    return InvalidRequest(f"writing the prompt of this conversation {what}", param=task.param)
 
 
 async def _stop_if_abandoned(task: _Task, process: PromptProcess, limit: trio.CancelScope) -> None:

@@ -15,11 +15,28 @@ WRITE, STOP = b"W", b"S"
 ANSWER = b"A"
 
 
-class Job(msgspec.Struct, frozen=True):
+class Write(msgspec.Struct, frozen=True, tag=True):
     """A request whose prompt is wanted, if it has no more tokens than `limit_tokens`."""
 
     request: GenerationRequest
     limit_tokens: int
+
+
+class Render(msgspec.Struct, frozen=True, tag=True):
+    """A conversation of which the text of its prompt is wanted."""
+
+    request: GenerationRequest
+
+
+class Tokenize(msgspec.Struct, frozen=True, tag=True):
+    """A text whose tokens are wanted; see contract.Prompts."""
+
+    text: str
+    adds_special: bool
+    parses_control: bool
+
+
+Job = Write | Render | Tokenize
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
@@ -36,10 +53,16 @@ class Unfit(msgspec.Struct, frozen=True, tag=True):
 
 
 class Written(msgspec.Struct, frozen=True, tag=True):
-    """A prompt: its tokens as native 32-bit integers, and how it ends as text."""
+    """A prompt, or another text: its tokens as native 32-bit integers, and how a prompt ends as text."""
 
     tokens: bytes
     ending: str
+
+
+class Rendered(msgspec.Struct, frozen=True, tag=True):
+    """A conversation as the template writes it."""
+
+    text: str
 
 
 class TooLong(msgspec.Struct, frozen=True, tag=True):
@@ -65,10 +88,15 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     traceback: str
 
 
-Answer = Ready | Unfit | Written | TooLong | Refused | Stopped | Failed
+Answer = Ready | Unfit | Written | Rendered | TooLong | Refused | Stopped | Failed
 
 _answers: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(Answer)
-_jobs = msgspec.json.Decoder(Job)
+_jobs: msgspec.json.Decoder[Job] = msgspec.json.Decoder(Job)
+
+
+def param_of(job: Job) -> str:
+    """The field of the client's request that a job is about."""
+    return "content" if isinstance(job, Tokenize) else job.request.prompt_param
 
 
 def frame(kind: bytes, body: bytes = b"") -> bytes:

@@ -13,21 +13,25 @@ gives exactly the control tokens that it would give with plain words in place of
 """
 
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import chain
+from typing import TypeVar
 
 from corral.decoding.formats.history import Mark
 from corral.decoding.formats.learn import learn
 from corral.engine.local.backend import ChatFormat, Vocabulary
 from corral.engine.local.prompts.blocks import blocks
 from corral.engine.local.prompts.contract import Prompt
-from corral.engine.local.prompts.control import ControlTexts
+from corral.engine.local.prompts.control import ControlTexts, Found
 from corral.engine.local.prompts.conversation import SURROGATE, shaped
 from corral.engine.local.prompts.disguise import Disguise, Wardrobe
 from corral.errors import InvalidRequest
-from corral.request import GenerationRequest
+from corral.request import GenerationRequest, RawPrompt
 from corral.templates.environment import ChatTemplate, TemplateFault
 from corral.templates.sought import sought
+
+Written = TypeVar("Written")
 
 CHATML = (
     "{% for message in messages %}"
@@ -69,8 +73,70 @@ class PromptWriter:
 
         Raises InvalidRequest if the template refuses the conversation.
         """
+        if request.prompt is not None:
+            return Prompt(self._raw(request.prompt, pause), "")
+        return self._checked(partial(self._write, request, pause))
+
+    def text(self, request: GenerationRequest, pause: Callable[[], None] = lambda: None) -> str:
+        """A conversation as the template writes it. `pause` and errors as in `write`."""
+
+        def written() -> str:
+            text, disguise = self._disguised(request, pause)
+            return disguise.reveal(text)
+
+        return self._checked(written)
+
+    def tokens(
+        self,
+        text: str,
+        *,
+        adds_special: bool,
+        parses_control: bool,
+        pause: Callable[[], None] = lambda: None,
+    ) -> "array[int]":
+        """The tokens of a text, behind the one that prompts begin with where it `adds_special`.
+
+        Where it `parses_control`, names of control tokens in it become those. `pause` as in `write`.
+        """
+        found = self._control.find(text) if parses_control else ()
+        tokens = self._tokens(text, str, found, pause)
+        if adds_special and self._vocabulary.bos is not None:
+            tokens.insert(0, self._vocabulary.bos)
+        return tokens
+
+    def _raw(self, prompt: RawPrompt, pause: Callable[[], None]) -> "array[int]":
+        if prompt.tokens is not None:
+            tokens = array("i", prompt.tokens)
+        elif prompt.suffix is None:
+            tokens = self.tokens(
+                prompt.text, adds_special=True, parses_control=prompt.parses_control, pause=pause
+            )
+        else:
+            tokens = self._infilled(prompt, prompt.suffix, pause)
+        if not tokens:
+            raise InvalidRequest("the prompt is empty", param="prompt")
+        return tokens
+
+    def _infilled(self, prompt: RawPrompt, suffix: str, pause: Callable[[], None]) -> "array[int]":
+        infill = self._vocabulary.infill
+        if infill is None:
+            what = "this model has no tokens for filling in the middle, which 'suffix' needs"
+            raise InvalidRequest(what, param="suffix")
+        before, after = (
+            self.tokens(text, adds_special=False, parses_control=prompt.parses_control, pause=pause)
+            for text in (prompt.text, suffix)
+        )
+        bos = [] if self._vocabulary.bos is None else [self._vocabulary.bos]
+        tokens = array("i", [*bos, infill.prefix])
+        tokens += before
+        tokens.append(infill.suffix)
+        tokens += after
+        tokens.append(infill.middle)
+        return tokens
+
+    def _checked(self, write: Callable[[], Written]) -> Written:
         try:
-            return self._write(request, pause)
+            return write()
         except TemplateFault as fault:
             reason = f"the model's chat template refuses this conversation: {fault}"
         except RecursionError:
@@ -80,6 +146,16 @@ class PromptWriter:
         raise InvalidRequest(reason, param="messages")
 
     def _write(self, request: GenerationRequest, pause: Callable[[], None]) -> Prompt:
+        text, disguise = self._disguised(request, pause)
+        tokens = self._tokens(text, disguise.reveal, self._control.find(text), pause)
+        bos = self._vocabulary.bos
+        if bos is not None and tokens[:1] != array("i", [bos]):
+            tokens.insert(0, bos)
+        if not tokens:
+            raise InvalidRequest("the conversation renders to an empty prompt", param="messages")
+        return Prompt(tokens, disguise.reveal(text[-ENDING_CHARS:]))
+
+    def _disguised(self, request: GenerationRequest, pause: Callable[[], None]) -> tuple[str, Disguise]:
         texts: list[str] = []
 
         def note(text: str) -> str:
@@ -93,13 +169,7 @@ class PromptWriter:
         plain = self._rendered(request, disguise.full_short, pause)
         if self._controls(text, pause) != self._controls(plain, pause):
             text = self._rendered(request, disguise.full, pause)
-        tokens = self._tokens(text, disguise, pause)
-        bos = self._vocabulary.bos
-        if bos is not None and tokens[:1] != array("i", [bos]):
-            tokens.insert(0, bos)
-        if not tokens:
-            raise InvalidRequest("the conversation renders to an empty prompt", param="messages")
-        return Prompt(tokens, disguise.reveal(text[-ENDING_CHARS:]))
+        return text, disguise
 
     def _rendered(self, request: GenerationRequest, mark: Mark, pause: Callable[[], None]) -> str:
         def paced(text: str) -> str:
@@ -134,12 +204,14 @@ class PromptWriter:
             tokens.append(found.token)
         return tokens
 
-    def _tokens(self, text: str, disguise: Disguise, pause: Callable[[], None]) -> "array[int]":
+    def _tokens(
+        self, text: str, reveal: Mark, controls: Iterable[Found], pause: Callable[[], None]
+    ) -> "array[int]":
         tokens: array[int] = array("i")
         strips_left, strips_right = self._vocabulary.strips_left, self._vocabulary.strips_right
         end, is_stripped = 0, False
-        for found in chain(self._control.find(text), [None]):
-            plain = disguise.reveal(text[end : found.start if found else None])
+        for found in chain(controls, [None]):
+            plain = reveal(text[end : found.start if found else None])
             if is_stripped:
                 plain = plain.lstrip(_SPACES)
             if found and found.token in strips_left:

@@ -1,0 +1,34 @@
+"""Where a request is that does not answer yet, in chunks for clients that ask (`return_progress`).
+
+`prompt_progress` is llama-server's, with its meaning: of `total` tokens `processed` are there, `cache` of
+them from before, after `time_ms`. Nothing there tells of a queue: `queue_progress` is our own.
+"""
+
+import msgspec
+
+from corral.events import Prefill, Queued, Started
+
+
+class QueueProgress(msgspec.Struct, gc=False):
+    """`position` 0 is next; `eta_s` is how long it will probably wait yet, null where nobody can say."""
+
+    position: int
+    eta_s: float | None
+
+
+class PromptProgress(msgspec.Struct, gc=False):
+    total: int
+    cache: int
+    processed: int
+    time_ms: int
+
+
+def queue_progress(event: Queued) -> QueueProgress:
+    return QueueProgress(event.position, None if event.wait_s is None else round(event.wait_s, 1))
+
+
+def prompt_progress(event: Prefill | Started) -> PromptProgress:
+    time_ms = round(event.time_ms)
+    if isinstance(event, Started):
+        return PromptProgress(event.prompt_tokens, event.cached_tokens, event.prompt_tokens, time_ms)
+    return PromptProgress(event.total, event.cached, event.done, time_ms)
