@@ -2,6 +2,7 @@
 
 import ssl
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
@@ -54,6 +55,8 @@ class Chat(msgspec.Struct, frozen=True, omit_defaults=True):
     stream: bool = False
     stream_options: dict[str, bool] | None = None
     return_progress: bool = False
+    ignore_eos: bool = False
+    response_format: dict[str, Any] | None = None
 
     def body(self, model: str) -> bytes:
         """The JSON of the request, asking for usage where it streams."""

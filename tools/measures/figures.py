@@ -25,6 +25,7 @@ from tools.measures.retry import retry
 from tools.measures.shared import shared
 from tools.measures.shutdown import shutdown
 from tools.measures.steps import steps
+from tools.measures.structure import structure
 from tools.measures.throughput import compared, raw, serve
 from tools.measures.waits import waits
 from tools.sheets.sheet import Sheet, load_text
@@ -44,6 +45,7 @@ ENGINE: dict[str, Figure] = {
     "crowd": crowd,
     "delay": delay,
     "steps": steps,
+    "structure": structure,
     "waits": waits,
     "fair": fair,
 }
