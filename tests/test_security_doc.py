@@ -20,6 +20,7 @@ UNITS = {
     "send_timeout_s": 1,
     "reader_bytes": 2**20,
     "host_cache_bytes": 2**30,
+    "stored_responses_bytes": 2**20,
     "stall_s": 1,
     "drain_s": 1,
 }

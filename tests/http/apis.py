@@ -20,7 +20,8 @@ class Api:
     def send(
         self,
         client: Client,
-        text: str,
+        prompt: str,
+        /,
         *,
         stream: bool = False,
         max_tokens: int | None = None,
@@ -31,9 +32,9 @@ class Api:
     ) -> Exchange:
         body: dict[str, Any] = {"model": "any", "stream": stream, **fields}
         if self.name == "responses":
-            body["input"] = text
+            body["input"] = prompt
         else:
-            body["messages"] = [{"role": "user", "content": text}]
+            body["messages"] = [{"role": "user", "content": prompt}]
         if max_tokens is not None or self.name == "messages":
             body[self.max_tokens] = max_tokens or 100
         if stop is not None:
