@@ -94,15 +94,14 @@ class Application:
                 except StartupError as error:
                     await receive()
                     await send({"type": "lifespan.startup.failed", "message": str(error)})
-                    nursery.cancel_scope.cancel()
-                    return
-                self._running = running
-                try:
-                    await running.app(scope, receive, send)  # returns after lifespan.shutdown
-                finally:
-                    self._running = None
-                    nursery.cancel_scope.cancel()
-            running.service.ledger.close()
+                else:
+                    self._running = running
+                    try:
+                        await running.app(scope, receive, send)  # returns after lifespan.shutdown
+                    finally:
+                        self._running = None
+                        running.service.ledger.close()
+                nursery.cancel_scope.cancel()
 
 
 def llama_application(settings: Settings) -> Application:

@@ -24,6 +24,8 @@ class Message:
     """One turn of a conversation. Several text parts arrive here joined by newlines.
 
     `reasoning` is what the assistant thought before it. `is_error` says that a tool's result is its failure.
+    `verbatim` is the turn of an assistant as this engine's model wrote it: text, then in turns the name of a
+    control token and text. Only the engine knows it.
     """
 
     role: Role
@@ -33,6 +35,7 @@ class Message:
     tool_call_id: str | None = None
     reasoning: str = ""
     is_error: bool = False
+    verbatim: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,3 +124,14 @@ def test_whatever_is_picked_among_the_allowed_is_valid_in_the_end(seed: int) -> 
     person = json.loads(said)
     assert isinstance(person["name"], str)
     assert isinstance(person["age"], int)
+
+
+@pytest.mark.parametrize("size", [1023, 1024, 1025, 1_000_000])
+def test_a_vocabulary_may_have_tokens_of_any_length(size: int) -> None:
+    vocabulary = ByteVocabulary()
+    vocabulary.pieces = (*vocabulary.pieces, b"x" * size, b"")
+    controls = {**vocabulary.control_texts, f"<{'y' * size}>": len(vocabulary.pieces) - 1}
+    vocabulary.control_texts = controls
+    mask = Constraints(vocabulary).compile(Grammar("regex", "x+", "regex")).start()
+    assert mask.allowed[ord("x")]
+    assert not mask.allowed[ord("y")]

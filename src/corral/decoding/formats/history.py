@@ -134,6 +134,8 @@ class _Writer:
     def _assistant(self, message: Message) -> dict[str, Any]:
         for call in message.tool_calls:
             self._names[call.id] = call.name
+        if message.verbatim:
+            return {"role": "assistant", "content": "".join(message.verbatim)}
         if not message.tool_calls:
             return self._plain(message, message.content)
         if not self._renders_calls and self._form is not None:
@@ -224,7 +226,7 @@ def _one_call_a_turn(messages: Sequence[Message]) -> list[Message]:
     rest = list(messages)
     while rest:
         message = rest.pop(0)
-        if len(message.tool_calls) < 2:
+        if len(message.tool_calls) < 2 or message.verbatim:
             single.append(message)
             continue
         for index, call in enumerate(message.tool_calls):
@@ -246,6 +248,8 @@ def _marked(message: Message, mark: Mark) -> Message:
         tool_call_id=mark(message.tool_call_id) if message.tool_call_id is not None else None,
         reasoning=mark(message.reasoning),
         tool_calls=calls,
+        # Between the texts there are control tokens, which the model had sampled.
+        verbatim=tuple(part if index % 2 else mark(part) for index, part in enumerate(message.verbatim)),
     )
 
 

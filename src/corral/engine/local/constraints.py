@@ -35,6 +35,7 @@ SPACING: "Final[JsonCompileOptions]" = {
     "key_separator": ": ",
 }
 """How JSON is spaced, unless a schema says otherwise: a small model writes blanks without end if it may."""
+LONGEST_TOKEN_BYTES = 1024
 KEPT_GRAMMARS = 64
 """How many compiled grammars are kept: clients send the same schema again and again."""
 
@@ -123,9 +124,15 @@ class _Tokens:
     """A vocabulary in the form that llguidance reads. A byte that is in no text marks control tokens."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
-        controls = {token: text for text, token in vocabulary.control_texts.items()}
+        controls = {token: text.encode() for text, token in vocabulary.control_texts.items()}
+        # The trie of all tokens is no deeper. What is longer is in no answer that is held to a grammar.
+        pieces = enumerate(vocabulary.pieces)
+        controls |= {token: b"" for token, piece in pieces if len(piece) > LONGEST_TOKEN_BYTES}
+        for token, text in controls.items():
+            if not 0 < len(text) < LONGEST_TOKEN_BYTES:
+                controls[token] = b"[%d]" % token
         self.tokens = [
-            b"\xff" + controls[token].encode() if token in controls else piece
+            b"\xff" + controls[token] if token in controls else piece
             for token, piece in enumerate(vocabulary.pieces)
         ]
         self.special_token_ids = sorted(controls)

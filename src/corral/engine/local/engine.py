@@ -17,6 +17,7 @@ from corral.engine.local.options import EngineOptions
 from corral.engine.local.prompts import bounds
 from corral.engine.local.prompts.inline import InlinePrompts
 from corral.engine.local.prompts.writer import PromptWriter
+from corral.engine.local.replays import Replays
 from corral.engine.local.shaping import Shaping
 from corral.engine.local.task import Delivery, Task
 from corral.engine.local.texts import LocalTexts
@@ -103,6 +104,7 @@ class LocalEngine:
         self._shaping: Shaping | None = None
         self._blocking: trio.Nursery | None = None
         self._threads = trio.CapacityLimiter(THREADS)
+        self._replays = Replays()
         self._sinks: dict[int, Sink] = {}
         self._keys = count(1)
         self._worker: Worker | None = None
@@ -165,6 +167,7 @@ class LocalEngine:
 
         Raises InvalidRequest or ContextExceeded. Cancelling leaves at once.
         """
+        request = self._replays.applied(request)
         prompt = await self._prompts.prompt(
             request, client=client, limit_tokens=self.capacity.request_ctx_tokens
         )
@@ -227,6 +230,7 @@ class LocalEngine:
             form=self._shaping.form(request, prepared.ending),
             constraint=prepared.constraint,
             thought=self._shaping.thought(request),
+            replays=self._replays if request.tools else None,
         )
         self._worker.submit_nowait(task)
         return LocalHandle(key, self)

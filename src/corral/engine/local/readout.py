@@ -51,7 +51,10 @@ class Readout:
         events = told + said
         if reason is None:
             return events, False
-        events += running.decoder.finish(reason)
+        finish = running.decoder.finish(reason)
+        events += finish
+        if running.transcript is not None:
+            running.transcript.told(finish)
         if running.decoder.stopped is not None:  # what was held back ended in a stop string after all
             reason = "stop_sequence"
         events.append(running.finished(reason))
@@ -73,7 +76,10 @@ class Readout:
         piece, control = self._pieces[token], self._controls.get(token, "")
         if control and not decoder.knows(control) and (piece or task.shows_control):
             piece, control = control.encode(), ""
-        events += decoder.feed(piece, logprob, control)
+        fed = decoder.feed(piece, logprob, control)
+        events += fed
+        if running.transcript is not None:
+            running.transcript.heard(piece, control, fed)
         if decoder.ended is not None:
             return decoder.ended
         if running.completion_tokens >= task.max_tokens:

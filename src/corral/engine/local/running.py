@@ -9,6 +9,7 @@ from corral.decoding.text import TextDecoder
 from corral.engine.contract import Waste
 from corral.engine.local.backend import Sampler
 from corral.engine.local.lane import Lane
+from corral.engine.local.replays import Transcript
 from corral.engine.local.task import Task
 from corral.events import Finished, FinishReason, Started, TokenLogprob, Usage
 
@@ -22,6 +23,7 @@ class Running:
         self.sampler = sampler
         self.decoder = _decoder(task)
         self.is_thought_cut = False
+        self.transcript = Transcript() if task.replays is not None else None
         self._mask = task.constraint.start() if task.constraint is not None else None
         self._forced: deque[int] = deque()
         self.stop_token: int | None = None
@@ -91,6 +93,8 @@ class Running:
         """The last event of a task that ended as it should."""
         if reason == "stop" and self.decoder.calls:
             reason = "tool_calls"
+        if reason == "tool_calls" and self.transcript is not None and self.task.replays is not None:
+            self.task.replays.keep(self.transcript)
         return Finished(
             reason=reason,
             stop_sequence=self.decoder.stopped,

@@ -67,11 +67,13 @@ class ByteVocabulary:
     bos: int | None = None
     pieces = (*(bytes([value]) for value in range(256)), b"", b"")
     end_tokens = frozenset({END})
-    control_texts: ClassVar = CONTROL_TEXTS
     user_texts: ClassVar[dict[str, int]] = {}
     infill: Infill | None = None
     strips_left = frozenset[int]()
     strips_right = frozenset[int]()
+
+    def __init__(self) -> None:
+        self.control_texts = CONTROL_TEXTS
 
     def tokenize(self, text: str, *, parse_control: bool, continues: bool = False) -> list[int]:
         if not parse_control:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from corral.decoding.answer import AnswerForm
 from corral.engine.contract import Waste
 from corral.engine.local.constraints import Constraint
+from corral.engine.local.replays import Replays
 from corral.errors import EngineFailed
 from corral.events import BlockDelta, Event, Sampled
 from corral.request import Sampling
@@ -28,6 +29,8 @@ class Task:
     """How the answer is read; None: it is text, whatever it looks like."""
     constraint: Constraint | None = None
     """What it must look like, once all thinking is over."""
+    replays: Replays | None = None
+    """Where it is remembered if it calls tools; None where it cannot."""
     thought: "ThoughtLimit | None" = None
 
     def is_last(self, token: int) -> bool:

@@ -78,7 +78,7 @@ class Child:
             self._answer(wire.Unfit(str(error)))
         except TemplateFault as fault:
             self._answer(wire.Unfit(f"the model's chat template does not compile: {fault}"))
-        except BaseException:
+        except BaseException:  # noqa: ASYNC103 - a thread of its own, and the end of its process
             self._answer(wire.Failed(traceback.format_exc()))
         os._exit(1)
 

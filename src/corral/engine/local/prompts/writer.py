@@ -14,6 +14,7 @@ gives exactly the control tokens that it would give with plain words in place of
 
 from array import array
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from typing import TypeVar
@@ -146,7 +147,14 @@ class PromptWriter:
         raise InvalidRequest(reason, param="messages")
 
     def _write(self, request: GenerationRequest, pause: Callable[[], None]) -> Prompt:
-        text, disguise = self._disguised(request, pause)
+        try:
+            text, disguise = self._disguised(request, pause)
+        except TemplateFault:
+            # It may want to see that there were calls, where it is shown a text.
+            messages = tuple(replace(message, verbatim=()) for message in request.messages)
+            if messages == request.messages:
+                raise
+            text, disguise = self._disguised(replace(request, messages=messages), pause)
         tokens = self._tokens(text, disguise.reveal, self._control.find(text), pause)
         bos = self._vocabulary.bos
         if bos is not None and tokens[:1] != array("i", [bos]):
