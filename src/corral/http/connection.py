@@ -1,15 +1,16 @@
 """A request's scope, one level above Quart's handler, the request as Quart sees it, and its connection.
 
 Quart runs the handler first and sends the response afterwards, so what a handler acquires for a streamed
-response would leak if the client left in between. Here an exit stack encloses both: whatever is entered on
-it is left when the request is over, however it ends. Exits are synchronous: a disconnect cancels the
-request, and a cancelled request could not await.
+response would leak if the client left in between. Here one place encloses both: what is entered there is left
+when the request is over, however it ends. The exit is synchronous: a disconnect cancels the request, and a
+cancelled request could not await.
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from types import TracebackType
+from typing import Any, Self, TypeVar, cast
 
 from quart import Request, request
 from quart.wrappers.request import Body
@@ -27,7 +28,7 @@ T = TypeVar("T")
 UNREAD_BYTES = 64 * 1024
 """How much of a body is kept that no view reads."""
 
-_EXITS = "corral.exits"
+_HELD = "corral.held"
 _TARGET = "corral.target"
 
 
@@ -41,9 +42,36 @@ class ScopedHTTPConnection(TrioASGIHTTPConnection):
         scope[_TARGET] = target
         # Quart parses what does not begin with a slash as a URL, and fails where it is none.
         scope["path"] = target.path if isinstance(target, Target) else "/"
-        with ExitStack() as exits:
-            scope[_EXITS] = exits
+        with Held() as held:
+            scope[_HELD] = held
             await super().__call__(receive, send)
+
+
+class Held:
+    """A place for one context manager, which is left when this one is. An ExitStack takes 800 bytes more."""
+
+    __slots__ = ("_manager",)
+
+    def __init__(self) -> None:
+        self._manager: AbstractContextManager[Any] | None = None
+
+    def enter(self, manager: AbstractContextManager[T]) -> T:
+        """Enter a manager, the only one; raises what its entering raises, and then there is none."""
+        assert self._manager is None, "a request holds one thing"
+        entered = manager.__enter__()
+        self._manager = manager
+        return entered
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        return None if self._manager is None else self._manager.__exit__(exc_type, exc_value, traceback)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +143,8 @@ class CorralRequest(TrioRequest):
 
 def enter_for_request(manager: AbstractContextManager[T]) -> T:
     """Enter a context manager that is left when the current request, response included, is over."""
-    exits: ExitStack = cast(dict[str, Any], request.scope)[_EXITS]
-    return exits.enter_context(manager)
+    held: Held = cast(dict[str, Any], request.scope)[_HELD]
+    return held.enter(manager)
 
 
 def target_of_request() -> Target:

@@ -89,8 +89,9 @@ class Connection:
         self._http2: Callable[[], HTTP2]
         self._nursery: trio.Nursery
         self._reading = trio.CancelScope()  # cancelled: stop reading, close
-        self._timekeeping = trio.CancelScope()
         self._idle = trio.CancelScope()  # its deadline: when a connection that is not serving is closed
+        self._ending: trio.CancelScope | None = None  # once it is to be closed
+        self._is_over = False
         self._send_lock = trio.Lock()
         self._writes: set[trio.CancelScope] = set()
         self._patience_s = limits.send_timeout_s
@@ -180,7 +181,10 @@ class Connection:
                     await self._close()
                 self.abort()  # if that was not to be done in good order
             # The socket is closed and every app knows: they are waited for, the time-keeper is not.
-            self._timekeeping.cancel()
+            self._is_over = True
+            self._idle.cancel()
+            if self._ending is not None:
+                self._ending.cancel()
 
     async def _read(self) -> None:
         """Read until the client is gone or the connection is to close."""
@@ -264,14 +268,16 @@ class Connection:
     async def _keep_time(self, task_status: trio.TaskStatus[None]) -> None:
         """Close the connection when it has stood idle too long, or at shutdown when it is idle."""
         try:
-            with self._timekeeping:
-                with self._idle:
-                    self._idle.deadline = trio.current_time() + self._limits.header_timeout_s
-                    task_status.started()
-                    await self._context.terminated.wait()
-                    await self._protocol.announce_shutdown()
-                    if not self._protocol.idle:
-                        await trio.sleep_forever()  # until the response ends and says so: `_mark`
+            with self._idle:
+                self._idle.deadline = trio.current_time() + self._limits.header_timeout_s
+                task_status.started()
+                await self._context.terminated.wait()
+                await self._protocol.announce_shutdown()
+                if not self._protocol.idle:
+                    await trio.sleep_forever()  # until the response ends and says so: `_mark`
+            if self._is_over:
+                return
+            with trio.CancelScope() as self._ending:
                 if not self._closing:
                     await self._protocol.time_out()
                     await self._hang_up()
