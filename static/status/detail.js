@@ -89,6 +89,8 @@ export class Detail {
       ["Output", count(request.completion_tokens)],
       ["Prefill", request.prefill_tok_s === undefined ? undefined : `${rate(request.prefill_tok_s)}/s`],
       ["Decode", request.decode_tok_s === undefined ? undefined : `${rate(request.decode_tok_s)}/s`],
+      ["Thoughts", request.reasoning_tokens ? `${count(request.reasoning_tokens)} tokens` : undefined, ""],
+      ["Tool calls", request.calls ? count(request.calls) : undefined, ""],
       ["Drafts accepted", drafts, request.drafted ? percent(request.accepted / request.drafted) : ""],
       ["Max tokens", count(params.max_tokens)],
       ["Temperature", params.temperature],

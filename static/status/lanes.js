@@ -81,7 +81,8 @@ export function showTags(node, request) {
   if (request.drafted || flags.spec_decode) tags.push("spec decode");
   if (flags.stream) tags.push("stream");
   if (flags.tools) tags.push("tools");
-  if (flags.thinking) tags.push("thinking");
+  if (flags.structured) tags.push("structured");
+  if (request.doing) tags.push(request.doing);
   if (request.api && request.api !== "chat") tags.unshift(request.api);
   const wanted = tags.join("|");
   if (node.dataset.tags === wanted) return;

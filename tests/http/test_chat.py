@@ -222,6 +222,7 @@ async def test_silence_is_filled_with_keepalives_while_queued_and_while_a_step_s
             await stream.chunk()
         await gate.wait_arrived()
         for _ in range(3):
+            await trio.testing.wait_all_tasks_blocked()  # whoever writes has seen that it was taken
             mock_clock.jump(5)
             for stream in streams:
                 [frame] = frames(await stream.chunk())

@@ -1,8 +1,11 @@
 """The figures of a request, over all its choices: tokens, and what of them was cached or guessed."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
-from corral.events import Prefill, Sampled, Started
+from corral.events import BlockClosed, BlockKind, BlockOpened, Finished, Prefill, Sampled, Started
+
+Doing = Literal["thinking", "calling"]
 
 
 @dataclass(slots=True)
@@ -14,6 +17,11 @@ class Counts:
     """Of the prompt, those that were reused, as `Usage.of_choices` counts; None before the first token."""
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    reasoning_tokens: int = 0
+    """Of the choices that have finished, those that were thoughts."""
+    calls: int = 0
+    """Of tools, begun so far."""
+    _open: dict[int, BlockKind] = field(default_factory=dict)
     _done: list[int] = field(init=False)
     _sampled: list[int] = field(init=False)
 
@@ -33,6 +41,23 @@ class Counts:
         self._sampled[choice] += event.tokens
         self.drafted_tokens += len(event.draft)
         self.accepted_tokens += event.accepted
+
+    def opened(self, choice: int, event: BlockOpened) -> None:
+        self._open[choice] = event.kind
+        self.calls += event.kind == "tool"
+
+    def closed(self, choice: int, event: BlockClosed) -> None:
+        self._open.pop(choice, None)
+
+    def finished(self, choice: int, event: Finished) -> None:
+        self._open.pop(choice, None)
+        self.reasoning_tokens += event.usage.reasoning_tokens
+
+    @property
+    def doing(self) -> Doing | None:
+        """What it says just now, if that is no text."""
+        kinds = self._open.values()
+        return "calling" if "tool" in kinds else "thinking" if "reasoning" in kinds else None
 
     def done_tokens(self, choice: int) -> int:
         """Of the prompt, those that are in the cache for one choice, computed or found there."""

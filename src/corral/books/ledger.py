@@ -44,6 +44,8 @@ class Totals:
     completion_tokens: int = 0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    reasoning_tokens: int = 0
+    calls: int = 0
     wasted: dict[Outcome, Waste] = field(default_factory=dict)
 
     def add(self, record: Record) -> None:
@@ -55,6 +57,8 @@ class Totals:
         self.completion_tokens += counts.completion_tokens
         self.drafted_tokens += counts.drafted_tokens
         self.accepted_tokens += counts.accepted_tokens
+        self.reasoning_tokens += counts.reasoning_tokens
+        self.calls += counts.calls
         self.wasted[outcome] = self.wasted.get(outcome, Waste()) + record.wasted
 
 

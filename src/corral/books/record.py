@@ -21,7 +21,18 @@ from corral.books.life import Happening, Life
 from corral.books.outcome import Outcome, outcome_of
 from corral.engine.contract import Waste
 from corral.errors import code_of
-from corral.events import BlockDelta, Event, Failed, Finished, Prefill, Queued, Sampled, Started
+from corral.events import (
+    BlockClosed,
+    BlockDelta,
+    BlockOpened,
+    Event,
+    Failed,
+    Finished,
+    Prefill,
+    Queued,
+    Sampled,
+    Started,
+)
 from corral.request import GenerationRequest
 
 
@@ -194,6 +205,10 @@ class Record:
                         self._texts[choice].append(event.text)
                         if watcher is not None:
                             watcher.said(self, choice, event.text)
+                case BlockOpened():
+                    self.counts.opened(choice, event)
+                case BlockClosed():
+                    self.counts.closed(choice, event)
                 case Prefill():
                     self.counts.prefilled(choice, event)
                 case Started():
@@ -202,6 +217,7 @@ class Record:
                 case Queued():
                     self.position = event.position
                 case Finished():
+                    self.counts.finished(choice, event)
                     self._finished[choice] = event
                     if len(self._finished) == self.request.n:
                         self._engine_ended()

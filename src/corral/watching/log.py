@@ -14,7 +14,8 @@ def log_settled(record: Record) -> None:
     spent_s = life.spent_s()
     logger.info(
         "%s request_id=%s outcome=%s api=%s stream=%d prompt_tokens=%d cached_tokens=%d "
-        "completion_tokens=%d total_ms=%.1f preparing_ms=%.1f queue_ms=%.1f prefill_ms=%.1f decode_ms=%.1f "
+        "completion_tokens=%d reasoning_tokens=%d calls=%d "
+        "total_ms=%.1f preparing_ms=%.1f queue_ms=%.1f prefill_ms=%.1f decode_ms=%.1f "
         "blocked_write_ms=%.1f ttft_ms=%s wasted_tokens=%d prefill_kept=%d error=%s",
         record.about.id,
         record.about.request_id or "-",
@@ -24,6 +25,8 @@ def log_settled(record: Record) -> None:
         record.prompt_tokens,
         counts.cached_tokens or 0,
         counts.completion_tokens,
+        counts.reasoning_tokens,
+        counts.calls,
         1e3 * life.total_s,
         1e3 * spent_s["preparing"],
         1e3 * spent_s["queued"],

@@ -170,6 +170,13 @@ class _LedgerCollector(Collector):
             "corral_draft_tokens_accepted", "Of these, tokens that were right.", totals.accepted_tokens
         )
 
+        yield CounterMetricFamily(
+            "corral_reasoning_tokens", "Of the generated tokens, thoughts.", totals.reasoning_tokens
+        )
+        yield CounterMetricFamily(
+            "corral_tool_calls", "Calls of tools that answers have begun.", totals.calls
+        )
+
     def _waste(self) -> Iterator[Metric]:
         wasted = CounterMetricFamily(
             "corral_wasted_tokens",

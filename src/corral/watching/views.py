@@ -8,6 +8,7 @@ from typing import Literal, TypedDict
 
 import msgspec
 
+from corral.books.counts import Doing
 from corral.books.life import State
 from corral.books.outcome import Outcome
 from corral.books.record import Record
@@ -73,11 +74,15 @@ class Counters(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     decode_tok_s: float | None = None
     drafted: int | None = None
     accepted: int | None = None
+    doing: Doing | None = None
+    reasoning_tokens: int | None = None
+    calls: int | None = None
 
 
 class Flags(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     stream: bool
     tools: bool
+    structured: bool
     cache_hit: bool | None = None
     spec_decode: bool | None = None
 
@@ -130,6 +135,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     decode_tok_s: float | None = None
     accept_rate: float | None = None
     error: str | None = None
+    reasoning_tokens: int | None = None
+    calls: int | None = None
     cache_hit: bool | None = None
     spec_decode: bool | None = None
     wasted: Waste = msgspec.field(default_factory=Waste)
@@ -244,6 +251,7 @@ def request(record: Record, *, with_content: bool) -> Request:
         flags=Flags(
             stream=record.about.streams,
             tools=bool(asked.tools),
+            structured=asked.grammar is not None,
             cache_hit=_cache_hit(record),
             spec_decode=_has_drafts(record),
         ),
@@ -304,6 +312,8 @@ def row(record: Record) -> Row:
         decode_tok_s=counted.decode_tok_s,
         accept_rate=round(accepted / drafted, 3) if drafted else None,
         error=record.error,
+        reasoning_tokens=counted.reasoning_tokens,
+        calls=counted.calls,
         cache_hit=_cache_hit(record),
         spec_decode=_has_drafts(record),
         wasted=record.wasted,
@@ -330,6 +340,9 @@ class _Counted(TypedDict):
     decode_tok_s: float | None
     drafted: int | None
     accepted: int | None
+    doing: Doing | None
+    reasoning_tokens: int | None
+    calls: int | None
 
 
 def _counted(record: Record) -> _Counted:
@@ -354,6 +367,9 @@ def _counted(record: Record) -> _Counted:
         "decode_tok_s": _rate(record.decode_tokens_per_s),
         "drafted": counts.drafted_tokens if record.has_begun else None,
         "accepted": counts.accepted_tokens if record.has_begun else None,
+        "doing": counts.doing,
+        "reasoning_tokens": counts.reasoning_tokens or None,
+        "calls": counts.calls or None,
     }
 
 
