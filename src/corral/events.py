@@ -100,11 +100,13 @@ class Sampled:
     """One step gave the sequence `tokens` new tokens; the text they complete follows.
 
     Speculative decoding had guessed `draft` for it, each token's bytes; the first `accepted` were right.
+    Of the new tokens `reasoning_tokens` were thoughts; the sum over a sequence is what its Usage says.
     """
 
     tokens: int
     draft: tuple[bytes, ...] = ()
     accepted: int = 0
+    reasoning_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

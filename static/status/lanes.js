@@ -82,7 +82,7 @@ export function showTags(node, request) {
   if (flags.stream) tags.push("stream");
   if (flags.tools) tags.push("tools");
   if (flags.structured) tags.push("structured");
-  if (request.doing) tags.push(request.doing);
+  if (request.doing && !request.outcome) tags.push(request.doing);
   if (request.api && request.api !== "chat") tags.unshift(request.api);
   const wanted = tags.join("|");
   if (node.dataset.tags === wanted) return;

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from tests.harness import Client, Gate, serving
+from tests.http.watch import Watch, opening, watching
 
 from corral.engine.local.scripted import END, START, ScriptedBackend, replying
 
@@ -215,3 +216,31 @@ async def test_a_thought_that_runs_can_be_ended_by_an_operator() -> None:
         assert b'"content":"2"' in await stream.body()
         nobody = client.send("DELETE", "/v1/requests/nobody/thinking")
         assert (await nobody.json())["error"]["code"] == "not_found"
+
+
+# What an operator sees
+
+
+async def test_a_thought_is_seen_while_it_lasts_and_counted_where_its_client_leaves() -> None:
+    gate = Gate()
+    text = "<think>Hm, hm.</think>Yes, so it is."
+    backend = ScriptedBackend(replying(lambda _: text), on_step=gate)
+    async with serving(backend) as client, opening(gate), watching(client) as watch:
+        stream = client.chat(stream=True)
+        gate.let(len("<think>Hm"))
+        await watch.until(lambda watch: _doing(watch) == "thinking")
+        gate.let(len(", hm.</think>Yes"))
+        await watch.until(lambda watch: _doing(watch) is None)
+        assert watch.state["requests"][0]["state"] == "decode"
+        stream.leave()
+        gate.open()
+        await watch.until(lambda watch: watch.state["history"])
+        [row] = watch.state["history"]
+        assert row["outcome"] == "disconnected"
+        assert 0 < row["reasoning_tokens"] < row["completion_tokens"]
+
+
+def _doing(watch: Watch) -> str | None:
+    """What the one request does just now, as the page knows it; `nothing` before it is known."""
+    requests = watch.state["requests"]
+    return requests[0].get("doing", "nothing") if requests and requests[0]["state"] == "decode" else "nothing"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from corral.events import BlockClosed, BlockKind, BlockOpened, Finished, Prefill, Sampled, Started
+from corral.events import BlockClosed, BlockKind, BlockOpened, Prefill, Sampled, Started
 
 Doing = Literal["thinking", "calling"]
 
@@ -18,7 +18,7 @@ class Counts:
     drafted_tokens: int = 0
     accepted_tokens: int = 0
     reasoning_tokens: int = 0
-    """Of the choices that have finished, those that were thoughts."""
+    """Of those sampled so far, the thoughts."""
     calls: int = 0
     """Of tools, begun so far."""
     _open: dict[int, BlockKind] = field(default_factory=dict)
@@ -41,6 +41,7 @@ class Counts:
         self._sampled[choice] += event.tokens
         self.drafted_tokens += len(event.draft)
         self.accepted_tokens += event.accepted
+        self.reasoning_tokens += event.reasoning_tokens
 
     def opened(self, choice: int, event: BlockOpened) -> None:
         self._open[choice] = event.kind
@@ -48,10 +49,6 @@ class Counts:
 
     def closed(self, choice: int, event: BlockClosed) -> None:
         self._open.pop(choice, None)
-
-    def finished(self, choice: int, event: Finished) -> None:
-        self._open.pop(choice, None)
-        self.reasoning_tokens += event.usage.reasoning_tokens
 
     @property
     def doing(self) -> Doing | None:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from corral.books.counts import Counts
+from corral.books.counts import Counts, Doing
 from corral.books.lanes import Lanes
 from corral.books.life import Happening, Life
 from corral.books.outcome import Outcome, outcome_of
@@ -150,6 +150,11 @@ class Record:
         return choice in self._finished
 
     @property
+    def doing(self) -> Doing | None:
+        """What it says just now, if that is no text."""
+        return None if self.has_ended else self.counts.doing
+
+    @property
     def finished_at(self) -> float:
         """The time of day at which it was over, or now."""
         return self.started_at + self.life.total_s
@@ -217,7 +222,6 @@ class Record:
                 case Queued():
                     self.position = event.position
                 case Finished():
-                    self.counts.finished(choice, event)
                     self._finished[choice] = event
                     if len(self._finished) == self.request.n:
                         self._engine_ended()

@@ -68,13 +68,14 @@ class Counters(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     decode_ms: float
     blocked_write_ms: float
     total_ms: float
+    doing: Doing | None
+    """Sent as null too: a viewer that was told of a thought is told that it is over."""
     cached_tokens: int | None = None
     ttft_ms: float | None = None
     prefill_tok_s: float | None = None
     decode_tok_s: float | None = None
     drafted: int | None = None
     accepted: int | None = None
-    doing: Doing | None = None
     reasoning_tokens: int | None = None
     calls: int | None = None
 
@@ -367,7 +368,7 @@ def _counted(record: Record) -> _Counted:
         "decode_tok_s": _rate(record.decode_tokens_per_s),
         "drafted": counts.drafted_tokens if record.has_begun else None,
         "accepted": counts.accepted_tokens if record.has_begun else None,
-        "doing": counts.doing,
+        "doing": record.doing,
         "reasoning_tokens": counts.reasoning_tokens or None,
         "calls": counts.calls or None,
     }

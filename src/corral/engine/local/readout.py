@@ -34,6 +34,7 @@ class Readout:
         told: list[Event] = [] if running.completion_tokens else [running.started()]
         said: list[Event] = []
         before = running.completion_tokens
+        thought_before = running.decoder.reasoning_tokens
         reason: FinishReason | None = None
         accepted = 0
         for drafted in (*draft, None):
@@ -47,7 +48,8 @@ class Readout:
             if accepted < len(draft):
                 self._cache.cut(lane, base + accepted)
         pieces = tuple(self._pieces[token] for token in draft)
-        told.append(Sampled(running.completion_tokens - before, pieces, accepted))
+        thought = running.decoder.reasoning_tokens - thought_before
+        told.append(Sampled(running.completion_tokens - before, pieces, accepted, thought))
         events = told + said
         if reason is None:
             return events, False
