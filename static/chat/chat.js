@@ -13,6 +13,8 @@ const prompt = byId("prompt");
 const send = byId("send");
 let messages = [];
 let running = null;
+/** Calls of the last answer whose results nobody has given yet. */
+let open = [];
 
 function element(tag, className, text) {
   const node = document.createElement(tag);
@@ -56,10 +58,90 @@ async function* payloads(body) {
   }
 }
 
+/** A call's arguments for people: indented once they are whole, and as they have come until then. */
+function readable(json) {
+  try {
+    return JSON.stringify(JSON.parse(json), null, 2);
+  } catch {
+    return json;
+  }
+}
+
+/** A thought, folded once it is over, unless its reader has opened or folded it. */
+class Thought {
+  constructor() {
+    this.text = "";
+    this.tokens = 0;
+    this.node = element("details", "reasoning");
+    this.title = element("summary", "");
+    this.body = element("div", "");
+    this.body.dir = "auto";
+    this.node.append(this.title, this.body);
+    this.node.hidden = true;
+    this.isChosen = false;
+    this.title.addEventListener("click", () => (this.isChosen = true));
+  }
+
+  feed(text) {
+    this.began ??= performance.now();
+    this.text += text;
+    this.tokens += 1;
+  }
+
+  /** Something else has begun, or nothing more comes. */
+  end() {
+    if (this.text) this.ended ??= performance.now();
+  }
+
+  draw(tokens) {
+    this.node.hidden = !this.text;
+    if (!this.text) return;
+    const isOver = this.ended !== undefined;
+    if (!this.isChosen) this.node.open = !isOver;
+    const seconds = ((this.ended ?? performance.now()) - this.began) / 1000;
+    const took = seconds < 10 ? seconds.toFixed(1) : Math.round(seconds);
+    this.title.textContent = `${isOver ? "Thought for" : "Thinking,"} ${took} s · ${tokens ?? this.tokens} tokens`;
+    const follows = this.body.scrollHeight - this.body.scrollTop - this.body.clientHeight < FOLLOW_PX;
+    this.body.textContent = this.text.trim();
+    if (follows && !isOver) this.body.scrollTop = this.body.scrollHeight;
+  }
+}
+
+/** A call of a tool: nothing here answers it, so it is shown and that is all. */
+class Call {
+  constructor() {
+    this.id = "";
+    this.name = "";
+    this.input = "";
+    this.node = element("div", "call");
+    this.title = element("p", "call-name");
+    this.body = element("pre", "");
+    this.node.append(this.title, this.body);
+  }
+
+  feed({ id, function: called }) {
+    this.id ||= id;
+    this.name ||= called?.name ?? "";
+    this.input += called?.arguments ?? "";
+  }
+
+  /** As it goes back to the server with the conversation. */
+  get sent() {
+    return { id: this.id, type: "function", function: { name: this.name, arguments: this.input } };
+  }
+
+  draw() {
+    this.title.textContent = `Calls ${this.name}`;
+    this.body.textContent = readable(this.input);
+  }
+}
+
 class Answer {
   constructor() {
     this.text = "";
-    this.reasoning = "";
+    this.calls = [];
+    this.isWhole = false;
+    this.reasoningTokens = null;
     this.tokens = null;
     this.deltas = 0;
     this.began = performance.now();
@@ -71,26 +153,29 @@ class Answer {
     this.box = element("div", "text waiting");
     this.box.dir = "auto";
     this.meter = element("p", "meter");
-    this.thoughts = element("details", "reasoning");
-    this.thoughts.hidden = true;
-    this.thoughts.append(element("summary", "", "Reasoning"), element("div", ""));
-    this.node.append(this.thoughts, this.box, this.meter);
+    this.thought = new Thought();
+    this.called = element("div", "calls");
+    this.node.append(this.thought.node, this.box, this.called, this.meter);
     log.append(this.node);
   }
 
   feed(chunk) {
     if (chunk.error) throw new Error(chunk.error.message);
     this.tokens = chunk.usage?.completion_tokens ?? this.tokens;
+    this.reasoningTokens = chunk.usage?.completion_tokens_details?.reasoning_tokens ?? this.reasoningTokens;
     if (chunk.queue_progress) this.waitsBecause(placeText(chunk.queue_progress));
     if (chunk.prompt_progress) this.waitsBecause(readingText(chunk.prompt_progress));
     const delta = chunk.choices?.[0]?.delta ?? {};
     const thought = delta.reasoning_content ?? delta.reasoning ?? "";
-    if (!delta.content && !thought) return;
+    const calls = delta.tool_calls ?? [];
+    if (!delta.content && !thought && !calls.length) return;
     this.first ??= performance.now();
     this.deltas += 1;
     this.last = performance.now();
     this.text += delta.content ?? "";
-    this.reasoning += thought;
+    if (thought) this.thought.feed(thought);
+    else this.thought.end();
+    for (const call of calls) this.#call(call.index).feed(call);
     this.draw();
   }
 
@@ -98,6 +183,15 @@ class Answer {
   waitsBecause(text) {
     this.waiting = text;
     if (this.first === null) this.meter.textContent = text;
+  }
+
+  #call(index) {
+    while (this.calls.length <= index) {
+      const call = new Call();
+      this.calls.push(call);
+      this.called.append(call.node);
+    }
+    return this.calls[index];
   }
 
   /** At once, or in a moment where it was drawn just now: rendering is quadratic in the length otherwise. */
@@ -110,10 +204,12 @@ class Answer {
     clearTimeout(this.timer);
     this.timer = null;
     const follows = log.scrollHeight - log.scrollTop - log.clientHeight < FOLLOW_PX;
-    this.box.classList.toggle("waiting", !this.text && running !== null);
+    const isSilent = !this.text && !this.thought.text && !this.calls.length;
+    this.box.classList.toggle("waiting", isSilent && running !== null);
+    this.box.hidden = !this.text && !isSilent;
     this.box.replaceChildren(rendered(this.text));
-    this.thoughts.hidden = !this.reasoning;
-    this.thoughts.lastElementChild.textContent = this.reasoning;
+    this.thought.draw(this.reasoningTokens);
+    for (const call of this.calls) call.draw();
     if (this.first !== null) {
       const tokens = this.tokens ?? this.deltas;
       const seconds = (this.last - this.first) / 1000;
@@ -139,14 +235,50 @@ function readingText({ total, cache, processed }) {
   return share < 1 ? `reading, ${Math.round(100 * share)} %` : "";
 }
 
-async function ask(text) {
-  messages.push({ role: "user", content: text });
+/** The tools that somebody has put in; undefined for none. Throws if they are no JSON. */
+function toolsGiven() {
+  const text = byId("tools").value.trim();
+  if (!text) return undefined;
+  const given = JSON.parse(text);
+  return Array.isArray(given) ? given : [given];
+}
+
+function showSaid(text, label) {
   byId("empty").hidden = true;
   const turn = element("div", "turn user");
   const said = element("div", "text", text);
   said.dir = "auto";
+  if (label) turn.append(element("p", "label", label));
   turn.append(said);
   log.append(turn);
+  log.scrollTop = log.scrollHeight;
+}
+
+/** What was typed: the result of a call that waits for one, or else a message. */
+function say(text) {
+  let tools;
+  try {
+    tools = toolsGiven();
+  } catch (error) {
+    fail(`The tools are no JSON: ${error.message}`);
+    return;
+  }
+  prompt.value = "";
+  fit();
+  const answered = open.shift();
+  if (answered) messages.push({ role: "tool", tool_call_id: answered.id, content: text });
+  else messages.push({ role: "user", content: text });
+  showSaid(text, answered && `${answered.name} returned`);
+  invite();
+  if (!open.length) void ask(tools);
+}
+
+function invite() {
+  prompt.placeholder = open.length ? `What ${open[0].name} returned` : "Message";
+}
+
+async function ask(tools) {
+  const asked = messages.length;
   const answer = new Answer();
   log.scrollTop = log.scrollHeight;
   const abort = (running = new AbortController());
@@ -159,7 +291,7 @@ async function ask(text) {
     const response = await fetch("v1/chat/completions", {
       method: "POST",
       headers,
-      body: JSON.stringify({ model: byId("model").textContent, messages, stream: true, return_progress: true, stream_options: { include_usage: true } }),
+      body: JSON.stringify({ model: byId("model").textContent, messages, tools, stream: true, return_progress: true, stream_options: { include_usage: true } }),
       signal: abort.signal,
     });
     if (!response.ok) {
@@ -170,7 +302,9 @@ async function ask(text) {
       if (payload === "[DONE]") break;
       const chunk = JSON.parse(payload);
       answer.feed(chunk);
-      if (chunk.choices?.[0]?.finish_reason === "length") answer.end = " · cut at the length limit";
+      const reason = chunk.choices?.[0]?.finish_reason;
+      if (reason === "length") answer.end = " · cut at the length limit";
+      answer.isWhole ||= reason === "tool_calls" || reason === "stop";
     }
   } catch (error) {
     if (abort.signal.aborted) answer.end = " · stopped";
@@ -179,11 +313,26 @@ async function ask(text) {
   // A conversation that was reset meanwhile is no longer this one's.
   if (running === abort) {
     running = null;
-    if (answer.text) messages.push({ role: "assistant", content: answer.text });
-    else messages.pop();
+    answer.thought.end();
+    remember(answer, asked);
     answer.drawNow();
     isRunning(false);
   }
+}
+
+/** Add an answer to the conversation; of one that said nothing, the question goes too. */
+function remember(answer, asked) {
+  const calls = answer.isWhole ? answer.calls : [];
+  if (answer.text || calls.length) {
+    const turn = { role: "assistant", content: answer.text || null };
+    if (calls.length) turn.tool_calls = calls.map((call) => call.sent);
+    if (calls.length && answer.thought.text) turn.reasoning_content = answer.thought.text;
+    messages.push(turn);
+  } else if (messages[asked - 1].role === "user") {
+    messages.pop();
+  }
+  open = [...calls];
+  invite();
 }
 
 function isRunning(runs) {
@@ -210,9 +359,7 @@ byId("composer").addEventListener("submit", (event) => {
   }
   const text = prompt.value.trim();
   if (!text) return;
-  prompt.value = "";
-  fit();
-  void ask(text);
+  say(text);
 });
 
 prompt.addEventListener("input", fit);
@@ -228,6 +375,8 @@ byId("new").addEventListener("click", () => {
   running?.abort();
   running = null;
   messages = [];
+  open = [];
+  invite();
   for (const turn of log.querySelectorAll(".turn")) turn.remove();
   byId("empty").hidden = false;
   isRunning(false);

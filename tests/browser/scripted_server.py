@@ -1,5 +1,6 @@
 """A server whose model says what its prompt asks for, for what a real model cannot be made to say."""
 
+import hashlib
 import sys
 import time
 from collections.abc import Sequence
@@ -24,6 +25,13 @@ REPEATING = "the cat sat on the mat; the cat sat on the hat; the end of the cat"
 LONG_LINE = b"x" * 1_000_000
 LONG_TOKEN = 1
 """A token whose text is the long line: one delta of a megabyte."""
+THOUGHT = " ".join(hashlib.sha256(bytes([number])).hexdigest() for number in range(24))
+"""Nothing in it repeats, so that it takes its time: no draft guesses any of it."""
+CALLING = (
+    "<think>\nI have to look it up.\n</think>\n\nOne moment.\n"
+    '<tool_call>\n{"name": "weather", '
+    '"arguments": {"city": "Oslo", "days": [1, 2], "note": "<b>x</b>"}}\n</tool_call>'
+)
 MARKDOWN = (
     "# A title\n\nSome **bold** text and `code`.\n\n- one\n- two\n\n```\na < b\n```\n\n"
     "[link](javascript:alert(1)) <img src=x onerror=\"document.title='owned'\"> <b onclick=alert(1)>b</b>"
@@ -32,6 +40,12 @@ MARKDOWN = (
 
 def reply(conversation: str) -> str | bytes:
     question = conversation.split("user\n")[-1]
+    if "<tool_response>" in question:
+        return "It is sunny in Oslo."
+    if "CALL" in question:
+        return CALLING
+    if "THINK" in question:
+        return f"<think>\n{THOUGHT}\n</think>\n\nIt is 42."
     if "LONG" in question:
         return bytes([LONG_TOKEN])
     if "HOSTILE" in question:

@@ -1,10 +1,13 @@
 """The chat page in a real browser: what a newcomer sees first."""
 
+import json
+import re
 import urllib.request
 
 import pytest
 from playwright.sync_api import Page, expect
 from tests.browser.conftest import Server
+from tests.browser.scripted_server import THOUGHT
 from tests.browser.test_status_page import STORY, Talk
 
 pytestmark = [pytest.mark.browser, pytest.mark.model]
@@ -85,3 +88,48 @@ def test_who_waits_is_told_for_what(page: Page, server: Server) -> None:
     expect(page.locator(".meter")).to_contain_text("tokens")
     expect(page.locator(".meter")).not_to_contain_text("in line")
     page.locator("#send").click()
+
+
+WEATHER = '[{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]'
+
+
+def test_a_thought_is_open_while_it_lasts_and_folded_after(page: Page, scripted: Server) -> None:
+    page.goto(f"{scripted.url}/")
+    ask(page, "THINK")
+    thought = page.locator(".reasoning")
+    expect(thought.locator("summary")).to_contain_text("Thinking,")
+    expect(thought).to_have_attribute("open", "")
+    expect(page.locator("#send")).to_have_text("Send")
+    expect(thought).not_to_have_attribute("open", "")
+    expect(thought.locator("summary")).to_have_text(re.compile(r"^Thought for \d+(\.\d)? s · \d+ tokens$"))
+    expect(page.locator(".assistant .text")).to_have_text("It is 42.")
+    thought.locator("summary").click()
+    expect(thought.locator("div")).to_have_text(THOUGHT.strip())
+
+
+def test_a_call_is_shown_and_what_it_returned_is_asked_for(page: Page, scripted: Server) -> None:
+    page.goto(f"{scripted.url}/")
+    page.locator(".tools summary").click()
+    page.fill("#tools", WEATHER)
+    ask(page, "CALL")
+    call = page.locator(".call")
+    expect(page.locator("#send")).to_have_text("Send")
+    expect(call.locator(".call-name")).to_have_text("Calls weather")
+    arguments = call.locator("pre").text_content()
+    assert json.loads(arguments or "") == {"city": "Oslo", "days": [1, 2], "note": "<b>x</b>"}
+    expect(page.locator("#prompt")).to_have_attribute("placeholder", "What weather returned")
+    ask(page, "sunny")
+    expect(page.locator(".label")).to_have_text("weather returned")
+    expect(page.locator(".assistant .text").last).to_have_text("It is sunny in Oslo.")
+    [latest] = [each for each in scripted.status()["recent"] if each["messages"][-1]["content"] == "sunny"]
+    assert [message["role"] for message in latest["messages"]] == ["user", "assistant", "tool"]
+
+
+def test_tools_that_are_no_json_are_said_to_be_and_the_message_stays(page: Page, scripted: Server) -> None:
+    page.goto(f"{scripted.url}/")
+    page.locator(".tools summary").click()
+    page.fill("#tools", "[{")
+    ask(page, "hello")
+    expect(page.locator("#error")).to_contain_text("The tools are no JSON")
+    expect(page.locator("#prompt")).to_have_value("hello")
+    expect(page.locator(".turn")).to_have_count(0)
