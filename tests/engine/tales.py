@@ -86,6 +86,7 @@ class TaleEngine:
         self.capacity = Capacity(slots, slots * ctx_tokens, ctx_tokens)
         self.failure: EngineFailed | None = None
         self.texts = None
+        self.template = None
         self.told = 0
         self._tale = tale
         self._pause_s = pause_s

@@ -307,6 +307,19 @@ async def test_props_lists_every_route_of_the_router_and_says_what_it_is_for() -
         assert props["model"] == "scripted"
 
 
+async def test_props_says_what_clients_of_llama_server_read_and_how_the_model_writes() -> None:
+    async with serving(ScriptedBackend()) as client:
+        props = await client.send("GET", "/props").json()
+        [model] = (await client.send("GET", "/v1/models").json())["data"]
+    assert props["total_slots"] == props["slots"]
+    assert props["default_generation_settings"]["n_ctx"] == model["max_model_len"]
+    assert props["modalities"] == {"vision": False, "audio": False}
+    assert (props["model_path"], props["model_alias"]) == ("scripted", "scripted")
+    assert "<|im_start|>" in props["chat_template"]
+    assert props["format"]["source"] == "generic"
+    assert props["format"]["format"]["calls"][0]["begin"] == ["<tool_call>\n"]
+
+
 async def test_metrics_are_typed_documented_and_named_with_units() -> None:
     gate = Gate()
     gate.open()

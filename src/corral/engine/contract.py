@@ -19,10 +19,10 @@ Rules for who writes one
   cancelled may be released without a word.
 - Once `run` is cancelled nobody is told anything any more.
 - Tokens are counted here and never named: what a token is, is the engine's own affair. One that can tell, to
-  clients that want to know, has `texts`.
+  clients that want to know, has `texts`. One that knows how its model writes conversations has `template`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -105,6 +105,14 @@ class Handle(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Template:
+    """How a model writes conversations: its chat template, and what was `learned` of it, as JSON."""
+
+    source: str
+    learned: Mapping[str, object]
+
+
 class Texts(Protocol):
     """What an engine can tell of texts and tokens, beside generating.
 
@@ -137,6 +145,11 @@ class Engine(Protocol):
     @property
     def texts(self) -> Texts | None:
         """What it can tell of texts and tokens; None if nothing."""
+        ...
+
+    @property
+    def template(self) -> Template | None:
+        """How its model writes conversations; None where that is not known, or not before it runs."""
         ...
 
     @property

@@ -84,15 +84,26 @@ def _props(app: Quart, service: Service, card: ModelCard, options: HttpOptions) 
                 "about": (view.__doc__ or "").partition("\n")[0],
             }
         )
-    return {
+    capacity, template = service.capacity, service.template
+    props: dict[str, object] = {
         "server": "corral",
         "version": __version__,
         "model": card.name,
-        "slots": service.capacity.slots,
-        "ctx_tokens": service.capacity.ctx_tokens,
-        "request_ctx_tokens": service.capacity.request_ctx_tokens,
+        "slots": capacity.slots,
+        "ctx_tokens": capacity.ctx_tokens,
+        "request_ctx_tokens": capacity.request_ctx_tokens,
         "keepalive_s": options.stream_keepalive_s,
         "body_limit_bytes": options.body_limit_bytes,
         "needs_api_key": bool(options.api_keys),
+        # As llama-server has them, for the clients that read it there. Of the model's path, the name.
+        "build_info": f"corral-{__version__}",
+        "model_alias": card.name,
+        "model_path": card.name,
+        "total_slots": capacity.slots,
+        "default_generation_settings": {"n_ctx": capacity.request_ctx_tokens},
+        "modalities": {"vision": False, "audio": False},
         "routes": routes,
     }
+    if template is not None:
+        props |= {"chat_template": template.source, "format": template.learned}
+    return props

@@ -16,7 +16,7 @@ import trio
 
 from corral.books.ledger import Ledger
 from corral.books.record import About, Record
-from corral.engine.contract import Capacity, Engine, Texts
+from corral.engine.contract import Capacity, Engine, Template, Texts
 from corral.errors import (
     Cancelled,
     CorralError,
@@ -122,6 +122,11 @@ class Service:
         if self._engine.texts is None:
             raise NotFound("the engine of this server tells nothing of its tokens")
         return self._engine.texts
+
+    @property
+    def template(self) -> Template | None:
+        """How the engine's model writes conversations; None where that is not known."""
+        return self._engine.template
 
     def step_age_s(self) -> float | None:
         """How long the engine's running step has lasted, in seconds; None if nothing runs."""

@@ -9,14 +9,15 @@ from typing import TypeVar
 
 import trio
 
-from corral.engine.contract import Capacity, Prepared, Sink, Waste
+from corral.decoding.formats.learn import described
+from corral.engine.contract import Capacity, Prepared, Sink, Template, Waste
 from corral.engine.local.backend import Backend
 from corral.engine.local.constraints import Constraint
 from corral.engine.local.drafts.model import DraftModel
 from corral.engine.local.options import EngineOptions
 from corral.engine.local.prompts import bounds
 from corral.engine.local.prompts.inline import InlinePrompts
-from corral.engine.local.prompts.writer import PromptWriter
+from corral.engine.local.prompts.writer import CHATML, PromptWriter
 from corral.engine.local.replays import Replays
 from corral.engine.local.shaping import Shaping
 from corral.engine.local.task import Delivery, Task
@@ -101,6 +102,7 @@ class LocalEngine:
             limit_tokens=request_ctx_tokens,
             limit_bytes=request_ctx_tokens * self._longest_token_bytes,
         )
+        self.template: Template | None = None
         self._shaping: Shaping | None = None
         self._blocking: trio.Nursery | None = None
         self._threads = trio.CapacityLimiter(THREADS)
@@ -129,6 +131,7 @@ class LocalEngine:
 
         await trio.to_thread.run_sync(self._warm_up)
         learned = await self._prompts.ready()
+        self.template = Template(self._backend.model.chat_format.template or CHATML, described(learned))
         self._shaping = await trio.to_thread.run_sync(Shaping, learned, self._backend.model.vocabulary)
         worker = Worker(self._backend, self._options, deliver=deliver, draft_model=self._draft_model)
         async with trio.open_nursery() as nursery:
