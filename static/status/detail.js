@@ -1,7 +1,7 @@
 // One request, closely. Output grows by appending to its text node; nothing of it is rendered again.
 
 import { byId, element, setFacts, setText, setWidth } from "./dom.js";
-import { OUTCOMES, STATES, clock, count, duration, percent, rate, shortId } from "./format.js";
+import { GRAMMARS, OUTCOMES, STATES, clock, count, duration, percent, rate, shortId } from "./format.js";
 import { totalMs } from "./store.js";
 
 const SPENT = [
@@ -12,6 +12,7 @@ const SPENT = [
   ["blocked_write_ms", "write", "blocked write"],
 ];
 const FOLLOW_PX = 40;
+const NAMES = 3;
 
 export class Detail {
   constructor() {
@@ -79,6 +80,10 @@ export class Detail {
 
   #showFacts(request) {
     const params = request.params ?? {};
+    const names = request.tool_names ?? [];
+    const offered = params.tools && (names.length ? `${params.tools}: ${names.slice(0, NAMES).join(", ")}${names.length > NAMES ? " …" : ""}` : params.tools);
+    const choice = params.tool_choice ?? (params.tools ? "auto" : undefined);
+    const thinks = params.thinking === undefined ? undefined : params.thinking ? "on" : "off";
     const drafts = request.drafted ? `${count(request.accepted)} of ${count(request.drafted)}` : undefined;
     setFacts(byId("facts"), [
       ["Total", duration(totalMs(request))],
@@ -89,8 +94,8 @@ export class Detail {
       ["Output", count(request.completion_tokens)],
       ["Prefill", request.prefill_tok_s === undefined ? undefined : `${rate(request.prefill_tok_s)}/s`],
       ["Decode", request.decode_tok_s === undefined ? undefined : `${rate(request.decode_tok_s)}/s`],
-      ["Thoughts", request.reasoning_tokens ? `${count(request.reasoning_tokens)} tokens` : undefined, ""],
-      ["Tool calls", request.calls ? count(request.calls) : undefined, ""],
+      ["Thoughts", request.reasoning_tokens ? `${count(request.reasoning_tokens)} tokens${request.thought_cut ? ", cut" : ""}` : undefined],
+      ["Tool calls", request.calls ? count(request.calls) : undefined],
       ["Drafts accepted", drafts, request.drafted ? percent(request.accepted / request.drafted) : ""],
       ["Max tokens", count(params.max_tokens)],
       ["Temperature", params.temperature],
@@ -100,7 +105,11 @@ export class Detail {
       ["Seed", params.seed],
       ["Choices", params.n > 1 ? params.n : undefined],
       ["Stop strings", params.stop],
-      ["Tools", params.tools],
+      ["Tools", offered, names.join(", ")],
+      ["Tool choice", params.one_call ? `${choice}, one call` : choice],
+      ["Held to", GRAMMARS[params.grammar]],
+      ["Thinking", params.thinking_effort ?? thinks],
+      ["Thought budget", params.thinking_budget === undefined ? undefined : `${count(params.thinking_budget)} tokens`],
     ]);
   }
 

@@ -50,6 +50,16 @@ export const OUTCOMES = {
   failed: "failed",
 };
 
+/** What an answer is held to, in a word for a lane. */
+export const GRAMMARS = {
+  json_object: "json",
+  json_schema: "json schema",
+  regex: "regex",
+  choice: "choice",
+  lark: "grammar",
+  gbnf: "grammar",
+};
+
 export const STATES = {
   preparing: "preparing",
   queued: "queued",

@@ -1,7 +1,7 @@
 // One lane per slot, and the queue. A lane's nodes are made once and only their text changes.
 
 import { byId, element, setData, setText, setWidth } from "./dom.js";
-import { OUTCOMES, STATES, count, duration, isTrouble, rate, shortId } from "./format.js";
+import { GRAMMARS, OUTCOMES, STATES, count, duration, isTrouble, rate, shortId } from "./format.js";
 import { totalMs } from "./store.js";
 
 const TAIL_CHARS = 240;
@@ -81,7 +81,7 @@ export function showTags(node, request) {
   if (request.drafted || flags.spec_decode) tags.push("spec decode");
   if (flags.stream) tags.push("stream");
   if (flags.tools) tags.push("tools");
-  if (flags.structured) tags.push("structured");
+  if (flags.structured) tags.push(GRAMMARS[request.params?.grammar] ?? "structured");
   if (request.doing && !request.outcome) tags.push(request.doing);
   if (request.api && request.api !== "chat") tags.unshift(request.api);
   const wanted = tags.join("|");

@@ -244,3 +244,21 @@ def _doing(watch: Watch) -> str | None:
     """What the one request does just now, as the page knows it; `nothing` before it is known."""
     requests = watch.state["requests"]
     return requests[0].get("doing", "nothing") if requests and requests[0]["state"] == "decode" else "nothing"
+
+
+@pytest.mark.parametrize("shows", [True, False])
+async def test_what_a_request_may_do_is_seen_and_the_names_of_its_tools_only_with_content(
+    shows: bool,
+) -> None:
+    async with serving(ScriptedBackend(pondering), status_content=shows) as client:
+        await client.chat(tools=[WEATHER], thinking_token_budget=50, max_tokens=200).json()
+        await client.chat(response_format={"type": "json_object"}, max_tokens=9).json()
+        await client.service.wait_settled()
+        status = await client.send("GET", "/status/json").json()
+        thought, held = status["recent"]
+        assert (thought["params"]["tools"], thought["params"]["thinking_budget"]) == (1, 50)
+        assert thought["thought_cut"]
+        assert held["params"]["grammar"] == "json_object"
+        assert "thought_cut" not in held
+        assert thought.get("tool_names") == (["weather"] if shows else None)
+        assert ("weather" in json.dumps(status)) is shows

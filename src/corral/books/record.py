@@ -155,6 +155,11 @@ class Record:
         return None if self.has_ended else self.counts.doing
 
     @property
+    def is_thought_cut(self) -> bool:
+        """Whether a thought was ended before the model did, in a choice that has finished."""
+        return any(finished.is_thought_cut for finished in self._finished.values())
+
+    @property
     def finished_at(self) -> float:
         """The time of day at which it was over, or now."""
         return self.started_at + self.life.total_s

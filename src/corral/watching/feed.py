@@ -104,7 +104,7 @@ class Feed:
         self.broker.publish_nowait("request", _encode(views.request(record, with_content=False)))
         if self._ledger.keeps_content and record.about.id not in self._told_content:
             self._told_content.add(record.about.id)
-            content = views.Content(record.about.id, views.messages(record))
+            content = views.content(record)
             self.broker.publish_nowait("request", _encode(content), is_content=True)
 
     def _tell_of_server(self) -> None:

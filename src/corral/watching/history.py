@@ -35,6 +35,6 @@ class History:
         if with_content:
             return list(self._recent)
         return [
-            msgspec.structs.replace(request, messages=None, output=None, draft=None)
+            msgspec.structs.replace(request, messages=None, tool_names=None, output=None, draft=None)
             for request in self._recent
         ]

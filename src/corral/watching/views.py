@@ -1,7 +1,7 @@
 """What /status sends, as structs: the fields are the documented wire format (docs/status.md).
 
-A field that is not known, or not known yet, is not sent. Nothing here holds content but `messages`, `output`,
-`draft`, `Token` and `Draft`, which only go to viewers that may see it.
+A field that is not known, or not known yet, is not sent. Nothing here holds content but `messages`,
+`tool_names`, `output`, `draft`, `Token` and `Draft`, which only go to viewers that may see it.
 """
 
 from typing import Literal, TypedDict
@@ -14,6 +14,7 @@ from corral.books.outcome import Outcome
 from corral.books.record import Record
 from corral.engine.contract import Waste
 from corral.events import Sampled
+from corral.request import GrammarKind
 
 MESSAGE_CHARS = 65_536
 """Longest message shown in full; of a longer one the beginning is sent, with its length."""
@@ -45,6 +46,12 @@ class Params(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     seed: int | None = None
     stop: int = 0
     tools: int = 0
+    tool_choice: Literal["auto", "none", "required"] = "auto"
+    one_call: bool = False
+    grammar: GrammarKind | None = None
+    thinking: bool | None = None
+    thinking_effort: str | None = None
+    thinking_budget: int | None = None
 
 
 class Message(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -109,7 +116,10 @@ class Request(Counters, frozen=True, kw_only=True, omit_defaults=True):
     lanes: tuple[int, ...]
     outcome: Outcome | None = None
     error: str | None = None
+    thought_cut: bool = False
+    """A thought was ended by its budget, or by an operator."""
     messages: tuple[Message, ...] | None = None
+    tool_names: tuple[str, ...] | None = None
     output: list[str] | None = None
     draft: LastDraft | None = None
 
@@ -220,6 +230,11 @@ class Content(msgspec.Struct, frozen=True):
 
     id: str
     messages: tuple[Message, ...]
+    tool_names: tuple[str, ...]
+
+
+def content(record: Record) -> Content:
+    return Content(record.about.id, messages(record), tool_names(record))
 
 
 def counters(record: Record) -> Counters:
@@ -248,6 +263,12 @@ def request(record: Record, *, with_content: bool) -> Request:
             n=asked.n,
             stop=len(asked.stop),
             tools=len(asked.tools),
+            tool_choice=asked.tool_choice.mode,
+            one_call=bool(asked.tools) and not asked.calls_in_parallel,
+            grammar=None if asked.grammar is None else asked.grammar.kind,
+            thinking=asked.thinking.is_on,
+            thinking_effort=asked.thinking.effort,
+            thinking_budget=asked.thinking.budget_tokens,
         ),
         flags=Flags(
             stream=record.about.streams,
@@ -259,7 +280,9 @@ def request(record: Record, *, with_content: bool) -> Request:
         lanes=record.lanes,
         outcome=record.outcome,
         error=record.error,
+        thought_cut=record.is_thought_cut,
         messages=messages(record) if shows else None,
+        tool_names=tool_names(record) if shows else None,
         output=record.output if shows else None,
         draft=LastDraft(_texts(record.draft), record.draft.accepted) if shows and record.draft else None,
     )
@@ -288,6 +311,10 @@ def _message(role: str, content: str) -> Message:
     if len(content) <= MESSAGE_CHARS:
         return Message(role, content)
     return Message(role, content[:MESSAGE_CHARS], len(content))
+
+
+def tool_names(record: Record) -> tuple[str, ...]:
+    return tuple(tool.name for tool in record.request.tools)
 
 
 def row(record: Record) -> Row:
