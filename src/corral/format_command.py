@@ -16,7 +16,7 @@ import msgspec
 
 from corral.decoding.blocks import BlockEvent, BlockParser, Ending
 from corral.decoding.formats.form import CallForm, JsonBody, NamedBody, split_controls
-from corral.decoding.formats.learn import Learned, learn
+from corral.decoding.formats.learn import Learned, learn, shown
 from corral.decoding.json_scan import complete_json
 from corral.decoding.markers import Markers
 from corral.errors import StartupError
@@ -72,12 +72,6 @@ def run(arguments: argparse.Namespace) -> int:
 def learn_source(source: str) -> Learned:
     """Learn a template by its text alone, without a vocabulary; a StartupError if it does not compile."""
     return learn(_compiled(source).render, source=source)
-
-
-def shown(learned: Learned) -> dict[str, Any]:
-    """What was learned, as JSON."""
-    told: dict[str, Any] = msgspec.to_builtins(learned, order="deterministic")
-    return {"source": learned.format.source, "self_test": told.pop("test"), **told}
 
 
 def summary(learned: Learned) -> str:

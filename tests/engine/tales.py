@@ -93,6 +93,11 @@ class TaleEngine:
         self._nursery: trio.Nursery | None = None
         self._open = 0
 
+    @property
+    def learned(self) -> None:
+        """A tale is told in one way."""
+        return None
+
     def step_age_s(self) -> float | None:
         return None
 

@@ -22,9 +22,9 @@ Rules for who writes one
   clients that want to know, has `texts`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import trio
 
@@ -142,6 +142,11 @@ class Engine(Protocol):
     @property
     def failure(self) -> EngineFailed | None:
         """Why nothing can be generated any more, if so."""
+        ...
+
+    @property
+    def learned(self) -> Mapping[str, Any] | None:
+        """How its model writes calls and thoughts, as JSON, for people; None where the engine cannot tell."""
         ...
 
     def step_age_s(self) -> float | None:

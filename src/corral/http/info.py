@@ -94,5 +94,6 @@ def _props(app: Quart, service: Service, card: ModelCard, options: HttpOptions) 
         "keepalive_s": options.stream_keepalive_s,
         "body_limit_bytes": options.body_limit_bytes,
         "needs_api_key": bool(options.api_keys),
+        "format": service.learned,
         "routes": routes,
     }

@@ -8,9 +8,10 @@ with service.open(request, client, about, peer) as generation:     # refused now
 
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import trio
 
@@ -122,6 +123,11 @@ class Service:
         if self._engine.texts is None:
             raise NotFound("the engine of this server tells nothing of its tokens")
         return self._engine.texts
+
+    @property
+    def learned(self) -> Mapping[str, Any] | None:
+        """How the model writes calls and thoughts, as JSON; None where the engine cannot tell."""
+        return self._engine.learned
 
     def step_age_s(self) -> float | None:
         """How long the engine's running step has lasted, in seconds; None if nothing runs."""

@@ -11,6 +11,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import msgspec
+
 from corral.decoding.formats.cuts import Cutter
 from corral.decoding.formats.fallbacks import (
     GENERIC,
@@ -56,6 +58,12 @@ class Learned:
     def is_generic(self) -> bool:
         """Calls, results and tools are not the template's: they are written as text (see `history`)."""
         return self.format.source == "generic"
+
+
+def shown(learned: Learned) -> dict[str, Any]:
+    """What was learned, as JSON."""
+    told: dict[str, Any] = msgspec.to_builtins(learned, order="deterministic")
+    return {"source": learned.format.source, "self_test": told.pop("test"), **told}
 
 
 def learn(

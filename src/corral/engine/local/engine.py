@@ -1,14 +1,15 @@
 """The trio side of the local engine: start its thread, hand it tasks, take what it delivers."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import trio
 
+from corral.decoding.formats.learn import shown
 from corral.engine.contract import Capacity, Prepared, Sink, Waste
 from corral.engine.local.backend import Backend
 from corral.engine.local.constraints import Constraint
@@ -108,6 +109,11 @@ class LocalEngine:
         self._sinks: dict[int, Sink] = {}
         self._keys = count(1)
         self._worker: Worker | None = None
+
+    @property
+    def learned(self) -> Mapping[str, Any] | None:
+        """How the model writes calls and thoughts, and where that is known from; None before `run`."""
+        return None if self._shaping is None else shown(self._shaping.learned)
 
     def step_age_s(self) -> float | None:
         """How long the running step has lasted, in seconds; None if none is running."""
