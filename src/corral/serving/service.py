@@ -201,6 +201,11 @@ class Service:
         """End a request because an operator wants it; False if there is none of that id to be ended."""
         return self._end(id, StoppedByOperator("an operator stopped this request"))
 
+    def is_running(self, id: str) -> bool:
+        """Whether there is a request of that id which has not ended."""
+        generation = self._generations.get(id)
+        return generation is not None and not generation.record.has_ended
+
     def end_thought(self, id: str) -> bool:
         """Have a request answer now, if it is thinking; False if there is none of that id."""
         generation = self._generations.get(id)
