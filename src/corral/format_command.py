@@ -16,7 +16,7 @@ import msgspec
 
 from corral.decoding.blocks import BlockEvent, BlockParser, Ending
 from corral.decoding.formats.form import CallForm, JsonBody, NamedBody, split_controls
-from corral.decoding.formats.learn import Learned, described, learn
+from corral.decoding.formats.learn import Learned, learn, shown
 from corral.decoding.json_scan import complete_json
 from corral.decoding.markers import Markers
 from corral.errors import StartupError
@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
         source = arguments.template.read_text(encoding="utf-8")
     else:
         source = _template_of(arguments.model)
-    _print(described(learn_source(source)), indent=2)
+    _print(shown(learn_source(source)), indent=2)
     return 0
 
 

@@ -86,13 +86,18 @@ class TaleEngine:
         self.capacity = Capacity(slots, slots * ctx_tokens, ctx_tokens)
         self.failure: EngineFailed | None = None
         self.texts = None
-        self.template = None
+        self.chat_template = None
         self.told = 0
         self._tale = tale
         self._pause_s = pause_s
         self._preparing_s = preparing_s
         self._nursery: trio.Nursery | None = None
         self._open = 0
+
+    @property
+    def learned(self) -> None:
+        """A tale is told in one way."""
+        return None
 
     def step_age_s(self) -> float | None:
         return None

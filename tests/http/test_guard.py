@@ -305,6 +305,7 @@ async def test_props_lists_every_route_of_the_router_and_says_what_it_is_for() -
             "/status/key",
         }
         assert props["model"] == "scripted"
+        assert props["format"]["source"] == "generic"
 
 
 async def test_props_says_what_clients_of_llama_server_read_and_how_the_model_writes() -> None:

@@ -18,6 +18,7 @@ WEATHER = {
         "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
     },
 }
+NESTED = '{"items":' * 20_000 + "true" + "}" * 20_000
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo"}}\n</tool_call>'
 
 
@@ -168,6 +169,8 @@ async def test_an_answer_has_the_form_that_is_asked_for(fields: dict[str, Any], 
             "response_format.json_schema.schema",
         ),
         ({"guided_regex": "a", "tools": [WEATHER]}, "guided_regex"),
+        ({"guided_json": NESTED}, "guided_json"),
+        ({"guided_json": NESTED, "tools": [WEATHER]}, "guided_json"),
     ],
 )
 async def test_what_cannot_be_followed_is_refused_by_name(fields: dict[str, Any], param: str) -> None:

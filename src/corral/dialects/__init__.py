@@ -117,8 +117,10 @@ class Keeper(Errors, Protocol):
     """An API that keeps its answers for a while. Each is there for the client that asked for it, and for
     nobody else: all of these raise NotFound otherwise. What they return is JSON."""
 
-    def kept(self, id: str, client: str, query: Mapping[str, str]) -> bytes:
-        """An answer, which may still be running. Raises InvalidRequest."""
+    def kept(
+        self, id: str, client: str, query: Mapping[str, str], is_running: Callable[[str], bool]
+    ) -> bytes:
+        """An answer, which may still be running: `is_running(id)` knows. Raises InvalidRequest."""
         ...
 
     def forgotten(self, id: str, client: str) -> bytes:

@@ -19,12 +19,12 @@ Rules for who writes one
   cancelled may be released without a word.
 - Once `run` is cancelled nobody is told anything any more.
 - Tokens are counted here and never named: what a token is, is the engine's own affair. One that can tell, to
-  clients that want to know, has `texts`. One that knows how its model writes conversations has `template`.
+  clients that want to know, has `texts`.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import trio
 
@@ -105,14 +105,6 @@ class Handle(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Template:
-    """How a model writes conversations: its chat template, and what was `learned` of it, as JSON."""
-
-    source: str
-    learned: Mapping[str, object]
-
-
 class Texts(Protocol):
     """What an engine can tell of texts and tokens, beside generating.
 
@@ -148,13 +140,18 @@ class Engine(Protocol):
         ...
 
     @property
-    def template(self) -> Template | None:
-        """How its model writes conversations; None where that is not known, or not before it runs."""
+    def failure(self) -> EngineFailed | None:
+        """Why nothing can be generated any more, if so."""
         ...
 
     @property
-    def failure(self) -> EngineFailed | None:
-        """Why nothing can be generated any more, if so."""
+    def chat_template(self) -> str | None:
+        """The template that its model's conversations are written by; None where the engine has none."""
+        ...
+
+    @property
+    def learned(self) -> Mapping[str, Any] | None:
+        """How its model writes calls and thoughts, as JSON, for people; None where the engine cannot tell."""
         ...
 
     def step_age_s(self) -> float | None:

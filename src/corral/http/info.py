@@ -84,14 +84,13 @@ def _props(app: Quart, service: Service, card: ModelCard, options: HttpOptions) 
                 "about": (view.__doc__ or "").partition("\n")[0],
             }
         )
-    capacity, template = service.capacity, service.template
-    props: dict[str, object] = {
+    return {
         "server": "corral",
         "version": __version__,
         "model": card.name,
-        "slots": capacity.slots,
-        "ctx_tokens": capacity.ctx_tokens,
-        "request_ctx_tokens": capacity.request_ctx_tokens,
+        "slots": service.capacity.slots,
+        "ctx_tokens": service.capacity.ctx_tokens,
+        "request_ctx_tokens": service.capacity.request_ctx_tokens,
         "keepalive_s": options.stream_keepalive_s,
         "body_limit_bytes": options.body_limit_bytes,
         "needs_api_key": bool(options.api_keys),
@@ -99,11 +98,10 @@ def _props(app: Quart, service: Service, card: ModelCard, options: HttpOptions) 
         "build_info": f"corral-{__version__}",
         "model_alias": card.name,
         "model_path": card.name,
-        "total_slots": capacity.slots,
-        "default_generation_settings": {"n_ctx": capacity.request_ctx_tokens},
+        "total_slots": service.capacity.slots,
+        "default_generation_settings": {"n_ctx": service.capacity.request_ctx_tokens},
         "modalities": {"vision": False, "audio": False},
+        "chat_template": service.chat_template,
+        "format": service.learned,
         "routes": routes,
     }
-    if template is not None:
-        props |= {"chat_template": template.source, "format": template.learned}
-    return props

@@ -16,7 +16,7 @@ def add_kept(app: Quart, route: KeptRoute, service: Service) -> None:
     @speaks(dialect)
     async def kept(id: str) -> Response:
         """An answer that is kept, or still running."""
-        return _json(dialect.kept(id, g.client, request.args))
+        return _json(dialect.kept(id, g.client, request.args, service.is_running))
 
     @app.delete(f"{route.path}/<id>", endpoint=f"forget {route.path}")
     @speaks(dialect)

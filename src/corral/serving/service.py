@@ -8,15 +8,16 @@ with service.open(request, client, about, peer) as generation:     # refused now
 
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import trio
 
 from corral.books.ledger import Ledger
 from corral.books.record import About, Record
-from corral.engine.contract import Capacity, Engine, Template, Texts
+from corral.engine.contract import Capacity, Engine, Texts
 from corral.errors import (
     Cancelled,
     CorralError,
@@ -124,9 +125,14 @@ class Service:
         return self._engine.texts
 
     @property
-    def template(self) -> Template | None:
-        """How the engine's model writes conversations; None where that is not known."""
-        return self._engine.template
+    def chat_template(self) -> str | None:
+        """The template that conversations are written by; None where the engine has none."""
+        return self._engine.chat_template
+
+    @property
+    def learned(self) -> Mapping[str, Any] | None:
+        """How the model writes calls and thoughts, as JSON; None where the engine cannot tell."""
+        return self._engine.learned
 
     def step_age_s(self) -> float | None:
         """How long the engine's running step has lasted, in seconds; None if nothing runs."""
@@ -199,6 +205,11 @@ class Service:
     def stop(self, id: str) -> bool:
         """End a request because an operator wants it; False if there is none of that id to be ended."""
         return self._end(id, StoppedByOperator("an operator stopped this request"))
+
+    def is_running(self, id: str) -> bool:
+        """Whether there is a request of that id which has not ended."""
+        generation = self._generations.get(id)
+        return generation is not None and not generation.record.has_ended
 
     def end_thought(self, id: str) -> bool:
         """Have a request answer now, if it is thinking; False if there is none of that id."""

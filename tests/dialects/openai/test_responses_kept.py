@@ -32,14 +32,14 @@ def answered(dialect: ResponsesDialect, id: str, text: str, **fields: Any) -> di
 def test_it_is_what_its_client_got_until_it_is_deleted() -> None:
     dialect, keeper = server()
     told = answered(dialect, "resp_1", "hello", metadata={"a": "b"})
-    assert json.loads(keeper.kept("resp_1", "me", {})) == told
+    assert json.loads(keeper.kept("resp_1", "me", {}, lambda _: True)) == told
     assert json.loads(keeper.forgotten("resp_1", "me")) == {
         "id": "resp_1",
         "object": "response.deleted",
         "deleted": True,
     }
     attempts: list[Callable[[], bytes]] = [
-        lambda: keeper.kept("resp_1", "me", {}),
+        lambda: keeper.kept("resp_1", "me", {}, lambda _: True),
         lambda: keeper.forgotten("resp_1", "me"),
         lambda: keeper.inputs("resp_1", "me", {}),
         lambda: keeper.cancelled("resp_1", "me", lambda _: True),
@@ -58,7 +58,7 @@ def test_nobody_else_finds_ends_or_deletes_it() -> None:
         raise AssertionError(id)
 
     attempts: list[Callable[[str], bytes]] = [
-        lambda id: keeper.kept(id, "you", {}),
+        lambda id: keeper.kept(id, "you", {}, lambda _: True),
         lambda id: keeper.forgotten(id, "you"),
         lambda id: keeper.inputs(id, "you", {}),
         lambda id: keeper.cancelled(id, "you", ended),
@@ -75,12 +75,12 @@ def test_while_it_runs_it_shows_what_was_said_and_then_it_is_gone_with_its_write
     stream = dialect.parse(b'{"input":"hi","stream":true}', {}, "me").stream(Head("resp_1", 1, "smol", 9))
     for event in block(0, "text", "well", " then")[:-1]:
         stream.encode(0, event)
-    told = json.loads(keeper.kept("resp_1", "me", {}))
+    told = json.loads(keeper.kept("resp_1", "me", {}, lambda _: True))
     assert told["status"] == "in_progress"
     assert told["output"][0]["content"][0]["text"] == "well then"
     del stream  # its client has left
     with pytest.raises(NotFound):
-        keeper.kept("resp_1", "me", {})
+        keeper.kept("resp_1", "me", {}, lambda _: True)
 
 
 @pytest.mark.parametrize(("ends", "status"), [(True, "cancelled"), (False, "in_progress")])
@@ -90,7 +90,7 @@ def test_cancelling_says_what_it_did(ends: bool, status: str) -> None:
         Head("resp_1", 1, "smol", 9)
     )
     with pytest.raises(NotFound):
-        keeper.kept("resp_1", "me", {})
+        keeper.kept("resp_1", "me", {}, lambda _: True)
     asked: list[str] = []
 
     def cancel(id: str) -> bool:
@@ -157,9 +157,9 @@ def test_what_is_over_cannot_be_streamed_again() -> None:
     dialect, keeper = server()
     answered(dialect, "resp_1", "hello")
     with pytest.raises(InvalidRequest) as refused:
-        keeper.kept("resp_1", "me", {"stream": "true"})
+        keeper.kept("resp_1", "me", {"stream": "true"}, lambda _: True)
     assert refused.value.param == "stream"
-    assert json.loads(keeper.kept("resp_1", "me", {"stream": "false"}))["id"] == "resp_1"
+    assert json.loads(keeper.kept("resp_1", "me", {"stream": "false"}, lambda _: True))["id"] == "resp_1"
 
 
 def test_the_length_of_a_prompt_is_asked_for_as_a_response_is() -> None:

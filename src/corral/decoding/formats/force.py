@@ -40,14 +40,14 @@ def required(
     many: bool,
     thinks: bool = False,
 ) -> str:
-    """One call of these tools or, with `many`, several, in Lark. Pure; raises ValueError for a bad schema.
+    """One call of these tools or, with `many`, several, in Lark. Pure; a schema too deep is a RecursionError.
 
     `controls` are the model's control tokens by their text, `ends` those that end an answer: behind a call
     they need not be said. With `thinks` a thought may come first.
     """
     builder = _Lark(controls, ends)
     calls = form.calls[0]
-    options = " | ".join(builder.rule(builder.call(calls, tool, index)) for index, tool in enumerate(tools))
+    options = " | ".join(builder.rule(builder.call(calls, tool)) for tool in tools)
     one = builder.rule(options)
     more = f" ({builder.literal(calls.joiner)} {one})*" if many and _can_repeat(calls) else ""
     section = " ".join(
@@ -132,7 +132,7 @@ class _Lark:
 
     # Calls
 
-    def call(self, form: CallForm, tool: Tool, index: int) -> str:
+    def call(self, form: CallForm, tool: Tool) -> str:
         word = json.dumps(tool.name, ensure_ascii=False) if form.names_twice else _ID
         if form.first_count is not None and not form.names_twice:
             word = json.dumps(str(form.first_count))

@@ -60,8 +60,8 @@ class Learned:
         return self.format.source == "generic"
 
 
-def described(learned: Learned) -> dict[str, Any]:
-    """What was learned, as JSON, as `corral format` and /props show it."""
+def shown(learned: Learned) -> dict[str, Any]:
+    """What was learned, as JSON."""
     told: dict[str, Any] = msgspec.to_builtins(learned, order="deterministic")
     return {"source": learned.format.source, "self_test": told.pop("test"), **told}
 

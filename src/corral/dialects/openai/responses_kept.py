@@ -50,13 +50,16 @@ class KeptResponses(OpenAIErrors):
     def __init__(self, store: ResponsesStore) -> None:
         self._store = store
 
-    def kept(self, id: str, client: str, query: Mapping[str, str]) -> bytes:
+    def kept(
+        self, id: str, client: str, query: Mapping[str, str], is_running: Callable[[str], bool]
+    ) -> bytes:
         if query.get("stream", "false").lower() not in ("false", "0"):
             raise InvalidRequest("Only responses in the background can be streamed anew.", param="stream")
         if (stored := self._store.find(client, id)) is not None:
             return stored.body
         running = self._running(id, client)
-        if running is None or not running.may_be_kept:
+        # What is over may still be in memory until the collector comes by.
+        if running is None or not running.may_be_kept or not is_running(id):
             raise _not_found(id)
         return running.so_far(is_cancelled=False)
 

@@ -1,16 +1,16 @@
 """The trio side of the local engine: start its thread, hand it tasks, take what it delivers."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import trio
 
-from corral.decoding.formats.learn import described
-from corral.engine.contract import Capacity, Prepared, Sink, Template, Waste
+from corral.decoding.formats.learn import shown
+from corral.engine.contract import Capacity, Prepared, Sink, Waste
 from corral.engine.local.backend import Backend
 from corral.engine.local.constraints import Constraint
 from corral.engine.local.drafts.model import DraftModel
@@ -102,7 +102,7 @@ class LocalEngine:
             limit_tokens=request_ctx_tokens,
             limit_bytes=request_ctx_tokens * self._longest_token_bytes,
         )
-        self.template: Template | None = None
+        self.chat_template = model.chat_format.template or CHATML
         self._shaping: Shaping | None = None
         self._blocking: trio.Nursery | None = None
         self._threads = trio.CapacityLimiter(THREADS)
@@ -110,6 +110,11 @@ class LocalEngine:
         self._sinks: dict[int, Sink] = {}
         self._keys = count(1)
         self._worker: Worker | None = None
+
+    @property
+    def learned(self) -> Mapping[str, Any] | None:
+        """How the model writes calls and thoughts, and where that is known from; None before `run`."""
+        return None if self._shaping is None else shown(self._shaping.learned)
 
     def step_age_s(self) -> float | None:
         """How long the running step has lasted, in seconds; None if none is running."""
@@ -131,7 +136,6 @@ class LocalEngine:
 
         await trio.to_thread.run_sync(self._warm_up)
         learned = await self._prompts.ready()
-        self.template = Template(self._backend.model.chat_format.template or CHATML, described(learned))
         self._shaping = await trio.to_thread.run_sync(Shaping, learned, self._backend.model.vocabulary)
         worker = Worker(self._backend, self._options, deliver=deliver, draft_model=self._draft_model)
         async with trio.open_nursery() as nursery:

@@ -69,7 +69,12 @@ class Shaping:
         must_call = bool(tools) and request.tool_choice.mode == "required"
         if must_call or (grammar is not None and tools):
             state = self.learned.prompts.state(ending, self.learned.format.thought)
-            grammar = self._with_calls(request, grammar, tools, must_call=must_call, state=state)
+            try:
+                grammar = self._with_calls(request, grammar, tools, must_call=must_call, state=state)
+            except RecursionError:
+                param = grammar.param if grammar is not None else "tools"
+                what = f"'{param}' cannot be followed: it is nested too deeply"
+                raise InvalidRequest(what, param=param) from None
         if grammar is None:
             return None
         if self._constraints is None:
