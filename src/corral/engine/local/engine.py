@@ -204,7 +204,10 @@ class LocalEngine:
                 results.append(await trio.to_thread.run_sync(work, limiter=self._threads))
             except Exception as error:
                 errors.append(error)
-            done.set()
+            finally:
+                if not results and not errors:  # the engine has ended before a thread was free
+                    errors.append(EngineFailed("the engine is not running"))
+                done.set()
 
         self._blocking.start_soon(run)
         await done.wait()

@@ -25,7 +25,7 @@ TURN_BYTES = 512
 class _Turn:
     verbatim: tuple[str, ...]
     content: str
-    calls: tuple[tuple[str, Any], ...]
+    calls: tuple[tuple[str, str], ...]
 
 
 class Replays:
@@ -46,7 +46,7 @@ class Replays:
         turn = _Turn(
             transcript.verbatim,
             "".join(block.text for block in blocks if block.kind == "text"),
-            tuple((call.name or "", _parsed(call.text)) for call in calls),
+            tuple((call.name or "", call.text) for call in calls),
         )
         with self._lock:
             self._turns[calls[0].call_id] = turn
@@ -67,8 +67,8 @@ class Replays:
             turn = self._turns.get(message.tool_calls[0].id)
         if turn is None or turn.content.strip() != message.content.strip():
             return message
-        calls = tuple((call.name, _parsed(call.arguments)) for call in message.tool_calls)
-        return replace(message, verbatim=turn.verbatim) if calls == turn.calls else message
+        calls = tuple((call.name, call.arguments) for call in message.tool_calls)
+        return replace(message, verbatim=turn.verbatim) if _are_equal(calls, turn.calls) else message
 
 
 class Transcript:
@@ -104,6 +104,14 @@ class Transcript:
         texts = [text.decode(errors="replace") for text in self._texts]
         pairs = zip(self._controls, texts[1:], strict=True)
         return (texts[0], *(part for pair in pairs for part in pair))
+
+
+def _are_equal(calls: tuple[tuple[str, str], ...], others: tuple[tuple[str, str], ...]) -> bool:
+    """As they stand, which most clients leave; else by what they mean. Large ones take long to parse."""
+    return calls == others or (
+        [name for name, _ in calls] == [name for name, _ in others]
+        and all(_parsed(mine) == _parsed(other) for (_, mine), (_, other) in zip(calls, others, strict=True))
+    )
 
 
 def _parsed(arguments: str) -> Any:
