@@ -4,7 +4,7 @@ A field that is not known, or not known yet, is not sent. Nothing here holds con
 `tool_names`, `output`, `draft`, `Token` and `Draft`, which only go to viewers that may see it.
 """
 
-from typing import Literal, TypedDict
+from typing import Literal
 
 import msgspec
 
@@ -238,7 +238,31 @@ def content(record: Record) -> Content:
 
 
 def counters(record: Record) -> Counters:
-    return Counters(**_counted(record))
+    life, counts = record.life, record.counts
+    spent_s = life.spent_s()
+    return Counters(
+        id=record.about.id,
+        # A write that waits while the engine goes on shows in its time, not in the state.
+        state=life.engine_state,
+        prompt_tokens=record.prompt_tokens,
+        completion_tokens=counts.completion_tokens,
+        prefilled_tokens=counts.prefilled_tokens,
+        preparing_ms=_ms(spent_s["preparing"]),
+        queue_ms=_ms(spent_s["queued"]),
+        prefill_ms=_ms(spent_s["prefill"]),
+        decode_ms=_ms(spent_s["decode"]),
+        blocked_write_ms=_ms(spent_s["write"]),
+        total_ms=_ms(sum(spent_s.values())),
+        cached_tokens=counts.cached_tokens,
+        ttft_ms=None if life.ttft_s is None else _ms(life.ttft_s),
+        prefill_tok_s=_rate(record.prefill_tokens_per_s),
+        decode_tok_s=_rate(record.decode_tokens_per_s),
+        drafted=counts.drafted_tokens if record.has_begun else None,
+        accepted=counts.accepted_tokens if record.has_begun else None,
+        doing=record.doing,
+        reasoning_tokens=counts.reasoning_tokens or None,
+        calls=counts.calls or None,
+    )
 
 
 def request(record: Record, *, with_content: bool) -> Request:
@@ -246,7 +270,7 @@ def request(record: Record, *, with_content: bool) -> Request:
     shows = with_content and record.output is not None
     sampling, asked = record.request.sampling, record.request
     return Request(
-        **_counted(record),
+        **msgspec.structs.asdict(counters(record)),
         api=record.about.api,
         model=record.about.model,
         stream=record.about.streams,
@@ -318,87 +342,20 @@ def tool_names(record: Record) -> tuple[str, ...]:
 
 
 def row(record: Record) -> Row:
-    counted = counters(record)
+    counted = msgspec.structs.asdict(counters(record))
     drafted, accepted = record.counts.drafted_tokens, record.counts.accepted_tokens
     return Row(
-        id=counted.id,
+        **{name: counted[name] for name in Row.__struct_fields__ if name in counted},
         api=record.about.api,
         request_id=record.about.request_id,
         outcome=record.outcome or "failed",
-        prompt_tokens=counted.prompt_tokens,
-        completion_tokens=counted.completion_tokens,
-        preparing_ms=counted.preparing_ms,
-        queue_ms=counted.queue_ms,
-        prefill_ms=counted.prefill_ms,
-        decode_ms=counted.decode_ms,
-        blocked_write_ms=counted.blocked_write_ms,
-        total_ms=counted.total_ms,
         finished_at=round(record.finished_at, 3),
-        cached_tokens=counted.cached_tokens,
-        ttft_ms=counted.ttft_ms,
-        prefill_tok_s=counted.prefill_tok_s,
-        decode_tok_s=counted.decode_tok_s,
         accept_rate=round(accepted / drafted, 3) if drafted else None,
         error=record.error,
-        reasoning_tokens=counted.reasoning_tokens,
-        calls=counted.calls,
         cache_hit=_cache_hit(record),
         spec_decode=_has_drafts(record),
         wasted=record.wasted,
     )
-
-
-class _Counted(TypedDict):
-    """The fields of Counters, which every form of a request begins with."""
-
-    id: str
-    state: State
-    prompt_tokens: int
-    completion_tokens: int
-    prefilled_tokens: int
-    preparing_ms: float
-    queue_ms: float
-    prefill_ms: float
-    decode_ms: float
-    blocked_write_ms: float
-    total_ms: float
-    cached_tokens: int | None
-    ttft_ms: float | None
-    prefill_tok_s: float | None
-    decode_tok_s: float | None
-    drafted: int | None
-    accepted: int | None
-    doing: Doing | None
-    reasoning_tokens: int | None
-    calls: int | None
-
-
-def _counted(record: Record) -> _Counted:
-    life, counts = record.life, record.counts
-    spent_s = life.spent_s()
-    return {
-        "id": record.about.id,
-        # A write that waits while the engine goes on shows in its time, not in the state.
-        "state": life.engine_state,
-        "prompt_tokens": record.prompt_tokens,
-        "completion_tokens": counts.completion_tokens,
-        "prefilled_tokens": counts.prefilled_tokens,
-        "preparing_ms": _ms(spent_s["preparing"]),
-        "queue_ms": _ms(spent_s["queued"]),
-        "prefill_ms": _ms(spent_s["prefill"]),
-        "decode_ms": _ms(spent_s["decode"]),
-        "blocked_write_ms": _ms(spent_s["write"]),
-        "total_ms": _ms(sum(spent_s.values())),
-        "cached_tokens": counts.cached_tokens,
-        "ttft_ms": None if life.ttft_s is None else _ms(life.ttft_s),
-        "prefill_tok_s": _rate(record.prefill_tokens_per_s),
-        "decode_tok_s": _rate(record.decode_tokens_per_s),
-        "drafted": counts.drafted_tokens if record.has_begun else None,
-        "accepted": counts.accepted_tokens if record.has_begun else None,
-        "doing": record.doing,
-        "reasoning_tokens": counts.reasoning_tokens or None,
-        "calls": counts.calls or None,
-    }
 
 
 def _cache_hit(record: Record) -> bool | None:
