@@ -20,7 +20,7 @@ from corral.books.lanes import Lanes
 from corral.books.life import Happening, Life
 from corral.books.outcome import Outcome, outcome_of
 from corral.engine.contract import Waste
-from corral.errors import code_of
+from corral.errors import InvalidRequest, code_of
 from corral.events import (
     BlockClosed,
     BlockDelta,
@@ -98,6 +98,7 @@ class Record:
         "life",
         "max_tokens",
         "outcome",
+        "param",
         "position",
         "prompt_tokens",
         "request",
@@ -121,6 +122,8 @@ class Record:
         self.outcome: Outcome | None = None
         self.error: str | None = None
         """The word for the error that ended it, if one did; see `errors.code_of`."""
+        self.param: str | None = None
+        """The field that was wrong, where it ended by being refused."""
         self.wasted = Waste()
         self.draft: Sampled | None = None
         """The last step that had a draft; None where content is not kept."""
@@ -233,6 +236,7 @@ class Record:
                 case Failed(error):
                     if self.outcome is None:
                         self.error = code_of(error)
+                        self.param = error.param if isinstance(error, InvalidRequest) else None
                     self.ended_by(outcome_of(error))
         if watcher is not None:
             watcher.changed(self, at_once=False)
