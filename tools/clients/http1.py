@@ -37,8 +37,8 @@ async def chat(
     """Ask, behave as `habit` says, and return what was seen. Raises nothing but Cancelled.
 
     An `api` other than Chat's is for streams only. Cancelling `leaving` makes the client leave at once, by
-    `habit.leave`; the answer says "left". `watch` is called with the unfinished answer whenever text has come;
-    it may not block or raise.
+    `habit.leave`; the answer says "left". `watch` is called with the unfinished answer whenever text has
+    come; it may not block or raise.
     """
     answer = Answer(sent_s=trio.current_time())
     wire = chat_bytes(target, request, api)
