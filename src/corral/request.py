@@ -54,11 +54,17 @@ class RawPrompt:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A function the model may call. `parameters` is its JSON Schema, unparsed."""
+    """A function the model may call. `parameters` is its JSON Schema, unparsed.
+
+    The arguments of one that `is_strict` follow it whenever it is called. With `input` the function takes one
+    free text by that name, in a language of its own.
+    """
 
     name: str
     description: str
     parameters: msgspec.Raw
+    is_strict: bool = False
+    input: "Grammar | None" = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import pytest
 from tests.harness import Client, Gate, serving
 from tests.http.watch import Watch, opening, watching
 
+from corral.engine.local.backend import ChatFormat
 from corral.engine.local.scripted import END, START, ScriptedBackend, replying
 
 WEATHER = {
@@ -92,6 +93,121 @@ async def test_a_call_that_must_come_comes_whatever_the_model_wants(choice: Any)
     async with serving(saying("No.")) as client:
         message, _ = await message_of(client, tools=[WEATHER], tool_choice=choice, max_tokens=300)
         assert message["tool_calls"][0]["function"]["name"] == "weather"
+
+
+STRICT: dict[str, Any] = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "strict": True,
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"enum": ["Oslo", "Rome"]}},
+            "required": ["city"],
+            "additionalProperties": False,
+        },
+    },
+}
+
+
+async def test_a_strict_tool_is_called_by_its_schema_where_it_need_not_be_called() -> None:
+    wrong = f"One moment.\n{CALL.replace('Oslo', 'Bonn')}"
+    async with serving(saying(wrong)) as client:
+        message, reason = await message_of(client, tools=[STRICT], parallel_tool_calls=False, max_tokens=300)
+        [call] = message["tool_calls"]
+        assert json.loads(call["function"]["arguments"])["city"] in ("Oslo", "Rome")
+        assert (message["content"].strip(), reason) == ("One moment.", "tool_calls")
+        loose, _ = await message_of(client, tools=[WEATHER])
+        assert json.loads(loose["tool_calls"][0]["function"]["arguments"]) == {"city": "Bonn"}
+
+
+@pytest.mark.parametrize("text", ["No <tool> is needed.", "<think>Hm: <tool_call></think>No.", CALL])
+async def test_a_strict_tool_leaves_what_is_right_as_it_is(text: str) -> None:
+    async with serving(saying(text)) as client:
+        strict = await message_of(client, tools=[STRICT])
+        loose = await message_of(client, tools=[WEATHER])
+        for message, _ in (strict, loose):
+            for call in message.get("tool_calls") or ():
+                call.pop("id")
+        assert strict == loose
+
+
+def custom(syntax: str, definition: str) -> dict[str, Any]:
+    grammar = {"syntax": syntax, "definition": definition}
+    return {"type": "custom", "custom": {"name": "calc", "format": {"type": "grammar", "grammar": grammar}}}
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "custom", "custom": {"name": "calc"}}, "auto"])
+async def test_the_text_of_a_custom_tool_matches_its_regex(choice: Any) -> None:
+    call = '<tool_call>\n{"name": "calc", "arguments": {"input": "Whatever it likes"}}\n</tool_call>'
+    async with serving(saying(call)) as client:
+        message, reason = await message_of(
+            client, tools=[custom("regex", '(add|mul) "[0-9]"')], tool_choice=choice, max_tokens=300
+        )
+        written = message["tool_calls"][0]["custom"]["input"]
+        assert written[:5] in ('add "', 'mul "')
+        assert (written[5].isdigit(), written[6:], reason) == (True, '"', "tool_calls")
+
+
+@pytest.mark.parametrize(
+    ("syntax", "definition", "choice", "told"),
+    [
+        ("regex", "[a", "required", "unclosed"),
+        ("regex", "[a", "auto", "unclosed"),
+        ("lark", 'start: "a"', "required", "JSON"),
+        ("ebnf", 'start: "a"', "auto", "lark or regex"),
+    ],
+)
+async def test_a_custom_tool_whose_language_cannot_be_followed_is_refused_by_its_name(
+    syntax: str, definition: str, choice: str, told: str
+) -> None:
+    async with serving(saying("x")) as client:
+        refused = client.chat(tools=[custom(syntax, definition)], tool_choice=choice)
+        error = (await refused.json())["error"]
+        assert (refused.status, error["param"]) == (400, "tools[0].custom.format")
+        assert told in error["message"]
+
+
+async def test_a_grammar_that_the_format_of_calls_cannot_hold_is_told_where_no_call_must_come() -> None:
+    seen: list[str] = []
+
+    def reply(conversation: str) -> str:
+        seen.append(conversation)
+        return "No."
+
+    async with serving(ScriptedBackend(replying(reply))) as client:
+        assert (await message_of(client, tools=[custom("lark", 'start: "a"')]))[0]["content"] == "No."
+    assert 'start: \\"a\\"' in seen[0]
+
+
+THINKER = """{% for message in messages %}<|im_start|>{{ message.role }}
+{% if message.reasoning_content %}<think>
+{{ message.reasoning_content }}
+</think>
+
+{% endif %}{{ message.content }}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+"""A template of a model that opens its thoughts itself."""
+
+
+@pytest.mark.parametrize("budget", [None, 30])
+async def test_before_a_call_that_must_come_a_model_may_think(budget: int | None) -> None:
+    backend = ScriptedBackend(pondering)
+    backend.model.chat_format = ChatFormat(THINKER, "", "<|im_end|>")
+    fields: dict[str, Any] = {"tools": [WEATHER], "tool_choice": "required", "max_tokens": 400}
+    async with serving(backend) as client:
+        answer = await client.chat(**fields, thinking_token_budget=budget).json()
+        unthinking = await client.chat(**fields, reasoning_effort="none").json()
+    [choice] = answer["choices"]
+    thought = choice["message"]["reasoning_content"]
+    if budget is None:
+        assert (thought.strip("m"), choice["finish_reason"]) == ("", "length")
+    else:
+        assert thought.strip() == "m" * budget
+        assert choice["message"]["tool_calls"][0]["function"]["name"] == "weather"
+    assert not unthinking["choices"][0]["message"].get("reasoning_content")
+    assert unthinking["choices"][0]["message"]["tool_calls"]
 
 
 async def test_arguments_stream_as_they_come_and_end_where_the_limit_is() -> None:
