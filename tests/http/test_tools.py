@@ -381,3 +381,60 @@ async def test_what_a_request_may_do_is_seen_and_the_names_of_its_tools_only_wit
         assert "thought_cut" not in held
         assert thought.get("tool_names") == (["weather"] if shows else None)
         assert ("weather" in json.dumps(status)) is shows
+
+
+async def test_a_thought_a_text_and_a_call_are_told_apart_to_who_may_see_them() -> None:
+    text = f"<think>Hm.</think>One moment.\n{CALL}"
+    gate = Gate()
+    async with (
+        serving(ScriptedBackend(replying(lambda _: text), on_step=gate), status_content=True) as client,
+        opening(gate),
+        watching(client) as watch,
+        watching(client, **{"X-Forwarded-For": "192.0.2.1"}) as remote,
+    ):
+        answer = client.chat(tools=[WEATHER], stream=True)
+        await watch.until(lambda watch: watch.state["requests"])
+        gate.let(len(text) - 5)
+        await watch.until(lambda watch: '"Oslo"}' in watch.text())
+        blocks = [
+            {"text": "Hm.", "kind": "reasoning"},
+            {"text": "One moment."},
+            {"text": '{"city": "Oslo"}', "kind": "tool", "name": "weather"},
+        ]
+        assert watch.state["requests"][0]["output"][0] == blocks
+        gate.open()
+        await answer.body()
+        await client.service.wait_settled()
+        for seen in (watch, remote):
+            await seen.until(lambda seen: seen.state["history"])
+        [recent] = (await client.send("GET", "/status/json").json())["recent"]
+        assert recent["output"] == [blocks]
+        assert b"Oslo" not in remote.raw
+        assert [(row["calls"], row["reasoning_tokens"] > 3) for row in watch.state["history"]] == [(1, True)]
+
+
+async def test_requests_with_tools_and_with_grammars_are_counted_by_kind() -> None:
+    async with serving(saying("x")) as client:
+        before = await samples(client)
+        await client.chat(tools=[WEATHER]).body()
+        await client.chat(tools=[WEATHER], tool_choice="required", max_tokens=5).body()
+        await client.chat(tools=[STRICT]).body()
+        await client.chat(tools=[STRICT], tool_choice="none").body()
+        await client.chat(response_format={"type": "json_object"}, max_tokens=5).body()
+        await client.chat(guided_regex="x", max_tokens=5).body()
+        await client.chat(guided_regex="x", max_tokens=5).body()
+        await client.service.wait_settled()
+        counted = await samples(client)
+    kinds = ("json_object", "json_schema", "regex", "choice", "lark", "gbnf", "tools")
+    assert {f'corral_requests_held_total{{kind="{kind}"}}' for kind in kinds} <= set(before)
+    assert counted["corral_requests_with_tools_total"] == 4
+    wanted = {"json_object": 1, "regex": 2, "tools": 2}
+    for kind in kinds:
+        assert counted[f'corral_requests_held_total{{kind="{kind}"}}'] == wanted.get(kind, 0), kind
+
+
+async def samples(client: Client) -> dict[str, float]:
+    """What /metrics says, by name and labels."""
+    text = (await client.send("GET", "/metrics").body()).decode()
+    lines = [line.rpartition(" ") for line in text.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, _, value in lines}

@@ -230,7 +230,7 @@ class _Lark:
         if tool.input is not None and tool.input.kind == "regex":
             pattern = {"type": "string", "pattern": f"^(?:{tool.input.source})$"}
             schema = {**schema, "properties": {"input": pattern}}
-        is_loose = self.is_lenient and not tool.is_strict and tool.input is None
+        is_loose = self.is_lenient and not tool.is_held
         if is_loose and not isinstance(body, PairsBody):
             schema = {"type": "object"}
         match body:

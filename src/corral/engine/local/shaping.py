@@ -48,7 +48,11 @@ class Shaping:
     @staticmethod
     def compiles(request: GenerationRequest) -> bool:
         """Whether a grammar is compiled for a request."""
-        return request.grammar is not None or _must_call(request) or any(map(_is_held, _callable(request)))
+        return (
+            request.grammar is not None
+            or _must_call(request)
+            or any(tool.is_held for tool in _callable(request))
+        )
 
     def form(self, request: GenerationRequest, ending: str) -> AnswerForm | None:
         """How an answer behind a prompt that ends like this is read; None: as mere text."""
@@ -93,7 +97,7 @@ class Shaping:
         form, must_call = self.learned.format, _must_call(request)
         if not must_call and grammar is None:
             tools = tuple(tool if can_hold(form, tool) else replace(tool, input=None) for tool in tools)
-            if not any(map(_is_held, tools)):
+            if not any(tool.is_held for tool in tools):
                 return None
             self._check_languages(tools)
             beside = beside_text(form, tools, controls=self._controls, ends=self._ends)
@@ -148,11 +152,6 @@ def _constraints(vocabulary: Vocabulary) -> Constraints | None:
 
 def _must_call(request: GenerationRequest) -> bool:
     return bool(_callable(request)) and request.tool_choice.mode == "required"
-
-
-def _is_held(tool: Tool) -> bool:
-    """Whether what a tool is called with is held to something, even where no call has to come."""
-    return tool.is_strict or tool.input is not None
 
 
 def _callable(request: GenerationRequest) -> tuple[Tool, ...]:
