@@ -16,7 +16,7 @@ from corral.books.lanes import Lanes
 from corral.books.outcome import Outcome
 from corral.books.record import About, Record, Watcher
 from corral.engine.contract import Waste
-from corral.request import GenerationRequest
+from corral.request import GenerationRequest, HeldTo
 
 BAD_REQUEST: Final = 400
 """The status of what is refused by its prompt, in every API."""
@@ -51,6 +51,9 @@ class Totals:
     accepted_tokens: int = 0
     reasoning_tokens: int = 0
     calls: int = 0
+    with_tools: int = 0
+    held_to: Counter[HeldTo] = field(default_factory=Counter)
+    """Requests whose answers, or calls, had to look like something."""
     wasted: dict[Outcome, Waste] = field(default_factory=dict)
 
     def add(self, record: Record) -> None:
@@ -66,6 +69,9 @@ class Totals:
         self.accepted_tokens += counts.accepted_tokens
         self.reasoning_tokens += counts.reasoning_tokens
         self.calls += counts.calls
+        self.with_tools += bool(record.request.tools)
+        if (held_to := record.request.held_to) is not None:
+            self.held_to[held_to] += 1
         self.wasted[outcome] = self.wasted.get(outcome, Waste()) + record.wasted
 
 
