@@ -46,6 +46,7 @@ class Totals:
     accepted_tokens: int = 0
     reasoning_tokens: int = 0
     calls: int = 0
+    vectors: int = 0
     wasted: dict[Outcome, Waste] = field(default_factory=dict)
 
     def add(self, record: Record) -> None:
@@ -59,6 +60,7 @@ class Totals:
         self.accepted_tokens += counts.accepted_tokens
         self.reasoning_tokens += counts.reasoning_tokens
         self.calls += counts.calls
+        self.vectors += counts.vectors
         self.wasted[outcome] = self.wasted.get(outcome, Waste()) + record.wasted
 
 
