@@ -105,7 +105,12 @@ async def test_a_model_that_only_reads_embeds_and_does_not_chat() -> None:
             assert refused.status == 400
         assert len(await vectors(client, "abc")) == 1
         embedding = (await client.send("GET", "/props").json())["embedding"]
-        assert embedding == {"dimensions": DIMENSIONS, "input_tokens": 256, "pooling": "mean"}
+        assert embedding == {
+            "dimensions": DIMENSIONS,
+            "input_tokens": 256,
+            "pooling": "mean",
+            "reads_only": True,
+        }
 
 
 async def test_an_input_that_does_not_fit_is_named_with_the_code_that_clients_look_for() -> None:

@@ -76,11 +76,13 @@ class Embedding:
     """What an engine's vectors are: of so many `dimensions`, from inputs of at most `input_tokens` each.
 
     `pooling` is how the vectors of a text's tokens become one: their mean, the first's (cls), or the last's.
+    An engine whose model `reads_only` does nothing else, and refuses to generate.
     """
 
     dimensions: int
     input_tokens: int
     pooling: str
+    reads_only: bool = False
 
 
 class Prepared(Protocol):

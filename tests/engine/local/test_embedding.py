@@ -13,7 +13,7 @@ from corral.engine.local.backend import BackendLost, Chunk
 from corral.engine.local.embedding.turns import shortened
 from corral.engine.local.engine import LocalEngine
 from corral.engine.local.options import EngineOptions
-from corral.engine.local.scripted import ScriptedBackend, ScriptedEmbedder, embeds
+from corral.engine.local.scripted import ByteVocabulary, ScriptedBackend, ScriptedEmbedder, embeds
 from corral.engine.local.task import Delivery, EmbedTask, Task
 from corral.engine.local.worker import Worker
 from corral.errors import ContextExceeded, EngineFailed, InvalidRequest
@@ -240,6 +240,19 @@ async def test_an_input_that_is_too_long_is_named() -> None:
         assert isinstance(error, ContextExceeded)
         assert (error.limit_tokens, error.prompt_tokens, error.param) == (256, 257, "input[1]")
     assert (await refused(embedding("y" * 257))).param == "input"
+
+
+async def test_a_model_that_only_reads_may_make_one_token_of_many_bytes() -> None:
+    class Words(ByteVocabulary):
+        def tokenize(self, text: str, *, parse_control: bool, continues: bool = False) -> list[int]:
+            return [len(word) % 256 for word in text.split()]
+
+    backend = ScriptedBackend(generates=False, embeds=embeds())
+    backend.model.vocabulary = Words()
+    engine = LocalEngine(backend, OPTIONS)
+    request = embedding("w" * 2000 + " " * 2000 + "x")
+    engine.check(request)
+    assert (await engine.prepare(request, client="somebody")).prompt_tokens == 2
 
 
 async def test_more_dimensions_than_there_are_cannot_be_had() -> None:

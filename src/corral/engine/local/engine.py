@@ -125,6 +125,7 @@ class LocalEngine:
             self._prompts,
             known_tokens=len(model.vocabulary.pieces),
             longest_token_bytes=self._longest_token_bytes,
+            reads_only=not backend.generates,
         )
         self.chat_template = model.chat_format.template or CHATML
         self._shaping: Shaping | None = None

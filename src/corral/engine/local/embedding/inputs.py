@@ -21,21 +21,34 @@ NO_POOLING = (
 
 
 class Inputs:
-    """What an embedder of this shape takes, for a model of so many tokens, none of them longer than that."""
+    """What an embedder of this shape takes, for a model of so many tokens, the longest of so many bytes.
+
+    One that `reads_only` is BERT or its like: a word that it does not know is one token, however long, and
+    blanks are none. So nothing is known of a text's tokens before they are there.
+    """
 
     def __init__(
-        self, shape: EmbedShape | None, prompts: Prompts, *, known_tokens: int, longest_token_bytes: int
+        self,
+        shape: EmbedShape | None,
+        prompts: Prompts,
+        *,
+        known_tokens: int,
+        longest_token_bytes: int,
+        reads_only: bool,
     ) -> None:
         self._shape = shape
         self._prompts = prompts
         self._known_tokens = known_tokens
         self._longest_token_bytes = longest_token_bytes
+        self._reads_only = reads_only
 
     @property
     def embedding(self) -> Embedding | None:
         """What comes of them."""
         shape = self._shape
-        return None if shape is None else Embedding(shape.dimensions, shape.input_tokens, shape.pooling)
+        if shape is None:
+            return None
+        return Embedding(shape.dimensions, shape.input_tokens, shape.pooling, reads_only=self._reads_only)
 
     def dimensions(self, embed: Embed) -> int:
         """How many numbers of a vector are wanted."""
@@ -60,7 +73,7 @@ class Inputs:
                 if unknown is not None:
                     message = f"token {unknown} is not one of the model's {self._known_tokens}"
                     raise InvalidRequest(message, param=_param(embed, number))
-            else:
+            elif not self._reads_only:
                 size = len(prompt.text.encode(errors="surrogatepass"))
                 fewest = -(-size // self._longest_token_bytes)
                 self._check_length(embed, number, fewest, "at least ")
