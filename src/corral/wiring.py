@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
@@ -141,7 +141,8 @@ def open_draft(settings: Settings) -> Backend:
     from corral.engine.local.llama.backend import LlamaBackend
     from corral.engine.local.llama.modelfile import resolve
 
-    return LlamaBackend(resolve(settings.draft_model).path, _llama_options(settings))
+    options = replace(_llama_options(settings), pooling="off")
+    return LlamaBackend(resolve(settings.draft_model).path, options)
 
 
 def _llama_options(settings: Settings) -> "LlamaOptions":

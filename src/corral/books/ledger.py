@@ -54,6 +54,7 @@ class Totals:
     with_tools: int = 0
     held_to: Counter[HeldTo] = field(default_factory=Counter)
     """Requests whose answers, or calls, had to look like something."""
+    vectors: int = 0
     wasted: dict[Outcome, Waste] = field(default_factory=dict)
 
     def add(self, record: Record) -> None:
@@ -72,6 +73,7 @@ class Totals:
         self.with_tools += bool(record.request.tools)
         if (held_to := record.request.held_to) is not None:
             self.held_to[held_to] += 1
+        self.vectors += counts.vectors
         self.wasted[outcome] = self.wasted.get(outcome, Waste()) + record.wasted
 
 

@@ -26,6 +26,7 @@ from corral.events import (
     BlockDelta,
     BlockKind,
     BlockOpened,
+    Embedded,
     Event,
     Failed,
     Finished,
@@ -160,8 +161,12 @@ class Record:
 
     @property
     def doing(self) -> Doing | None:
-        """What it says just now, if that is no text."""
-        return None if self.has_ended else self.counts.doing
+        """What is done for it just now, if that is not to write a text."""
+        if self.has_ended:
+            return None
+        if self.request.embed is not None:
+            return "embedding" if self.life.held else None
+        return self.counts.doing
 
     @property
     def is_thought_cut(self) -> bool:
@@ -233,6 +238,8 @@ class Record:
                     self.counts.closed(choice, event)
                 case Prefill():
                     self.counts.prefilled(choice, event)
+                case Embedded():
+                    self.counts.vectors += 1
                 case Started():
                     self.counts.started(choice, event)
                     self._happened(Happening.FIRST_TOKEN)
