@@ -108,7 +108,7 @@ def _seen(round_: Round, figures: dict[str, float | None]) -> Seen:
 
 
 def _some(count: int, plan: Plan) -> int:
-    return max(2, round(count * plan.load_share))
+    return max(1, round(count * plan.load_share))
 
 
 def _closed(questions: Sequence[Question], clients: int) -> Script:
