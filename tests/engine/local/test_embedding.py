@@ -1,7 +1,6 @@
 """Texts embedded by the worker, beside those that generate; and what the engine refuses of them."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -96,23 +95,29 @@ def test_progress_is_told_in_tokens() -> None:
     assert len(progress) >= 3, "of more tokens than a step takes there are several"
 
 
-def test_a_stream_waits_for_no_more_than_one_step_of_inputs_between_two_of_its_own() -> None:
+def test_streams_keep_half_of_their_pace_and_wait_for_one_step_of_inputs_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     order: list[str] = []
-    backend = ScriptedBackend(embeds=embeds(cells=4096, input_tokens=4096))
-    embedder = embedder_of(backend)
-    worker = worker_on(backend)
+    now_s = 0.0
+
+    def compute(chunks: Sequence[Chunk]) -> None:
+        nonlocal now_s
+        is_embedding = 3 in chunks[0].tokens
+        order.append("embed" if is_embedding else "decode")
+        now_s += 1 / 32 if is_embedding else 1 / 128
+
+    monkeypatch.setattr("corral.engine.local.worker.perf_counter", lambda: now_s)
+    worker = worker_on(ScriptedBackend(embeds=embeds(cells=4096, input_tokens=4096), on_step=compute))
     events = Events(worker)
     worker.submit_nowait(generating(1, 30))
-    worker.submit_nowait(EmbedTask(2, [[3] * 1000], DIMENSIONS))
-    while 1 not in events.released:
-        before = len(embedder.steps), len(backend.steps)
-        events.step()
-        if len(embedder.steps) > before[0]:
-            order.append("embed")
-        if len(backend.steps) > before[1]:
-            order.append("decode")
-    assert "embed" in order
-    assert ("embed", "embed") not in pairwise(order)
+    worker.submit_nowait(EmbedTask(2, [[3] * 4000], DIMENSIONS))
+    events.until_released(1)
+    told = "".join("E" if kind == "embed" else "d" for kind in order)
+    assert told.startswith("EdE"), "a prompt takes turns with it"
+    runs = told.strip("d").split("E")[2:-1]
+    assert len(runs) >= 5
+    assert set(runs) == {"dddd"}, "as long as a step of inputs takes they decode, and no longer"
 
 
 def test_a_cancelled_task_leaves_nothing_and_says_what_was_in_vain() -> None:
