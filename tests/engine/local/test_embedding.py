@@ -156,6 +156,48 @@ def test_the_running_step_is_cut_short_when_those_who_leave_own_most_of_it() -> 
     assert np.frombuffer(vector, "<f4") == pytest.approx(alone(backend, [2] * 10), abs=1e-6)
 
 
+def test_where_nothing_is_left_of_an_aborted_step_who_stays_begins_again() -> None:
+    worker: Worker
+    steps = 0
+
+    def leave(chunks: Sequence[Chunk]) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == 2:
+            worker.cancel_nowait(1)
+
+    backend = ScriptedBackend(embeds=embeds(can_undo=False), on_step=leave)
+    worker = worker_on(backend)
+    events = Events(worker)
+    worker.submit_nowait(EmbedTask(1, [[1] * 120], DIMENSIONS))
+    worker.submit_nowait(EmbedTask(2, [[2] * 100], DIMENSIONS))
+    events.until_released(2)
+    [vector] = collect(events.by_key[2]).vectors
+    assert np.frombuffer(vector, "<f4") == pytest.approx(alone(backend, [2] * 100), abs=1e-6)
+    assert embedder_of(backend).held_tokens == 0
+    worker.check_idle()
+
+
+def test_where_it_cannot_be_found_out_who_was_at_fault_all_of_a_step_fail() -> None:
+    has_failed = False
+
+    def fail(chunks: Sequence[Chunk]) -> None:
+        nonlocal has_failed
+        if not has_failed:
+            has_failed = True
+            raise EngineFailed("that cannot be computed")
+
+    backend = ScriptedBackend(embeds=embeds(can_undo=False), on_step=fail)
+    worker = worker_on(backend)
+    events = Events(worker)
+    for key in (1, 2):
+        worker.submit_nowait(EmbedTask(key, [[key] * 100], DIMENSIONS))
+    for key in (1, 2):
+        events.until_released(key)
+        assert isinstance(events.by_key[key][-1], Failed)
+    worker.check_idle()
+
+
 def test_only_the_input_that_cannot_be_computed_fails() -> None:
     def fail(chunks: Sequence[Chunk]) -> None:
         if any(66 in chunk.tokens for chunk in chunks):

@@ -12,7 +12,7 @@ from tests.engine.test_contract import Listener, started
 from tests.fuzz.encoder import small_encoder
 
 from corral.engine.contract import Embedding
-from corral.engine.local.backend import Chunk, Embedder, StepAborted
+from corral.engine.local.backend import Backend, Chunk, Embedder, StepAborted
 from corral.engine.local.engine import LocalEngine
 from corral.engine.local.llama.backend import LlamaBackend
 from corral.engine.local.llama.options import LlamaOptions
@@ -41,12 +41,12 @@ def opened(path: Path, pooling: str = "auto", slots: int = 2) -> LlamaBackend:
     )
 
 
-def embedder_of(backend: LlamaBackend) -> Embedder:
+def embedder_of(backend: Backend) -> Embedder:
     assert backend.embedder is not None
     return backend.embedder
 
 
-def tokens_of(backend: LlamaBackend, text: str) -> list[int]:
+def tokens_of(backend: Backend, text: str) -> list[int]:
     vocabulary = backend.model.vocabulary
     bos = [] if vocabulary.bos is None else [vocabulary.bos]
     return [*bos, *vocabulary.tokenize(text, parse_control=False), *vocabulary.closers]
