@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
 GrammarKind = Literal["json_object", "json_schema", "regex", "choice", "lark", "gbnf"]
+HeldTo = GrammarKind | Literal["tools"]
+HELD_TO: tuple[HeldTo, ...] = (*get_args(GrammarKind), "tools")
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 
 
@@ -66,11 +68,22 @@ class Embed:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A function the model may call. `parameters` is its JSON Schema, unparsed."""
+    """A function the model may call. `parameters` is its JSON Schema, unparsed.
+
+    The arguments of one that `is_strict` follow it whenever it is called. With `input` the function takes one
+    free text by that name, in a language of its own.
+    """
 
     name: str
     description: str
     parameters: msgspec.Raw
+    is_strict: bool = False
+    input: "Grammar | None" = None
+
+    @property
+    def is_held(self) -> bool:
+        """Whether what it is called with is held to something, even where no call has to come."""
+        return self.is_strict or self.input is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +229,16 @@ class GenerationRequest:
     prompt: RawPrompt | None = None
     scores_prompt: bool = False
     embed: Embed | None = None
+
+    @property
+    def held_to(self) -> HeldTo | None:
+        """What the answer, or the calls in it, must look like; None: they may look as they like."""
+        if self.grammar is not None:
+            return self.grammar.kind
+        if not self.tools or self.tool_choice.mode == "none":
+            return None
+        must = self.tool_choice.mode == "required"
+        return "tools" if must or any(tool.is_held for tool in self.tools) else None
 
     @property
     def prompt_param(self) -> str:

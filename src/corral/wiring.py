@@ -116,11 +116,12 @@ async def start(
 
 def open_llama(settings: Settings, model: str | None) -> tuple[Backend, str]:
     """Find and load a model, the default one for None; it and its public name. Raises StartupError."""
-    from corral.engine.local.llama import prompt_process
+    from corral.engine.local.llama import assertions, prompt_process
     from corral.engine.local.llama.backend import LlamaBackend
     from corral.engine.local.llama.modelfile import resolve
     from corral.engine.local.prompts.pool import DEADLINE_S, PromptProcesses
 
+    assertions.end_in_one_line()
     model_file = resolve(model)
     if model_file.template_fault is not None:
         raise StartupError(

@@ -33,13 +33,25 @@ REASON: Final = "see --body-limit-bytes"
 FORM: Final = "application/x-www-form-urlencoded"
 
 
-class _Messages(msgspec.Struct):
-    """What every API calls so, unread."""
+class _Lists(msgspec.Struct):
+    """Where the APIs have their messages, unread."""
 
-    messages: list[msgspec.Raw] = []
+    messages: msgspec.Raw = msgspec.Raw(b"[]")
+    input: msgspec.Raw = msgspec.Raw(b"[]")
+
+    @property
+    def message_count(self) -> int:
+        """Of lists that begin with an object: `input` may also be a text, or a list of texts or tokens."""
+        lists = [_items.decode(found) for found in (self.messages, self.input) if _begins(found, b"[")]
+        return sum(len(items) for items in lists if items and _begins(items[0], b"{"))
 
 
-_messages: Final = msgspec.json.Decoder(_Messages)
+_lists: Final = msgspec.json.Decoder(_Lists)
+_items: Final = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+def _begins(raw: msgspec.Raw, char: bytes) -> bool:
+    return memoryview(raw)[:1] == char
 
 
 class BodyMemory:
@@ -164,7 +176,7 @@ class Bodies:
 
     def _parse_large(self, parse: Callable[[bytes], T], body: bytes) -> T:
         with suppress(msgspec.DecodeError, RecursionError):  # which `parse` tells in its own words
-            count = len(_messages.decode(body).messages)
+            count = _lists.decode(body).message_count
             if count > self._ctx_tokens:  # each takes a token at least
                 raise prompt_too_long(count, self._ctx_tokens, "at least ")
         return parse(body)

@@ -13,7 +13,7 @@ from corral.books.life import State
 from corral.books.outcome import Outcome
 from corral.books.record import Record
 from corral.engine.contract import Waste
-from corral.events import Sampled
+from corral.events import BlockKind, Sampled
 from corral.request import GrammarKind, RawPrompt
 
 MESSAGE_CHARS = 65_536
@@ -109,6 +109,14 @@ class LastDraft(msgspec.Struct, frozen=True):
     accepted: int
 
 
+class Said(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One block of an answer: text, a thought, or a call of the tool `name` with its arguments as text."""
+
+    text: str
+    kind: BlockKind = "text"
+    name: str | None = None
+
+
 class Request(Counters, frozen=True, kw_only=True, omit_defaults=True):
     """A request as a whole; `outcome` is there once it is over, and `error` where that is why."""
 
@@ -127,7 +135,7 @@ class Request(Counters, frozen=True, kw_only=True, omit_defaults=True):
     """A thought was ended by its budget, or by an operator."""
     messages: tuple[Message, ...] | None = None
     tool_names: tuple[str, ...] | None = None
-    output: list[str] | None = None
+    output: list[list[Said]] | None = None
     draft: LastDraft | None = None
 
 
@@ -216,12 +224,15 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     subscribers: Subscribers
 
 
-class Token(msgspec.Struct, frozen=True, gc=False):
-    """More text of one choice of a request."""
+class Token(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """More text of a block, the `block`th of one choice of a request."""
 
     id: str
     index: int
     text: str
+    block: int = 0
+    kind: BlockKind = "text"
+    name: str | None = None
 
 
 class Draft(msgspec.Struct, frozen=True, gc=False):
@@ -318,9 +329,22 @@ def request(record: Record, *, with_content: bool) -> Request:
         thought_cut=record.is_thought_cut,
         messages=messages(record) if shows else None,
         tool_names=tool_names(record) if shows else None,
-        output=record.output if shows else None,
+        output=_output(record) if shows else None,
         draft=LastDraft(_texts(record.draft), record.draft.accepted) if shows and record.draft else None,
     )
+
+
+def _output(record: Record) -> list[list[Said]]:
+    return [
+        [Said("".join(said.texts), said.kind, said.name) for said in blocks] for blocks in record.output or ()
+    ]
+
+
+def token(record: Record, choice: int, number: int, text: str) -> Token:
+    """`text` is the end of that block, which its record has already."""
+    assert record.output is not None
+    said = record.output[choice][number]
+    return Token(record.about.id, choice, text, number, said.kind, said.name)
 
 
 def draft(id: str, choice: int, step: Sampled) -> Draft:
