@@ -55,6 +55,18 @@ class RawPrompt:
 
 
 @dataclass(frozen=True, slots=True)
+class Embed:
+    """Texts of which vectors are wanted, and no answer: of each the first `dimensions` numbers, None: all.
+
+    A text is read as whoever trained the model wants it, between the tokens that belong around it. Tokens are
+    taken exactly as they are.
+    """
+
+    inputs: tuple[RawPrompt, ...]
+    dimensions: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Tool:
     """A function the model may call. `parameters` is its JSON Schema, unparsed.
 
@@ -186,7 +198,8 @@ class Grammar:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """One request: a conversation or, instead of it, a raw `prompt`; how to continue it, and how often.
+    """One request: a conversation or, instead of it, a raw `prompt`; how to continue it, and how often. Or
+    texts to `embed`: then nothing is generated, and nothing else here but the `priority` has a meaning.
 
     `max_tokens` None means up to the end of the context. One that `is_clipped` is lowered to what the context
     has room for, where others are refused. `top_logprobs` None asks for none, 0 for the chosen token's only;
@@ -215,6 +228,7 @@ class GenerationRequest:
     priority: int = 0
     prompt: RawPrompt | None = None
     scores_prompt: bool = False
+    embed: Embed | None = None
 
     @property
     def held_to(self) -> HeldTo | None:
@@ -229,4 +243,6 @@ class GenerationRequest:
     @property
     def prompt_param(self) -> str:
         """What the prompt is called, where a field is at fault."""
+        if self.embed is not None:
+            return "input"
         return "messages" if self.prompt is None else "prompt"

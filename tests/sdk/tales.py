@@ -27,6 +27,7 @@ from corral.events import (
 from corral.request import GenerationRequest
 
 ARGUMENTS = json.dumps({"city": "Oslo", "days": 3}, ensure_ascii=False)
+"""Of the call, and what JSON says."""
 COMMAND = "echo SAY > said.txt; cat said.txt"
 PATCH = "*** Begin Patch\n+ü\n*** End Patch"
 CALLS = {
@@ -62,8 +63,9 @@ class Silence:
 class Storyteller:
     """Tells by the last message of a user or a tool: the words in capitals are what happens, in their order.
 
-    SAY, THINK, CALL, PATCH, RUN, BASH, SHELL, SILENCE, SLOW, and at the end one of STOP, which is meant if
-    none is there, LENGTH, BREAK and ENDLESS. What the model was asked before it answers is kept in `asked`.
+    SAY, JSON, THINK, CALL, PATCH, RUN, BASH, SHELL, SILENCE, SLOW, and at the end one of STOP, which is
+    meant if none is there, LENGTH, BREAK and ENDLESS. What the model was asked before it answers is kept in
+    `asked`.
     """
 
     silence: Silence = field(default_factory=Silence)
@@ -89,6 +91,9 @@ class Storyteller:
             elif word == "SAY":
                 yield from _block(index, "text", ["Hello ", "there, ", "wörld ☂."])
                 index, said = index + 1, said + 3
+            elif word == "JSON":
+                yield from _block(index, "text", [ARGUMENTS[:9], ARGUMENTS[9:]])
+                index, said = index + 1, said + 2
             elif word == "THINK":
                 yield from _block(index, "reasoning", ["Let me ", "see."])
                 index, said, thought = index + 1, said + 2, thought + 2

@@ -11,17 +11,18 @@ from collections.abc import Callable
 
 import trio
 
+from tools.clients.apis import CHAT, Api
 from tools.clients.connection import RECEIVE_BYTES, Line, connect, root_cause
 from tools.clients.framing import FramingError, ResponseReader, request_bytes
 from tools.clients.habits import POLITE, Habit
-from tools.clients.sse import Answer, SseReader, read_whole
+from tools.clients.sse import Answer, read_whole
 from tools.clients.target import Chat, Target
 
 
-def chat_bytes(target: Target, request: Chat) -> bytes:
+def chat_bytes(target: Target, request: Chat, api: Api = CHAT) -> bytes:
     """The request as it goes over the wire."""
     head = target.headers | {"content-type": "application/json"}
-    return request_bytes("POST", f"{target.path}/chat/completions", head, request.body(target.model))
+    return request_bytes("POST", f"{target.path}/{api.path}", head, api.body(request, target.model))
 
 
 async def chat(
@@ -29,16 +30,18 @@ async def chat(
     request: Chat,
     habit: Habit = POLITE,
     *,
+    api: Api = CHAT,
     leaving: trio.CancelScope | None = None,
     watch: Callable[[Answer], None] | None = None,
 ) -> Answer:
     """Ask, behave as `habit` says, and return what was seen. Raises nothing but Cancelled.
 
-    Cancelling `leaving` makes the client leave at once, by `habit.leave`; the answer says "left".
-    `watch` is called with the unfinished answer whenever text has come; it may not block or raise.
+    An `api` other than Chat's is for streams only. Cancelling `leaving` makes the client leave at once, by
+    `habit.leave`; the answer says "left". `watch` is called with the unfinished answer whenever text has
+    come; it may not block or raise.
     """
     answer = Answer(sent_s=trio.current_time())
-    wire = chat_bytes(target, request)
+    wire = chat_bytes(target, request, api)
     try:
         async with connect(target, receive_buffer_bytes=habit.receive_buffer_bytes) as line:
             with leaving or trio.CancelScope() as scope:
@@ -48,7 +51,7 @@ async def chat(
                     line.half_close()
                 if habit.leave_after_s is not None:
                     scope.deadline = answer.sent_s + habit.leave_after_s
-                await _read(line, answer, habit, watch)
+                await _read(line, answer, api, habit, watch)
             if not answer.ending:
                 answer.ending = "left"
                 answer.ended_s = trio.current_time()
@@ -61,10 +64,12 @@ async def chat(
     return answer
 
 
-async def _read(line: Line, answer: Answer, habit: Habit, watch: Callable[[Answer], None] | None) -> None:
+async def _read(
+    line: Line, answer: Answer, api: Api, habit: Habit, watch: Callable[[Answer], None] | None
+) -> None:
     """Read the response to its end, or to where the habit stops; then `ending` is still empty."""
     response = ResponseReader()
-    events = SseReader(answer)
+    events = api.reader(answer)
     whole: list[bytes] = []
     max_bytes = RECEIVE_BYTES if habit.read_bytes_s is None else max(1, int(habit.read_bytes_s / 10))
     deltas = 0

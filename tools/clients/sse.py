@@ -37,6 +37,11 @@ class Usage(msgspec.Struct, frozen=True):
         return self.prompt_tokens - self.cached_tokens
 
 
+def cached_usage(prompt_tokens: int, completion_tokens: int, cached_tokens: int) -> Usage:
+    """The usage of an API that counts in other words."""
+    return Usage(prompt_tokens, completion_tokens, _PromptDetails(cached_tokens))
+
+
 class _Delta(msgspec.Struct):
     content: str | None = None
     reasoning_content: str | None = None
@@ -133,7 +138,13 @@ class Answer:
 
 
 class SseReader:
-    """Feed it the body of a chat stream; it fills an `Answer`. Raises nothing, awaits nothing."""
+    """Feed it the body of a chat stream; it fills an `Answer`. Raises nothing, awaits nothing.
+
+    A reader of another API takes its payloads in another way.
+    """
+
+    last = "[DONE]"
+    """What ends a whole stream."""
 
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
@@ -157,13 +168,13 @@ class SseReader:
         if self._pending.strip():
             self._answer.violate(f"body ends inside an event: {self._pending[:40]!r}")
         if not self.is_done and not self._answer.error:
-            self._answer.violate("body ends without [DONE]")
+            self._answer.violate(f"body ends without {self.last}")
 
     def _event(self, event: bytes, now_s: float) -> None:
         answer = self._answer
         answer.frames += 1
         if self.is_done:
-            answer.violate("event after [DONE]")
+            answer.violate(f"event after {self.last}")
             return
         if event.startswith(b"data: ") and b"\n" not in event:
             payload = event[6:]
@@ -175,15 +186,17 @@ class SseReader:
                     answer.violate(f"event without data: {event[:40]!r}")
                 answer.keepalives += 1
                 return
-        if payload == _DONE:
-            self.is_done = True
-            return
         try:
-            chunk = _DECODER.decode(payload)
+            self._payload(payload, now_s)
         except msgspec.MsgspecError as error:
             answer.violate(f"data is no chunk: {error}")
-            return
-        self._chunk(chunk, now_s)
+
+    def _payload(self, payload: bytes, now_s: float) -> None:
+        """The data of an event. Raises MsgspecError where it is not what this API sends."""
+        if payload == _DONE:
+            self.is_done = True
+        else:
+            self._chunk(_DECODER.decode(payload), now_s)
 
     def _chunk(self, chunk: _Chunk, now_s: float) -> None:
         answer = self._answer

@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Sequence
+from itertools import cycle
 
 import msgspec
 import trio
 
+from tools.clients.apis import CHAT, Api
 from tools.clients.http1 import chat
 from tools.clients.sse import Answer
 from tools.clients.target import Chat, Target
@@ -41,24 +43,30 @@ class HttpRound(msgspec.Struct, frozen=True):
 
 
 async def http_round(
-    target: Target, prompts: Sequence[list[dict[str, str]]], output_tokens: int, *, pid: int | None
+    target: Target,
+    prompts: Sequence[list[dict[str, str]]],
+    output_tokens: int,
+    *,
+    pid: int | None,
+    apis: Sequence[Api] = (CHAT,),
 ) -> HttpRound:
     """All prompts at once, each a stream of its own on a connection of its own, read to their ends.
 
+    They go round `apis`, each through the next.
     `wall_s` runs from before the first connects to after the last has ended. Cancel-safe.
     """
     answers: list[Answer] = []
 
-    async def one(prompt: list[dict[str, str]]) -> None:
+    async def one(prompt: list[dict[str, str]], api: Api) -> None:
         request = Chat(prompt, output_tokens, temperature=0.0, stream=True)
-        answers.append(await chat(target, request))
+        answers.append(await chat(target, request, api=api))
 
     before = thread_times(pid) if pid is not None else []
     client_before = time.process_time()
     started = trio.current_time()
     async with trio.open_nursery() as nursery:
-        for prompt in prompts:
-            nursery.start_soon(one, prompt)
+        for prompt, api in zip(prompts, cycle(apis), strict=False):
+            nursery.start_soon(one, prompt, api)
     wall_s = trio.current_time() - started
     client_cpu_s = time.process_time() - client_before
     loop_cpu_s, engine_cpu_s, other_cpu_s = (

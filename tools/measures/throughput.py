@@ -46,7 +46,7 @@ DEFINITIONS = """\
 tokens/s: completion tokens of all streams (from the usage chunk) / wall time from before the first connect to
   after the last end, prefill included. raw: the same prompts, prefilled one after the other, then decoded
   together, picked by argmax; no trio, no HTTP, no text. raw step: one llama_decode of that loop.
-  / raw, / peer: tokens/s divided by theirs, in the same repetition.
+  / raw, / peer: tokens/s divided by theirs, in the same repetition; of the rows of APIs, by Chat's.
 TTFT (p50 / p95): last byte of the request sent to the first delta with text. inter-token (p50 / p95): between
   deltas of one stream.
 loop / engine %: CPU time of the server's main thread / of all its other threads (llama.cpp's included), by

@@ -20,12 +20,13 @@ from corral.books.lanes import Lanes
 from corral.books.life import Happening, Life
 from corral.books.outcome import Outcome, outcome_of
 from corral.engine.contract import Waste
-from corral.errors import code_of
+from corral.errors import InvalidRequest, code_of
 from corral.events import (
     BlockClosed,
     BlockDelta,
     BlockKind,
     BlockOpened,
+    Embedded,
     Event,
     Failed,
     Finished,
@@ -108,6 +109,7 @@ class Record:
         "max_tokens",
         "outcome",
         "output",
+        "param",
         "position",
         "prompt_tokens",
         "request",
@@ -131,6 +133,8 @@ class Record:
         self.outcome: Outcome | None = None
         self.error: str | None = None
         """The word for the error that ended it, if one did; see `errors.code_of`."""
+        self.param: str | None = None
+        """The field that was wrong, where it ended by being refused."""
         self.wasted = Waste()
         self.draft: Sampled | None = None
         """The last step that had a draft; None where content is not kept."""
@@ -157,8 +161,12 @@ class Record:
 
     @property
     def doing(self) -> Doing | None:
-        """What it says just now, if that is no text."""
-        return None if self.has_ended else self.counts.doing
+        """What is done for it just now, if that is not to write a text."""
+        if self.has_ended:
+            return None
+        if self.request.embed is not None:
+            return "embedding" if self.life.held else None
+        return self.counts.doing
 
     @property
     def is_thought_cut(self) -> bool:
@@ -230,6 +238,8 @@ class Record:
                     self.counts.closed(choice, event)
                 case Prefill():
                     self.counts.prefilled(choice, event)
+                case Embedded():
+                    self.counts.vectors += 1
                 case Started():
                     self.counts.started(choice, event)
                     self._happened(Happening.FIRST_TOKEN)
@@ -242,6 +252,7 @@ class Record:
                 case Failed(error):
                     if self.outcome is None:
                         self.error = code_of(error)
+                        self.param = error.param if isinstance(error, InvalidRequest) else None
                     self.ended_by(outcome_of(error))
         if watcher is not None:
             watcher.changed(self, at_once=False)

@@ -188,6 +188,7 @@ class _LedgerCollector(Collector):
         yield CounterMetricFamily(
             "corral_tool_calls", "Calls of tools that answers have begun.", totals.calls
         )
+        yield CounterMetricFamily("corral_vectors", "Vectors that were made of texts.", totals.vectors)
 
     def _waste(self) -> Iterator[Metric]:
         wasted = CounterMetricFamily(

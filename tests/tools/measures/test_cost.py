@@ -1,6 +1,9 @@
 from tests.tools.measures.rounds import http
 
-from tools.measures.cost import goals
+from tools.clients.apis import CHAT, COMPLETIONS, MESSAGES, RESPONSES
+from tools.measures.bed import Bed
+from tools.measures.cost import ApiSide, api_goals, cost, goals
+from tools.measures.plan import QUICK
 from tools.measures.throughput import summarize_rounds
 
 
@@ -10,3 +13,30 @@ def test_cost_must_not_grow_with_the_streams() -> None:
         for streams, loop_s in ((1, 0.4), (16, 0.1), (64, 0.2))
     ]
     assert [goal.is_met for goal in goals(rows)] == [True, True, False, True]
+
+
+def test_another_api_may_cost_half_as_much_again_as_chat_and_slow_nobody_down() -> None:
+    sides = [
+        ApiSide("chat", (CHAT,), [http(100, 1, loop_s=0.1), http(100, 1, loop_s=0.2)]),
+        ApiSide("messages", (MESSAGES,), [http(100, 1, loop_s=0.14), http(100, 1, loop_s=0.28)]),
+        ApiSide("responses", (RESPONSES,), [http(100, 1, loop_s=0.16), http(100, 1, loop_s=0.32)]),
+        ApiSide("mixed", (CHAT, MESSAGES), [http(100, 1.1, loop_s=0.1), http(100, 1.2, loop_s=0.1)]),
+    ]
+    assert [(round(goal.measured or 0, 2), goal.is_met) for goal in api_goals(sides)] == [
+        (1.4, True),
+        (1.6, False),
+        (0.87, False),
+    ]
+
+
+async def test_every_api_can_be_measured() -> None:
+    sheet = await cost(Bed(), QUICK)
+    assert sheet.broken == []
+    assert [row.label for row in sheet.rows] == [
+        "corral",
+        "corral",
+        *(api.name for api in (CHAT, MESSAGES, RESPONSES, COMPLETIONS)),
+        "mixed",
+    ]
+    assert all(row.output_tokens == QUICK.output_tokens for row in sheet.rows)
+    assert all(goal.measured is not None for goal in sheet.goals)
