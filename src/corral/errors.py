@@ -47,7 +47,7 @@ class ContextExceeded(InvalidRequest):
 def prompt_too_long(
     prompt_tokens: int, limit_tokens: int, about: str = "", *, beside: str = "", param: str = "messages"
 ) -> ContextExceeded:
-    """The error for a prompt that does not fit the context; `about` stands before its length, `beside` behind.
+    """The error for a prompt that does not fit the context; `about` stands before its length, `beside` after.
 
     It has the words that clients look for (Cline, Continue), which are OpenAI's.
     """
