@@ -31,6 +31,16 @@ def test_a_template_is_shown_as_what_was_learned_of_it(capsys: pytest.CaptureFix
     assert shown["capabilities"]["parallel_calls"]
 
 
+@pytest.mark.parametrize(
+    ("template", "held"), [("json-in-tags", "always"), ("bare-json-list", "where a call must come")]
+)
+def test_it_is_shown_whether_strict_tools_are_held_where_no_call_must_come(
+    template: str, held: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["format", "--template", str(TEMPLATES / "invented" / f"{template}.jinja")]) == 0
+    assert json.loads(capsys.readouterr().out)["strict_tools"] == held
+
+
 @pytest.mark.parametrize("split", ["1", "3", "1000"])
 def test_answers_are_parsed_one_a_line(
     split: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -46,3 +46,10 @@ def test_a_start_that_fails_ends_with_the_reason_itself(
     with pytest.raises(type(error), match=str(error)):
         trio.run(server._serve, Settings(bind="127.0.0.1:0"), _broken(error))
     assert not caplog.records
+
+
+def test_of_a_model_that_only_reads_a_vector_is_asked_for() -> None:
+    said = server.greeting("http://127.0.0.1:8000", "m", Settings(), reads_only=True)
+    assert "chat" not in said
+    assert "/v1/embeddings" in said
+    assert '{"model": "m", "input": "Hello!"}' in said

@@ -149,7 +149,14 @@ def test_every_setting_has_a_unit_or_a_reason_and_a_description() -> None:
     unitless = {"model", "draft_model", "slots", "threads", "gpu_layers", "flash_attn"}
     unitless |= {"kv_type_k", "kv_type_v", "kv_cache", "prefix_reuse", "prompt_lookup", "status_key"}
     unitless |= {"status_content", "bind", "certfile", "keyfile", "connections"}
-    unitless |= {"connections_per_address", "api_keys", "allowed_hosts", "log_level", "deterministic"}
+    unitless |= {
+        "connections_per_address",
+        "api_keys",
+        "allowed_hosts",
+        "log_level",
+        "deterministic",
+        "pooling",
+    }
     for name, field in Settings.model_fields.items():
         assert field.description, name
         assert name in unitless or name.endswith(("_s", "_ms", "_tokens", "_bytes", "_requests")), name

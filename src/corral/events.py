@@ -1,6 +1,7 @@
 """What happens to a generation, as a stream of nouns and past tenses.
 
     Queued* Prefill* Started (Sampled | BlockOpened BlockDelta* BlockClosed)* (Finished | Failed)
+    Queued* (Prefill | Embedded)* (Finished | Failed)             where texts are embedded
 
 Exactly one Finished or Failed ends every stream. Events are block-structured, the richest form any
 dialect needs: Messages and Responses map them one to one, Chat flattens them. A `Collector` folds the same
@@ -140,6 +141,14 @@ class BlockClosed:
 
 
 @dataclass(frozen=True, slots=True)
+class Embedded:
+    """The vector of one input, counted from 0: of length 1, as 32-bit floats, little-endian."""
+
+    index: int
+    vector: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """The sequence ended as it should.
 
@@ -162,7 +171,18 @@ class Failed:
     error: CorralError
 
 
-Event = Queued | Prefill | Started | Sampled | BlockOpened | BlockDelta | BlockClosed | Finished | Failed
+Event = (
+    Queued
+    | Prefill
+    | Started
+    | Sampled
+    | BlockOpened
+    | BlockDelta
+    | BlockClosed
+    | Embedded
+    | Finished
+    | Failed
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,11 +199,12 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """The whole answer of one sequence."""
+    """The whole answer of one sequence, or the vectors of all inputs, in their order."""
 
     blocks: tuple[Block, ...]
     finished: Finished
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    vectors: tuple[bytes, ...] = ()
 
     @property
     def text(self) -> str:
@@ -244,6 +265,7 @@ class Collector:
     completion: Completion | None = None
     _blocks: BlockCollector = field(default_factory=BlockCollector)
     _prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    _vectors: dict[int, bytes] = field(default_factory=dict)
 
     def feed(self, event: Event) -> None:
         """Take the next event; raises the error that a Failed event carries."""
@@ -252,10 +274,13 @@ class Collector:
                 self._blocks.feed(event)
             case Started():
                 self._prompt_logprobs = event.prompt_logprobs
+            case Embedded(index, vector):
+                self._vectors[index] = vector
             case Failed(error):
                 raise error
             case Finished():
-                self.completion = Completion(self._blocks.blocks, event, self._prompt_logprobs)
+                vectors = tuple(self._vectors[index] for index in sorted(self._vectors))
+                self.completion = Completion(self._blocks.blocks, event, self._prompt_logprobs, vectors)
 
 
 def collect(events: Iterable[Event]) -> Completion:

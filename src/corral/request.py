@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
 GrammarKind = Literal["json_object", "json_schema", "regex", "choice", "lark", "gbnf"]
+HeldTo = GrammarKind | Literal["tools"]
+HELD_TO: tuple[HeldTo, ...] = (*get_args(GrammarKind), "tools")
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 
 
@@ -53,12 +55,35 @@ class RawPrompt:
 
 
 @dataclass(frozen=True, slots=True)
+class Embed:
+    """Texts of which vectors are wanted, and no answer: of each the first `dimensions` numbers, None: all.
+
+    A text is read as whoever trained the model wants it, between the tokens that belong around it. Tokens are
+    taken exactly as they are.
+    """
+
+    inputs: tuple[RawPrompt, ...]
+    dimensions: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Tool:
-    """A function the model may call. `parameters` is its JSON Schema, unparsed."""
+    """A function the model may call. `parameters` is its JSON Schema, unparsed.
+
+    The arguments of one that `is_strict` follow it whenever it is called. With `input` the function takes one
+    free text by that name, in a language of its own.
+    """
 
     name: str
     description: str
     parameters: msgspec.Raw
+    is_strict: bool = False
+    input: "Grammar | None" = None
+
+    @property
+    def is_held(self) -> bool:
+        """Whether what it is called with is held to something, even where no call has to come."""
+        return self.is_strict or self.input is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +198,8 @@ class Grammar:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """One request: a conversation or, instead of it, a raw `prompt`; how to continue it, and how often.
+    """One request: a conversation or, instead of it, a raw `prompt`; how to continue it, and how often. Or
+    texts to `embed`: then nothing is generated, and nothing else here but the `priority` has a meaning.
 
     `max_tokens` None means up to the end of the context. One that `is_clipped` is lowered to what the context
     has room for, where others are refused. `top_logprobs` None asks for none, 0 for the chosen token's only;
@@ -202,8 +228,21 @@ class GenerationRequest:
     priority: int = 0
     prompt: RawPrompt | None = None
     scores_prompt: bool = False
+    embed: Embed | None = None
+
+    @property
+    def held_to(self) -> HeldTo | None:
+        """What the answer, or the calls in it, must look like; None: they may look as they like."""
+        if self.grammar is not None:
+            return self.grammar.kind
+        if not self.tools or self.tool_choice.mode == "none":
+            return None
+        must = self.tool_choice.mode == "required"
+        return "tools" if must or any(tool.is_held for tool in self.tools) else None
 
     @property
     def prompt_param(self) -> str:
         """What the prompt is called, where a field is at fault."""
+        if self.embed is not None:
+            return "input"
         return "messages" if self.prompt is None else "prompt"

@@ -13,6 +13,8 @@ from corral.application import Application, llama_application
 from corral.settings import Settings
 from corral.wiring import configure_process, limits
 
+HELLO = {"role": "user", "content": "Hello!"}
+
 
 def main(settings: Settings, app: Application | None = None) -> int:
     """Bind, load the model, then serve until SIGTERM or SIGINT; the exit code.
@@ -52,21 +54,29 @@ class _Greeting:
         assert value is not None
         self._on_serving()
         with suppress(OSError):  # nobody reads it
-            print(greeting(value[0], self._app.model, self._settings), flush=True)
+            embedding = self._app.service.embedding
+            reads_only = embedding is not None and embedding.reads_only
+            print(greeting(value[0], self._app.model, self._settings, reads_only=reads_only), flush=True)
 
 
-def greeting(address: str, model: str, settings: Settings) -> str:
-    """The pages' addresses, and a line of shell that streams a chat from the server at `address`."""
+def greeting(address: str, model: str, settings: Settings, *, reads_only: bool = False) -> str:
+    """The pages' addresses, and a line of shell that streams a chat from the server at `address`.
+
+    Of a model that `reads_only` it asks for a vector.
+    """
     # Listening on every interface is an address to listen on, and not one to talk to.
     base = address.replace("://0.0.0.0:", "://127.0.0.1:").replace("://[::]:", "://[::1]:")
-    body = {"model": model, "stream": True, "messages": [{"role": "user", "content": "Hello!"}]}
+    path, body = "/v1/chat/completions", {"model": model, "stream": True, "messages": [HELLO]}
+    if reads_only:
+        path, body = "/v1/embeddings", {"model": model, "input": "Hello!"}
+    pages = f"status at {base}/status" if reads_only else f"chat at {base}/, status at {base}/status"
     options = ["-H 'Content-Type: application/json'"]
     if settings.api_keys:
         options.append("-H 'Authorization: Bearer YOUR_KEY'")
     if settings.certfile:
         options.append("-k")
     return (
-        f"corral: {model} is ready: chat at {base}/, status at {base}/status, API at {base}/v1; try\n"
-        f"  curl -N {shlex.quote(base + '/v1/chat/completions')} {' '.join(options)} \\\n"
+        f"corral: {model} is ready: {pages}, API at {base}/v1; try\n"
+        f"  curl -N {shlex.quote(base + path)} {' '.join(options)} \\\n"
         f"    -d {shlex.quote(json.dumps(body))}"
     )

@@ -99,6 +99,12 @@ class Settings(BaseSettings):
         "many streams or long texts and takes as many times the memory. auto: per-slot on a CPU, if that "
         "takes at most a quarter of the available memory.",
     )
+    pooling: Literal["auto", "mean", "cls", "last", "off"] = Field(
+        "auto",
+        description="How the vectors of a text's tokens become one, for /v1/embeddings: their mean, the "
+        "first's (cls), or the last's. It takes a KV cache of its own (docs/engine.md). auto: as the model's "
+        "file says, which most models that chat do not; off: no vectors are made.",
+    )
     step_budget_ms: float = Field(
         30.0,
         gt=0,

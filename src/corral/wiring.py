@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
@@ -116,11 +116,12 @@ async def start(
 
 def open_llama(settings: Settings, model: str | None) -> tuple[Backend, str]:
     """Find and load a model, the default one for None; it and its public name. Raises StartupError."""
-    from corral.engine.local.llama import prompt_process
+    from corral.engine.local.llama import assertions, prompt_process
     from corral.engine.local.llama.backend import LlamaBackend
     from corral.engine.local.llama.modelfile import resolve
     from corral.engine.local.prompts.pool import DEADLINE_S, PromptProcesses
 
+    assertions.end_in_one_line()
     model_file = resolve(model)
     if model_file.template_fault is not None:
         raise StartupError(
@@ -140,7 +141,8 @@ def open_draft(settings: Settings) -> Backend:
     from corral.engine.local.llama.backend import LlamaBackend
     from corral.engine.local.llama.modelfile import resolve
 
-    return LlamaBackend(resolve(settings.draft_model).path, _llama_options(settings))
+    options = replace(_llama_options(settings), pooling="off")
+    return LlamaBackend(resolve(settings.draft_model).path, options)
 
 
 def _llama_options(settings: Settings) -> "LlamaOptions":

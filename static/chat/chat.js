@@ -107,32 +107,35 @@ class Thought {
   }
 }
 
-/** A call of a tool: nothing here answers it, so it is shown and that is all. */
+/** A call of a function, or of a custom tool, whose input is a free text. Nothing here answers it, so it is shown and that is all. */
 class Call {
   constructor() {
     this.id = "";
     this.name = "";
     this.input = "";
+    this.isCustom = false;
     this.node = element("div", "call");
     this.title = element("p", "call-name");
     this.body = element("pre", "");
     this.node.append(this.title, this.body);
   }
 
-  feed({ id, function: called }) {
+  feed({ id, function: called, custom }) {
     this.id ||= id;
-    this.name ||= called?.name ?? "";
-    this.input += called?.arguments ?? "";
+    this.isCustom ||= custom !== undefined;
+    this.name ||= (custom ?? called)?.name ?? "";
+    this.input += custom?.input ?? called?.arguments ?? "";
   }
 
   /** As it goes back to the server with the conversation. */
   get sent() {
+    if (this.isCustom) return { id: this.id, type: "custom", custom: { name: this.name, input: this.input } };
     return { id: this.id, type: "function", function: { name: this.name, arguments: this.input } };
   }
 
   draw() {
     this.title.textContent = `Calls ${this.name}`;
-    this.body.textContent = readable(this.input);
+    this.body.textContent = this.isCustom ? this.input : readable(this.input);
   }
 }
 

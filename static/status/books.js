@@ -33,6 +33,8 @@ export function showHistory(history) {
         count(row.prompt_tokens),
         count(row.cached_tokens),
         count(row.completion_tokens),
+        row.reasoning_tokens ? count(row.reasoning_tokens) : "",
+        row.calls ? count(row.calls) : "",
         duration(row.ttft_ms),
         rate(row.prefill_tok_s),
         rate(row.decode_tok_s),

@@ -114,7 +114,7 @@ export class Detail {
   }
 
   #showContent(request) {
-    const isShown = request.messages !== undefined || (request.output ?? []).some(Boolean);
+    const isShown = request.messages !== undefined || (request.output ?? []).some((blocks) => blocks?.length);
     byId("content").hidden = !isShown;
     byId("content-hidden").hidden = isShown;
     if (!isShown) return;
@@ -148,24 +148,38 @@ export class Detail {
     const box = byId("outputs");
     const follows = box.scrollHeight - box.scrollTop - box.clientHeight < FOLLOW_PX;
     let grew = false;
-    output.forEach((text, choice) => {
+    output.forEach((blocks, choice) => {
       while (this.outputs.length <= choice) {
-        const node = document.createTextNode("");
-        const pre = element("pre");
-        pre.dir = "auto";
-        pre.append(node);
-        box.append(pre);
-        this.outputs.push(node);
+        const node = element("div", "choice");
+        box.append(node);
+        this.outputs.push({ node, blocks: [] });
       }
-      const node = this.outputs[choice];
-      const wanted = text ?? "";
-      if (wanted.length === node.length) return;
-      grew = true;
-      if (wanted.length > node.length) node.appendData(wanted.slice(node.length));
-      else node.data = wanted;
+      const shown = this.outputs[choice];
+      (blocks ?? []).forEach((said, number) => {
+        if (!said.text) return;
+        const node = (shown.blocks[number] ??= saidNode(said, shown.node));
+        if (said.text.length === node.length) return;
+        grew = true;
+        if (said.text.length > node.length) node.appendData(said.text.slice(node.length));
+        else node.data = said.text;
+      });
     });
     if (grew && follows) box.scrollTop = box.scrollHeight;
   }
+}
+
+/** The text node of a new block, which says what it is where it is no text for the client's user. */
+function saidNode(said, choice) {
+  const block = element("div", `said ${said.kind ?? "text"}`);
+  if (said.kind === "reasoning") block.append(element("p", "said-kind", "Thought"));
+  if (said.kind === "tool") block.append(element("p", "said-kind", `Calls ${said.name}`));
+  const text = document.createTextNode("");
+  const pre = element("pre");
+  pre.dir = "auto";
+  pre.append(text);
+  block.append(pre);
+  choice.append(block);
+  return text;
 }
 
 function messageNode(message) {

@@ -57,7 +57,7 @@ class Lane {
     setWidth(this.cached, (request.cached_tokens ?? 0) / prompt);
     setWidth(this.done, (request.prefilled_tokens ?? 0) / prompt);
     setText(this.numbers, numbers(request));
-    const text = (request.output ?? []).filter(Boolean).at(-1) ?? "";
+    const text = (request.output ?? []).flat().filter((said) => said?.text).at(-1)?.text ?? "";
     this.tail.hidden = !text;
     setText(this.text, text.slice(-TAIL_CHARS).replaceAll(/\s/g, " "));
   }

@@ -36,8 +36,11 @@ export class Store {
       case "token": {
         const request = this.live.get(data.id);
         if (request) {
-          request.output ??= [];
-          request.output[data.index] = (request.output[data.index] ?? "") + data.text;
+          const blocks = ((request.output ??= [])[data.index] ??= []);
+          const number = data.block ?? 0;
+          while (blocks.length < number) blocks.push({ text: "" });
+          blocks[number] ??= { text: "", kind: data.kind, name: data.name };
+          blocks[number].text += data.text;
         }
         break;
       }

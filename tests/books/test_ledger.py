@@ -19,7 +19,9 @@ from corral.errors import (
     StoppedByOperator,
 )
 from corral.events import (
+    BlockClosed,
     BlockDelta,
+    BlockOpened,
     Failed,
     Finished,
     FinishReason,
@@ -53,8 +55,8 @@ class Watching:
     def changed(self, record: Record, *, at_once: bool) -> None:
         self.log.append(("changed", record.about.id, record.life.engine_state if at_once else "counters"))
 
-    def said(self, record: Record, choice: int, text: str) -> None:
-        self.log.append(("said", record.about.id, str(choice), text))
+    def said(self, record: Record, choice: int, number: int, text: str) -> None:
+        self.log.append(("said", record.about.id, str(choice), str(number), text))
 
     def drafted(self, record: Record, choice: int, step: Sampled) -> None:
         self.log.append(("drafted", record.about.id, str(choice), f"{step.accepted} of {len(step.draft)}"))
@@ -238,10 +240,13 @@ def test_a_prompt_that_was_cached_has_no_prefill_speed(clock: Clock, ledger: Led
 def test_content_is_kept_only_where_it_is_shown(clock: Clock) -> None:
     for keeps in (True, False):
         record = accept(Ledger(slots=1, keeps_content=keeps, now_s=clock))
-        record.observe(0, [Sampled(2, (b"x", b"\xf0\x9f"), 1), BlockDelta(0, "so"), BlockDelta(0, "me")])
-        assert record.output == (["some"] if keeps else None)
+        record.observe(0, [Sampled(2, (b"x", b"\xf0\x9f"), 1), BlockOpened(0, "reasoning")])
+        record.observe(0, [BlockDelta(0, "so"), BlockDelta(0, "me"), BlockClosed(0)])
+        record.observe(0, [BlockOpened(1, "tool", "call_1", "look"), BlockDelta(1, "{}")])
+        assert (record.output is not None) is keeps
         shown = views.request(record, with_content=True)
-        assert shown.output == (["some"] if keeps else None)
+        output = [[views.Said("some", "reasoning"), views.Said("{}", "tool", "look")]]
+        assert shown.output == (output if keeps else None)
         assert (shown.messages is not None) is keeps
         assert shown.draft == (views.LastDraft(("x", "\ufffd"), 1) if keeps else None)
         hidden = views.request(record, with_content=False)
@@ -253,7 +258,7 @@ def test_a_watcher_hears_of_states_at_once_and_of_text(clock: Clock) -> None:
     watching = ledger.watcher = Watching()
     record = accept(ledger)
     record.admitted()
-    record.observe(0, [Started(10, 0), Sampled(1), BlockDelta(0, "x")])
+    record.observe(0, [Started(10, 0), Sampled(1), BlockOpened(0, "text"), BlockDelta(0, "x")])
     record.observe(0, [Sampled(2, (b"y",), 1), finished()])
     record.released(Waste())
     record.over()
@@ -262,7 +267,7 @@ def test_a_watcher_hears_of_states_at_once_and_of_text(clock: Clock) -> None:
         ("changed", "a", "queued"),
         ("changed", "a", "prefill"),
         ("changed", "a", "decode"),
-        ("said", "a", "0", "x"),
+        ("said", "a", "0", "0", "x"),
         ("changed", "a", "counters"),
         ("drafted", "a", "0", "1 of 1"),
         ("changed", "a", "write"),

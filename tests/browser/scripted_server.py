@@ -32,6 +32,7 @@ CALLING = (
     '<tool_call>\n{"name": "weather", '
     '"arguments": {"city": "Oslo", "days": [1, 2], "note": "<b>x</b>"}}\n</tool_call>'
 )
+QUERYING = '<tool_call>\n{"name": "sql", "arguments": {"input": "SELECT \\"a\\"\\nFROM <b>"}}\n</tool_call>'
 MARKDOWN = (
     "# A title\n\nSome **bold** text and `code`.\n\n- one\n- two\n\n```\na < b\n```\n\n"
     "[link](javascript:alert(1)) <img src=x onerror=\"document.title='owned'\"> <b onclick=alert(1)>b</b>"
@@ -42,6 +43,8 @@ def reply(conversation: str) -> str | bytes:
     question = conversation.split("user\n")[-1]
     if "<tool_response>" in question:
         return "It is sunny in Oslo."
+    if "CUSTOM" in question:
+        return QUERYING
     if "CALL" in question:
         return CALLING
     if "THINK" in question:

@@ -125,6 +125,20 @@ def test_a_call_is_shown_and_what_it_returned_is_asked_for(page: Page, scripted:
     assert [message["role"] for message in latest["messages"]] == ["user", "assistant", "tool"]
 
 
+def test_a_call_of_a_custom_tool_is_shown_as_its_text_and_goes_back_as_one(
+    page: Page, scripted: Server
+) -> None:
+    page.goto(f"{scripted.url}/")
+    page.locator(".tools summary").click()
+    page.fill("#tools", json.dumps({"type": "custom", "custom": {"name": "sql"}}))
+    ask(page, "CUSTOM")
+    expect(page.locator(".call .call-name")).to_have_text("Calls sql")
+    expect(page.locator("#send")).to_have_text("Send")
+    assert page.locator(".call pre").text_content() == 'SELECT "a"\nFROM <b>'
+    ask(page, "1 row")
+    expect(page.locator(".assistant .text").last).to_contain_text("It is sunny in Oslo.")
+
+
 def test_tools_that_are_no_json_are_said_to_be_and_the_message_stays(page: Page, scripted: Server) -> None:
     page.goto(f"{scripted.url}/")
     page.locator(".tools summary").click()

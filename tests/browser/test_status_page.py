@@ -1,10 +1,12 @@
 """/status in a real browser, on the real server: what an operator sees."""
 
+import json
 import re
 import threading
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import openai
 import pytest
@@ -57,9 +59,9 @@ def tab(browser: Browser, server: Server) -> Iterator[Page]:
     context.close()
 
 
-def lane(talk: Talk) -> str:
-    """A selector for the lane that shows this talk's request."""
-    short = talk.id.removeprefix("chatcmpl-")[:8]
+def lane(asked: Talk | str) -> str:
+    """A selector for the lane that shows the request of a talk, or of an answer's id."""
+    short = (asked if isinstance(asked, str) else asked.id).removeprefix("chatcmpl-")[:8]
     return f".lane:has(.lane-id:text-is('{short}'))"
 
 
@@ -217,6 +219,28 @@ def test_hostile_text_is_shown_as_text(page: Page, scripted: Server) -> None:
     expect(page.locator(".message-role").last).to_contain_text("the first 65.5k of 100k characters")
     assert page.evaluate("document.documentElement.scrollWidth") == 1280
     assert page.title() == title
+
+
+def test_a_thought_a_text_and_a_call_are_told_apart_and_counted(page: Page, scripted: Server) -> None:
+    page.goto(f"{scripted.url}/status")
+    tool: Any = {"type": "function", "function": {"name": "weather", "parameters": {}}}
+    with openai.OpenAI(base_url=f"{scripted.url}/v1", api_key="none", max_retries=0) as client:
+        answer = client.chat.completions.create(
+            model="m", messages=[{"role": "user", "content": "CALL"}], tools=[tool]
+        )
+    page.locator(lane(answer.id)).click()
+    said = page.locator("#outputs .said")
+    expect(said).to_have_count(3)
+    assert said.locator(".said-kind").all_text_contents() == ["Thought", "Calls weather"]
+    thought, text, call = said.locator("pre").all_text_contents()
+    assert thought.strip() == "I have to look it up."
+    assert text.strip() == "One moment."
+    assert json.loads(call)["city"] == "Oslo"
+    row = page.locator("#history tr").first.locator("td").all_text_contents()
+    heads = page.locator(".history th").all_text_contents()
+    shown = dict(zip(heads, row, strict=True))
+    assert int(shown["Thought"]) > 10
+    assert shown["Calls"] == "1"
 
 
 def test_the_last_draft_is_shown_with_what_was_right_of_it(page: Page, scripted: Server) -> None:

@@ -1,5 +1,5 @@
-"""The tables of fields of Messages and of Responses keep their word, row by row; none of the APIs' own fields
-is missing, and docs/api.md shows them."""
+"""The tables of fields of Messages, Responses and Embeddings keep their word, row by row; none of the APIs'
+own fields is missing, and docs/api.md shows them."""
 
 import json
 import os
@@ -12,13 +12,16 @@ from typing import Any
 import pytest
 from anthropic.types import message_count_tokens_params, message_create_params
 from anthropic.types.beta import message_create_params as beta_message_create_params
+from openai.types import embedding_create_params
 from openai.types.responses import input_token_count_params, response_create_params
 
-from corral.dialects import Call
+from corral.dialects import Call, EmbedCall
 from corral.dialects.anthropic import fields as messages_fields
 from corral.dialects.anthropic.messages import MessagesDialect
 from corral.dialects.fields import Field, Harmless, Honoured, Refused, table
-from corral.dialects.openai import responses_fields
+from corral.dialects.openai import embeddings_fields, responses_fields
+from corral.dialects.openai.embeddings import EmbeddingsDialect
+from corral.dialects.openai.fields import SERVERS
 from corral.dialects.openai.responses import ResponsesDialect
 from corral.dialects.openai.responses_store import ResponsesStore, Turn
 from corral.errors import InvalidRequest
@@ -34,11 +37,13 @@ class Table:
     fields that the API's own package knows."""
 
     name: str
-    parse: Callable[[bytes], Call]
+    parse: Callable[[bytes], Call | EmbedCall]
     fields: tuple[Field, ...]
     base: dict[str, Any]
     needed: dict[str, dict[str, Any]]
     known: set[str]
+    servers: dict[str, str] | None = None
+    """Whose fields these are, where not all are the API's own; by the initials in the table."""
 
 
 MESSAGES_DIALECT = MessagesDialect(b"k")
@@ -72,6 +77,15 @@ TABLES = (
             *input_token_count_params.InputTokenCountParams.__annotations__,
         },
     ),
+    Table(
+        "embeddings",
+        lambda body: EmbeddingsDialect().parse(body, {}, "me"),
+        embeddings_fields.FIELDS,
+        {"model": "any", "input": "hi"},
+        {},
+        {*embedding_create_params.EmbeddingCreateParams.__annotations__},
+        SERVERS,
+    ),
 )
 REQUIRED = {"messages", "max_tokens", "model", "input"}
 
@@ -85,7 +99,7 @@ def rows(kind: type[Field]) -> list[Any]:
     ]
 
 
-def parse(api: Table, **fields: Any) -> Call:
+def parse(api: Table, **fields: Any) -> Call | EmbedCall:
     return api.parse(json.dumps({**api.base, **fields}).encode())
 
 
@@ -126,8 +140,8 @@ def test_the_documentation_shows_the_table(api: Table) -> None:
     shown = re.compile(rf"(?<=<!-- {api.name} fields -->\n\n).*?(?=\n<!-- /{api.name} fields -->)", re.DOTALL)
     text = DOCS.read_text()
     if os.environ.get("CORRAL_UPDATE_GOLDEN"):
-        DOCS.write_text(shown.sub(lambda _: table(api.fields), text))
+        DOCS.write_text(shown.sub(lambda _: table(api.fields, api.servers), text))
         text = DOCS.read_text()
     found = shown.search(text)
     assert found is not None
-    assert found[0] == table(api.fields)
+    assert found[0] == table(api.fields, api.servers)

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
+import h2.connection
 import pytest
 from tests.e2e.processes import CORRAL, Server, corral, free_port, launch
 
@@ -112,6 +113,17 @@ def half_a_body(server: Server) -> socket.socket:
     return sock
 
 
+def half_a_body_in_http2(server: Server) -> socket.socket:
+    client = h2.connection.H2Connection()
+    client.initiate_connection()
+    fields = [(":method", "POST"), (":scheme", "http"), (":authority", "localhost")]
+    client.send_headers(1, [*fields, (":path", "/v1/chat/completions"), ("content-type", "application/json")])
+    client.send_data(1, b'{"messages":')
+    sock = server.connect()
+    sock.sendall(client.data_to_send())
+    return sock
+
+
 def left(server: Server, prompt: str, state: str) -> socket.socket:
     """A client that has left its request in a state; a connection that stands idle."""
     sock = ask(server, prompt)
@@ -135,7 +147,13 @@ def left_a_hung_step(server: Server) -> socket.socket:
 
 @pytest.mark.parametrize(
     ("be_there", "exit_code"),
-    [(half_a_head, 0), (half_a_body, 0), (left_a_loop, 0), (left_a_hung_step, LEFT_BEHIND)],
+    [
+        (half_a_head, 0),
+        (half_a_body, 0),
+        (half_a_body_in_http2, 0),
+        (left_a_loop, 0),
+        (left_a_hung_step, LEFT_BEHIND),
+    ],
 )
 def test_where_no_stream_runs_it_ends_within_two_seconds(
     troubled: Troubled, be_there: Callable[[Server], socket.socket], exit_code: int
@@ -143,7 +161,7 @@ def test_where_no_stream_runs_it_ends_within_two_seconds(
     server = troubled(FOREVER_S, exit_code=exit_code)
     with be_there(server) as sock:
         assert ended_s(server) < NO_STREAM_S
-        if be_there is half_a_body:
+        if be_there in (half_a_body, half_a_body_in_http2):
             assert "server_draining" in rest_of(sock)
 
 

@@ -14,7 +14,12 @@ WEATHER: Any = {
     "function": {
         "name": "get_weather",
         "description": "The weather of a city.",
-        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string", "maxLength": 20}},
+            "required": ["city"],
+            "additionalProperties": False,  # a small model would add to it without end
+        },
     },
 }
 PERSON = {
@@ -95,6 +100,46 @@ def test_a_call_that_is_left_in_its_middle_is_cheap_to_ask_for_again(wide: Serve
         assert again.usage is not None
         assert again.usage.prompt_tokens_details is not None
         assert again.usage.prompt_tokens_details.cached_tokens == again.usage.prompt_tokens - 1
+
+
+def strict_weather(*, is_strict: bool) -> Any:
+    parameters = {
+        "type": "object",
+        "properties": {"city": {"enum": ["Lagos", "Quito"]}},
+        "required": ["city"],
+        "additionalProperties": False,
+    }
+    return {
+        "type": "function",
+        "function": {"name": "get_weather", "strict": is_strict, "parameters": parameters},
+    }
+
+
+def test_a_call_that_the_model_makes_by_itself_follows_a_strict_schema(wide: Server) -> None:
+    messages: list[Any] = []
+    for city in ("Oslo", "Bonn", "Cork", "Riga"):  # a pattern that even a small model goes on with
+        told = json.dumps({"name": "get_weather", "arguments": {"city": city}})
+        messages += [
+            {"role": "user", "content": f"How is the weather in {city}?"},
+            {"role": "assistant", "content": f"<tool_call>\n{told}\n</tool_call>"},
+        ]
+    messages.append({"role": "user", "content": "How is the weather in Rome?"})
+    cities = []
+    with client_of(wide) as gpt:
+        for is_strict in (False, True):
+            answer = gpt.chat.completions.create(
+                model="m",
+                messages=messages,
+                tools=[strict_weather(is_strict=is_strict)],
+                temperature=0,
+                max_tokens=60,
+                parallel_tool_calls=False,
+            )
+            [call] = answer.choices[0].message.tool_calls or []
+            assert call.type == "function"
+            cities.append(json.loads(call.function.arguments)["city"])
+    assert cities[0] == "Rome"
+    assert cities[1] in ("Lagos", "Quito")
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -5,18 +5,20 @@ cancelling a scope, and the release is what leaving that scope does. There is no
 """
 
 import logging
+from array import array
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import trio
 
-from corral.engine.contract import Capacity, Prepared, Sink, Waste
+from corral.engine.contract import Capacity, Embedding, Prepared, Sink, Waste
 from corral.errors import ContextExceeded, EngineFailed
 from corral.events import (
     BlockClosed,
     BlockDelta,
     BlockOpened,
+    Embedded,
     Event,
     Failed,
     Finished,
@@ -53,6 +55,17 @@ def breaking(request: GenerationRequest, max_tokens: int) -> Iterable[list[Event
     yield [Failed(EngineFailed("the storyteller lost the thread"))]
 
 
+def vectors(request: GenerationRequest, embedding: Embedding) -> Iterable[list[Event]]:
+    """A text becomes how many of its characters are a, b, c and so on, an input after the other."""
+    assert request.embed is not None
+    sizes = [len(prompt.text.split()) for prompt in request.embed.inputs]
+    for index, prompt in enumerate(request.embed.inputs):
+        counts = [float(prompt.text.count(chr(97 + letter))) for letter in range(embedding.dimensions)]
+        vector = array("f", counts[: request.embed.dimensions])
+        yield [Embedded(index, vector.tobytes()), Prefill(sum(sizes[: index + 1]), sum(sizes))]
+    yield [Finished("stop", None, Usage(sum(sizes), 0, 0))]
+
+
 @dataclass(frozen=True, slots=True)
 class TalePrepared:
     request: GenerationRequest
@@ -72,7 +85,10 @@ class TaleHandle:
 
 
 class TaleEngine:
-    """Tells `tale(request, max_tokens)`, a batch every `pause_s`; `preparing_s` after it was asked."""
+    """Tells `tale(request, max_tokens)`, a batch every `pause_s`; `preparing_s` after it was asked.
+
+    With an `embedding` it makes vectors too; see `vectors`.
+    """
 
     def __init__(
         self,
@@ -82,7 +98,9 @@ class TaleEngine:
         ctx_tokens: int = 100,
         pause_s: float = 0.1,
         preparing_s: float = 0.0,
+        embedding: Embedding | None = None,
     ) -> None:
+        self.embedding = embedding
         self.capacity = Capacity(slots, slots * ctx_tokens, ctx_tokens)
         self.failure: EngineFailed | None = None
         self.texts = None
@@ -107,6 +125,8 @@ class TaleEngine:
 
     async def prepare(self, request: GenerationRequest, *, client: str) -> TalePrepared:
         await trio.sleep(self._preparing_s)
+        if request.embed is not None:
+            return TalePrepared(request, sum(len(each.text.split()) for each in request.embed.inputs), 0)
         size = len(request.messages[0].content.split())
         size += sum(len(message.content.split()) for message in request.messages[1:])
         room = self.capacity.request_ctx_tokens - size
@@ -140,12 +160,20 @@ class TaleEngine:
     def check_idle(self) -> None:
         assert not self._open, f"{self._open} tales are being told"
 
+    def _told(
+        self, request: GenerationRequest, max_tokens: int
+    ) -> Iterable[list[Event] | trio.Event | float]:
+        if request.embed is None:
+            return self._tale(request, max_tokens)
+        assert self.embedding is not None, "serving takes no such request"
+        return vectors(request, self.embedding)
+
     async def _tell(
         self, request: GenerationRequest, sink: Sink, max_tokens: int, scope: trio.CancelScope
     ) -> None:
         try:
             with scope:
-                for events in self._tale(request, max_tokens):
+                for events in self._told(request, max_tokens):
                     if isinstance(events, trio.Event):
                         await events.wait()
                         continue

@@ -8,12 +8,13 @@ import trio
 import trio.testing
 from tests.engine.tales import TaleEngine, asking
 
-from corral.engine.contract import Engine, Handle, Waste
+from corral.engine.contract import Embedding, Engine, Handle, Waste
 from corral.engine.local.engine import LocalEngine
 from corral.engine.local.options import EngineOptions
-from corral.engine.local.scripted import ScriptedBackend
+from corral.engine.local.scripted import ScriptedBackend, embeds
 from corral.errors import ContextExceeded, EngineFailed
-from corral.events import Event, Failed, Finished, Started
+from corral.events import Embedded, Event, Failed, Finished, Started, Usage
+from corral.request import Embed, GenerationRequest, RawPrompt
 
 CTX_TOKENS = 10_000
 
@@ -43,11 +44,12 @@ class Listener:
 
 
 def local() -> Engine:
-    return LocalEngine(ScriptedBackend(ctx_tokens=CTX_TOKENS), EngineOptions(slots=2))
+    backend = ScriptedBackend(ctx_tokens=CTX_TOKENS, embeds=embeds(dimensions=3))
+    return LocalEngine(backend, EngineOptions(slots=2))
 
 
 def tales() -> Engine:
-    return TaleEngine(ctx_tokens=CTX_TOKENS, pause_s=0.001)
+    return TaleEngine(ctx_tokens=CTX_TOKENS, pause_s=0.001, embedding=Embedding(3, 1000, "mean"))
 
 
 @pytest.fixture(params=[local, tales])
@@ -138,6 +140,26 @@ async def test_a_sink_that_raises_harms_nobody_else(engine: Engine, caplog: pyte
         await listener.is_released.wait()
     assert listener.endings
     assert "I am a bug" in caplog.text
+
+
+async def test_texts_are_embedded_each_once_and_then_the_slot_comes_back(engine: Engine) -> None:
+    listener = Listener()
+    texts = ("abc", "a b", "a b c d e")
+    request = GenerationRequest(embed=Embed(tuple(map(RawPrompt, texts)), dimensions=2))
+    async with started(engine):
+        engine.check(request)
+        prepared = await engine.prepare(request, client="somebody")
+        engine.submit(prepared, 0, listener, max_tokens=0)
+        await listener.is_released.wait()
+        await trio.testing.wait_all_tasks_blocked()
+    made = {event.index: event.vector for event in listener.events_so_far if isinstance(event, Embedded)}
+    assert sorted(made) == [0, 1, 2]
+    assert {len(vector) for vector in made.values()} == {2 * 4}, "two floats of 32 bits"
+    [finished] = listener.endings
+    assert listener.events_so_far[-1] is finished
+    assert isinstance(finished, Finished)
+    assert finished.usage == Usage(prepared.prompt_tokens, 0, 0)
+    assert len(listener.releases) == 1
 
 
 async def test_an_engine_that_does_not_run_takes_nothing(engine: Engine) -> None:

@@ -317,7 +317,7 @@ async def test_the_status_shows_what_was_asked_where_content_is_shown() -> None:
             [{"role": "prompt", "content": "wx"}],
             [{"role": "prompt", "content": "120 121"}],
         ]
-        assert [request["output"] for request in recent] == [["yz"], ["z"]]
+        assert [request["output"] for request in recent] == [[[{"text": "yz"}]], [[{"text": "z"}]]]
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,7 @@ async def test_what_is_refused_late_is_refused_in_the_stream(
         await client.service.wait_settled()
         [((_, outcome), count)] = client.service.ledger.totals.by_outcome.items()
         assert (outcome, count) == ("refused", 1)
-        assert client.service.ledger.totals.refused == {}
+        assert client.service.ledger.totals.refused == {(400, "invalid_request"): 1}
 
 
 @ALL

@@ -15,6 +15,7 @@ from corral.engine.local.scripted import ScriptedBackend, replying
 CHAT = "/v1/chat/completions"
 KEY = {"Authorization": "Bearer key"}
 SECRET = "a word that nobody else may read"
+TOOL = {"type": "function", "function": {"name": "look", "description": "Looks around in the garden."}}
 
 
 def asking(**fields: Any) -> list[bytes]:
@@ -88,6 +89,23 @@ async def test_who_is_too_slow_to_ask_too_many_or_too_late_is_counted(
         assert (await refused(client))["503"] == {"draining": 1}
         for exchange in waiting:
             exchange.leave()
+
+
+async def test_what_is_refused_for_its_prompt_is_counted_and_logged_once_with_its_field(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.INFO, "corral.requests"):
+        async with serving(ScriptedBackend(ctx_tokens=128), slots=1) as client:
+            exchange = client.send("POST", CHAT, raw=asking(tools=[TOOL]))
+            await exchange.body()
+            assert exchange.status == 400
+            await client.service.wait_settled()
+            assert await refused(client) == {"400": {"context_exceeded": 1}}
+            assert client.service.ledger.totals.by_outcome == {("chat", "refused"): 1}
+    [line] = [entry.getMessage() for entry in caplog.records if entry.name == "corral.requests"]
+    assert " outcome=refused " in line
+    assert line.endswith(" error=context_exceeded param='messages'")
+    assert SECRET not in line
 
 
 async def test_what_was_accepted_is_no_refusal_however_it_ends() -> None:

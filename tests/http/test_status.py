@@ -87,11 +87,11 @@ async def test_who_comes_in_mid_run_sees_everything_from_the_start() -> None:
             [request] = watch.state["requests"]
             assert request["state"] == "decode"
             assert request["messages"] == [{"role": "user", "content": "hello"}]
-            so_far = request["output"][0]
+            so_far = watch.text()
             assert so_far
             gate.let(1)
-            await watch.until(lambda watch: watch.state["requests"][0]["output"][0] != so_far)
-            assert watch.state["requests"][0]["output"][0].startswith(so_far)
+            await watch.until(lambda watch: watch.text() != so_far)
+            assert watch.text().startswith(so_far)
             answer = await client.send("GET", "/status/json").json()
             assert answer["requests"][0]["output"] == [watch.state["requests"][0]["output"][0]]
         stream.leave()
@@ -108,7 +108,7 @@ async def test_a_reader_that_comes_back_misses_nothing() -> None:
             gate.let(4)
             for _ in range(5):
                 await gate.wait_arrived()
-            await stays.until(lambda watch: len(watch.state["requests"][0]["output"][0]) >= 3)
+            await stays.until(lambda watch: len(watch.text()) >= 3)
             leaves.exchange = client.send("GET", "/status/events", headers={"Last-Event-ID": leaves.last_id})
             await leaves.until(lambda watch: watch.last_id == stays.last_id)
             assert [event for event, _ in leaves.events].count("snapshot") == 1

@@ -8,6 +8,7 @@ import pytest
 from tests.harness import Client, Gate, serving
 from tests.http.watch import Watch, opening, watching
 
+from corral.engine.local.backend import ChatFormat
 from corral.engine.local.scripted import END, START, ScriptedBackend, replying
 
 WEATHER = {
@@ -92,6 +93,121 @@ async def test_a_call_that_must_come_comes_whatever_the_model_wants(choice: Any)
     async with serving(saying("No.")) as client:
         message, _ = await message_of(client, tools=[WEATHER], tool_choice=choice, max_tokens=300)
         assert message["tool_calls"][0]["function"]["name"] == "weather"
+
+
+STRICT: dict[str, Any] = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "strict": True,
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"enum": ["Oslo", "Rome"]}},
+            "required": ["city"],
+            "additionalProperties": False,
+        },
+    },
+}
+
+
+async def test_a_strict_tool_is_called_by_its_schema_where_it_need_not_be_called() -> None:
+    wrong = f"One moment.\n{CALL.replace('Oslo', 'Bonn')}"
+    async with serving(saying(wrong)) as client:
+        message, reason = await message_of(client, tools=[STRICT], parallel_tool_calls=False, max_tokens=300)
+        [call] = message["tool_calls"]
+        assert json.loads(call["function"]["arguments"])["city"] in ("Oslo", "Rome")
+        assert (message["content"].strip(), reason) == ("One moment.", "tool_calls")
+        loose, _ = await message_of(client, tools=[WEATHER])
+        assert json.loads(loose["tool_calls"][0]["function"]["arguments"]) == {"city": "Bonn"}
+
+
+@pytest.mark.parametrize("text", ["No <tool> is needed.", "<think>Hm: <tool_call></think>No.", CALL])
+async def test_a_strict_tool_leaves_what_is_right_as_it_is(text: str) -> None:
+    async with serving(saying(text)) as client:
+        strict = await message_of(client, tools=[STRICT])
+        loose = await message_of(client, tools=[WEATHER])
+        for message, _ in (strict, loose):
+            for call in message.get("tool_calls") or ():
+                call.pop("id")
+        assert strict == loose
+
+
+def custom(syntax: str, definition: str) -> dict[str, Any]:
+    grammar = {"syntax": syntax, "definition": definition}
+    return {"type": "custom", "custom": {"name": "calc", "format": {"type": "grammar", "grammar": grammar}}}
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "custom", "custom": {"name": "calc"}}, "auto"])
+async def test_the_text_of_a_custom_tool_matches_its_regex(choice: Any) -> None:
+    call = '<tool_call>\n{"name": "calc", "arguments": {"input": "Whatever it likes"}}\n</tool_call>'
+    async with serving(saying(call)) as client:
+        message, reason = await message_of(
+            client, tools=[custom("regex", '(add|mul) "[0-9]"')], tool_choice=choice, max_tokens=300
+        )
+        written = message["tool_calls"][0]["custom"]["input"]
+        assert written[:5] in ('add "', 'mul "')
+        assert (written[5].isdigit(), written[6:], reason) == (True, '"', "tool_calls")
+
+
+@pytest.mark.parametrize(
+    ("syntax", "definition", "choice", "told"),
+    [
+        ("regex", "[a", "required", "unclosed"),
+        ("regex", "[a", "auto", "unclosed"),
+        ("lark", 'start: "a"', "required", "JSON"),
+        ("ebnf", 'start: "a"', "auto", "lark or regex"),
+    ],
+)
+async def test_a_custom_tool_whose_language_cannot_be_followed_is_refused_by_its_name(
+    syntax: str, definition: str, choice: str, told: str
+) -> None:
+    async with serving(saying("x")) as client:
+        refused = client.chat(tools=[custom(syntax, definition)], tool_choice=choice)
+        error = (await refused.json())["error"]
+        assert (refused.status, error["param"]) == (400, "tools[0].custom.format")
+        assert told in error["message"]
+
+
+async def test_a_grammar_that_the_format_of_calls_cannot_hold_is_told_where_no_call_must_come() -> None:
+    seen: list[str] = []
+
+    def reply(conversation: str) -> str:
+        seen.append(conversation)
+        return "No."
+
+    async with serving(ScriptedBackend(replying(reply))) as client:
+        assert (await message_of(client, tools=[custom("lark", 'start: "a"')]))[0]["content"] == "No."
+    assert 'start: \\"a\\"' in seen[0]
+
+
+THINKER = """{% for message in messages %}<|im_start|>{{ message.role }}
+{% if message.reasoning_content %}<think>
+{{ message.reasoning_content }}
+</think>
+
+{% endif %}{{ message.content }}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+"""A template of a model that opens its thoughts itself."""
+
+
+@pytest.mark.parametrize("budget", [None, 30])
+async def test_before_a_call_that_must_come_a_model_may_think(budget: int | None) -> None:
+    backend = ScriptedBackend(pondering)
+    backend.model.chat_format = ChatFormat(THINKER, "", "<|im_end|>")
+    fields: dict[str, Any] = {"tools": [WEATHER], "tool_choice": "required", "max_tokens": 400}
+    async with serving(backend) as client:
+        answer = await client.chat(**fields, thinking_token_budget=budget).json()
+        unthinking = await client.chat(**fields, reasoning_effort="none").json()
+    [choice] = answer["choices"]
+    thought = choice["message"]["reasoning_content"]
+    if budget is None:
+        assert (thought.strip("m"), choice["finish_reason"]) == ("", "length")
+    else:
+        assert thought.strip() == "m" * budget
+        assert choice["message"]["tool_calls"][0]["function"]["name"] == "weather"
+    assert not unthinking["choices"][0]["message"].get("reasoning_content")
+    assert unthinking["choices"][0]["message"]["tool_calls"]
 
 
 async def test_arguments_stream_as_they_come_and_end_where_the_limit_is() -> None:
@@ -265,3 +381,60 @@ async def test_what_a_request_may_do_is_seen_and_the_names_of_its_tools_only_wit
         assert "thought_cut" not in held
         assert thought.get("tool_names") == (["weather"] if shows else None)
         assert ("weather" in json.dumps(status)) is shows
+
+
+async def test_a_thought_a_text_and_a_call_are_told_apart_to_who_may_see_them() -> None:
+    text = f"<think>Hm.</think>One moment.\n{CALL}"
+    gate = Gate()
+    async with (
+        serving(ScriptedBackend(replying(lambda _: text), on_step=gate), status_content=True) as client,
+        opening(gate),
+        watching(client) as watch,
+        watching(client, **{"X-Forwarded-For": "192.0.2.1"}) as remote,
+    ):
+        answer = client.chat(tools=[WEATHER], stream=True)
+        await watch.until(lambda watch: watch.state["requests"])
+        gate.let(len(text) - 5)
+        await watch.until(lambda watch: '"Oslo"}' in watch.text())
+        blocks = [
+            {"text": "Hm.", "kind": "reasoning"},
+            {"text": "One moment."},
+            {"text": '{"city": "Oslo"}', "kind": "tool", "name": "weather"},
+        ]
+        assert watch.state["requests"][0]["output"][0] == blocks
+        gate.open()
+        await answer.body()
+        await client.service.wait_settled()
+        for seen in (watch, remote):
+            await seen.until(lambda seen: seen.state["history"])
+        [recent] = (await client.send("GET", "/status/json").json())["recent"]
+        assert recent["output"] == [blocks]
+        assert b"Oslo" not in remote.raw
+        assert [(row["calls"], row["reasoning_tokens"] > 3) for row in watch.state["history"]] == [(1, True)]
+
+
+async def test_requests_with_tools_and_with_grammars_are_counted_by_kind() -> None:
+    async with serving(saying("x")) as client:
+        before = await samples(client)
+        await client.chat(tools=[WEATHER]).body()
+        await client.chat(tools=[WEATHER], tool_choice="required", max_tokens=5).body()
+        await client.chat(tools=[STRICT]).body()
+        await client.chat(tools=[STRICT], tool_choice="none").body()
+        await client.chat(response_format={"type": "json_object"}, max_tokens=5).body()
+        await client.chat(guided_regex="x", max_tokens=5).body()
+        await client.chat(guided_regex="x", max_tokens=5).body()
+        await client.service.wait_settled()
+        counted = await samples(client)
+    kinds = ("json_object", "json_schema", "regex", "choice", "lark", "gbnf", "tools")
+    assert {f'corral_requests_held_total{{kind="{kind}"}}' for kind in kinds} <= set(before)
+    assert counted["corral_requests_with_tools_total"] == 4
+    wanted = {"json_object": 1, "regex": 2, "tools": 2}
+    for kind in kinds:
+        assert counted[f'corral_requests_held_total{{kind="{kind}"}}'] == wanted.get(kind, 0), kind
+
+
+async def samples(client: Client) -> dict[str, float]:
+    """What /metrics says, by name and labels."""
+    text = (await client.send("GET", "/metrics").body()).decode()
+    lines = [line.rpartition(" ") for line in text.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, _, value in lines}

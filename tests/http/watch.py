@@ -30,6 +30,10 @@ class Watch:
         self.raw = b""
         self.last_id = ""
 
+    def text(self, request: int = 0, choice: int = 0) -> str:
+        """What one of the running requests has said, thoughts and calls included."""
+        return "".join(block["text"] for block in self.state["requests"][request]["output"][choice])
+
     async def until(self, condition: Callable[["Watch"], Any]) -> None:
         while not condition(self):
             self._take(await self.exchange.chunk())
@@ -65,13 +69,18 @@ class Watch:
             case "queue":
                 self.state["queue"] = data
             case "token":
-                self.request(data["id"])["output"][data["index"]] += data["text"]
+                blocks = self.request(data["id"])["output"][data["index"]]
+                number = data.get("block", 0)
+                if number == len(blocks):
+                    known = {name: data[name] for name in ("kind", "name") if name in data}
+                    blocks.append({"text": "", **known})
+                blocks[number]["text"] += data["text"]
             case "finished":
                 self.state["history"].append(data)
                 self.state["requests"] = [r for r in self.state["requests"] if r["id"] != data["id"]]
             case "request":
                 known = {request["id"]: request for request in self.state["requests"]}
-                known.setdefault(data["id"], {"output": [""] * 8}).update(data)
+                known.setdefault(data["id"], {"output": [[] for _ in range(8)]}).update(data)
                 self.state["requests"] = list(known.values())
 
 

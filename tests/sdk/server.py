@@ -10,7 +10,7 @@ from tests.engine.tales import TaleEngine
 from tests.sdk.tales import Storyteller
 
 from corral.application import Application
-from corral.engine.contract import Engine
+from corral.engine.contract import Embedding, Engine
 from corral.engine.local.backend import Backend
 from corral.settings import Settings
 from corral.transport.limits import Limits
@@ -70,7 +70,13 @@ def running(*, keepalive_s: float = KEEPALIVE_S, ctx_tokens: int = 4096) -> Iter
     teller = Storyteller()
     app = TaleApplication(
         Settings(stream_keepalive_s=keepalive_s, api_keys=(KEY,), drain_s=0.0),
-        TaleEngine(teller, slots=4, ctx_tokens=ctx_tokens, pause_s=0.001),
+        TaleEngine(
+            teller,
+            slots=4,
+            ctx_tokens=ctx_tokens,
+            pause_s=0.001,
+            embedding=Embedding(dimensions=4, input_tokens=ctx_tokens, pooling="mean"),
+        ),
     )
     started = threading.Event()
     found: list[Server] = []

@@ -94,6 +94,8 @@ async def connect(
         if receive_buffer_bytes is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if target.source is not None:
+            await sock.bind((target.source, 0))
         await sock.connect(address)
         stream: trio.abc.Stream = trio.SocketStream(sock)
         if target.tls is not None:

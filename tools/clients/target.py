@@ -10,7 +10,10 @@ import msgspec
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A server: where it is and what to call its model. `tls` None is plain text."""
+    """A server: where it is and what to call its model. `tls` None is plain text.
+
+    Connections come from the local address `source`, where it is given.
+    """
 
     host: str
     port: int
@@ -18,6 +21,7 @@ class Target:
     model: str = "default"
     api_key: str | None = None
     tls: ssl.SSLContext | None = None
+    source: str | None = None
 
     @classmethod
     def from_url(

@@ -1,4 +1,4 @@
-"""Hours of bad company: a mixed load with random aborts, stalls and resets, and then: is everything back?
+"""Hours of bad company: random aborts, stalls, resets and hostile clients, and then: is everything back?
 
     python tools/soak.py --minutes 20
     python tools/soak.py --minutes 2 --json soak.json
@@ -7,7 +7,7 @@
 It starts the server itself (on the scripted backend, so that each text is known exactly), watches it
 through /proc while clients come, leave and misbehave over HTTP/1.1 and HTTP/2, and checks at the end:
 
-  text          every client that stayed got the reference answer, whole
+  text          every client that stayed got the reference answer, whole, and no hostile one a 500
   descriptors   as many open as before the load, once connections had time to settle
   threads       no more than before the load
   slots         as many streams as there are slots run side by side: none is held by somebody gone
@@ -55,7 +55,8 @@ async def soak(args: argparse.Namespace) -> Sheet:
     if "Traceback" in tail:
         print(tail)
     code = server.process.returncode
-    soaked = Soaked(company.outcomes, company.wrong, before, after, together, code, samples)
+    clients = company.outcomes, company.addresses, company.wrong
+    soaked = Soaked(*clients, before, after, together, code, samples)
     return verdict(soaked, slots=args.slots, is_exact=not args.inexact)
 
 

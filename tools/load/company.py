@@ -1,8 +1,11 @@
-"""Bad company: clients drawn by lot, of whom those who stay must read what is known beforehand."""
+"""Bad company: clients drawn by lot, of whom those who stay must read what is known beforehand.
+
+On loopback each comes from an address of its own, so a server sees as many clients as there are.
+"""
 
 import random
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import trio
 
@@ -12,6 +15,7 @@ from tools.clients.http2 import chat_h2
 from tools.clients.prompts import messages
 from tools.clients.sse import Answer
 from tools.clients.target import Chat, Target
+from tools.load.hostility import offend
 
 REFERENCES = 12
 
@@ -25,6 +29,8 @@ class Company:
     output_tokens: int
     chance: random.Random
     outcomes: Counter[str] = field(default_factory=Counter)
+    addresses: int = 0
+    """How many different addresses they came from."""
     wrong: list[str] = field(default_factory=list)
 
     def request(self, number: int, *, output_tokens: int | None = None, stream: bool = True) -> Chat:
@@ -37,8 +43,15 @@ class Company:
         chance = self.chance
         number = chance.randrange(len(self.references))
         kind = chance.choices(
-            ("stay", "whole", "half-close", "slow", "leave", "stall"), (40, 10, 5, 5, 30, 10)
+            ("stay", "whole", "half-close", "slow", "leave", "stall", "hostile"), (40, 10, 5, 5, 30, 10, 20)
         )[0]
+        target = self.target
+        if target.host.startswith("127."):
+            self.addresses += 1
+            target = replace(target, source=address(self.addresses))
+        if kind == "hostile":
+            self.judge_hostile(await offend(target, chance))
+            return
         is_h2 = chance.random() < 0.25 and kind != "half-close"
         speak = chat_h2 if is_h2 else chat
         request = self.request(number, stream=kind != "whole")
@@ -56,7 +69,7 @@ class Company:
             habit = Habit(
                 leave=Leave.RST, stalls=True, receive_buffer_bytes=2048, stall_limit_s=chance.uniform(0.1, 6)
             )
-        answer = await speak(self.target, request, habit)
+        answer = await speak(target, request, habit)
         self.judge(f"{kind}{' h2' if is_h2 else ''}", number, answer)
 
     async def keep_coming(self, clients: int) -> None:
@@ -69,6 +82,12 @@ class Company:
         async with trio.open_nursery() as nursery:
             for _ in range(clients):
                 nursery.start_soon(again)
+
+    def judge_hostile(self, ending: str) -> None:
+        """Count how one that means harm has ended; it may be told anything but that it found a bug."""
+        self.outcomes[f"hostile, {ending}"] += 1
+        if ending.endswith(": 500"):
+            self.wrong.append(f"hostile, {ending}")
 
     def judge(self, kind: str, number: int, answer: Answer) -> None:
         """Count the outcome, and hold the text of one who stayed against the reference."""
@@ -86,6 +105,12 @@ class Company:
                 f"{kind}: {answer.ending} {answer.status} {answer.error} {answer.violations} "
                 f"{len(answer.text)} of {len(self.references[number])} characters"
             )
+
+
+def address(number: int) -> str:
+    """The loopback address of a number: 127.0.0.0/8 has 16 million, and comes round again after these."""
+    number = 256 + number % (2**24 - 512)
+    return f"127.{number >> 16}.{number >> 8 & 255}.{number & 255}"
 
 
 async def references(target: Target, output_tokens: int) -> list[str]:

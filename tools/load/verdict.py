@@ -28,6 +28,7 @@ class Soaked(msgspec.Struct, frozen=True):
     """What was seen: how many clients ended how, the server before and after, and in between."""
 
     outcomes: Counter[str]
+    addresses: int
     wrong: list[str]
     before: Footprint
     after: Footprint
@@ -72,7 +73,8 @@ def verdict(soaked: Soaked, *, slots: int, is_exact: bool) -> Sheet:
         Goal("memory: grown since it settled", RSS_GROWTH_LIMIT, growth, at_most=True),
         Goal("exit: with another code than 0", 0, float(soaked.exit_code != 0), at_most=True),
     ]
-    memory = f"{before.rss_bytes / 2**20:.1f} MiB before, {after.rss_bytes / 2**20:.1f} after"
+    rss_mib = f"{before.rss_bytes / 2**20:.1f} MiB before, {after.rss_bytes / 2**20:.1f} after"
+    memory = f"memory: {rss_mib} clients from {soaked.addresses} addresses"
     return Sheet(
         name="soak",
         columns=["clients: how they ended", "how many"],
@@ -83,5 +85,5 @@ def verdict(soaked: Soaked, *, slots: int, is_exact: bool) -> Sheet:
 texts: of clients that stayed, by the reference answers. descriptors, threads: after the load, by those from
   before it. memory: from minute 5 (or the first quarter, if that is earlier) to the end.""",
         broken=soaked.wrong if is_exact else [],
-        notes=[f"memory: {memory}; exit code {soaked.exit_code}", *(() if is_exact else soaked.wrong[:10])],
+        notes=[f"{memory}; exit code {soaked.exit_code}", *(() if is_exact else soaked.wrong[:10])],
     )

@@ -5,7 +5,7 @@ from typing import Literal
 
 from corral.events import BlockClosed, BlockKind, BlockOpened, Prefill, Sampled, Started
 
-Doing = Literal["thinking", "calling"]
+Doing = Literal["thinking", "calling", "embedding"]
 
 
 @dataclass(slots=True)
@@ -21,6 +21,8 @@ class Counts:
     """Of those sampled so far, the thoughts."""
     calls: int = 0
     """Of tools, begun so far."""
+    vectors: int = 0
+    """Of inputs that are embedded, made so far."""
     _open: dict[int, BlockKind] = field(default_factory=dict)
     _done: list[int] = field(init=False)
     _sampled: list[int] = field(init=False)

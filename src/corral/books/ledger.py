@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 import trio
 
@@ -15,7 +16,10 @@ from corral.books.lanes import Lanes
 from corral.books.outcome import Outcome
 from corral.books.record import About, Record, Watcher
 from corral.engine.contract import Waste
-from corral.request import GenerationRequest
+from corral.request import GenerationRequest, HeldTo
+
+BAD_REQUEST: Final = 400
+"""The status of what is refused by its prompt, in every API."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,8 @@ class Refusal:
 
 @dataclass(slots=True)
 class Totals:
-    """Over all settled requests, and over all refusals."""
+    """Over all settled requests, and over all refusals: those that were refused when their prompt was
+    written are both."""
 
     by_outcome: Counter[tuple[str, Outcome]] = field(default_factory=Counter)
     refused: Counter[tuple[int, str]] = field(default_factory=Counter)
@@ -46,12 +51,18 @@ class Totals:
     accepted_tokens: int = 0
     reasoning_tokens: int = 0
     calls: int = 0
+    with_tools: int = 0
+    held_to: Counter[HeldTo] = field(default_factory=Counter)
+    """Requests whose answers, or calls, had to look like something."""
+    vectors: int = 0
     wasted: dict[Outcome, Waste] = field(default_factory=dict)
 
     def add(self, record: Record) -> None:
         """One more settled request."""
         outcome, counts = record.outcome or "failed", record.counts
         self.by_outcome[record.about.api, outcome] += 1
+        if outcome == "refused" and record.error is not None:
+            self.refused[BAD_REQUEST, record.error] += 1
         self.prompt_tokens += record.prompt_tokens
         self.cached_tokens += counts.cached_tokens or 0
         self.completion_tokens += counts.completion_tokens
@@ -59,6 +70,10 @@ class Totals:
         self.accepted_tokens += counts.accepted_tokens
         self.reasoning_tokens += counts.reasoning_tokens
         self.calls += counts.calls
+        self.with_tools += bool(record.request.tools)
+        if (held_to := record.request.held_to) is not None:
+            self.held_to[held_to] += 1
+        self.vectors += counts.vectors
         self.wasted[outcome] = self.wasted.get(outcome, Waste()) + record.wasted
 
 

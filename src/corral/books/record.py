@@ -12,7 +12,7 @@ not make it `disconnected`. Only when it is settled (see `life`) is it known wha
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from corral.books.counts import Counts, Doing
@@ -20,11 +20,13 @@ from corral.books.lanes import Lanes
 from corral.books.life import Happening, Life
 from corral.books.outcome import Outcome, outcome_of
 from corral.engine.contract import Waste
-from corral.errors import code_of
+from corral.errors import InvalidRequest, code_of
 from corral.events import (
     BlockClosed,
     BlockDelta,
+    BlockKind,
     BlockOpened,
+    Embedded,
     Event,
     Failed,
     Finished,
@@ -51,6 +53,15 @@ class About:
     request_id: str = ""
 
 
+@dataclass(slots=True)
+class Said:
+    """One block of an answer, as far as it has come. Of a call it is the arguments, `name` is the tool."""
+
+    kind: BlockKind
+    name: str | None = None
+    texts: list[str] = field(default_factory=list)
+
+
 class Watcher(Protocol):
     """Who is told as it happens. None of these may block or raise."""
 
@@ -58,8 +69,8 @@ class Watcher(Protocol):
         """Its counters moved or, `at_once`, its state did."""
         ...
 
-    def said(self, record: "Record", choice: int, text: str) -> None:
-        """More of its text, where content is kept."""
+    def said(self, record: "Record", choice: int, number: int, text: str) -> None:
+        """More of the last block of `record.output[choice]`, its `number`th; where content is kept."""
         ...
 
     def drafted(self, record: "Record", choice: int, step: Sampled) -> None:
@@ -89,7 +100,6 @@ class Record:
     __slots__ = (
         "_books",
         "_finished",
-        "_texts",
         "about",
         "counts",
         "draft",
@@ -98,6 +108,8 @@ class Record:
         "life",
         "max_tokens",
         "outcome",
+        "output",
+        "param",
         "position",
         "prompt_tokens",
         "request",
@@ -121,19 +133,17 @@ class Record:
         self.outcome: Outcome | None = None
         self.error: str | None = None
         """The word for the error that ended it, if one did; see `errors.code_of`."""
+        self.param: str | None = None
+        """The field that was wrong, where it ended by being refused."""
         self.wasted = Waste()
         self.draft: Sampled | None = None
         """The last step that had a draft; None where content is not kept."""
         self._books = books
         self._finished: dict[int, Finished] = {}
-        self._texts: list[list[str]] | None = [[] for _ in range(request.n)] if books.keeps_content else None
+        self.output: list[list[Said]] | None = [[] for _ in range(request.n)] if books.keeps_content else None
+        """What was said so far, by choice; None where content is not kept."""
 
     # What is known
-
-    @property
-    def output(self) -> list[str] | None:
-        """The text so far, by choice; None where content is not kept."""
-        return None if self._texts is None else ["".join(texts) for texts in self._texts]
 
     @property
     def has_begun(self) -> bool:
@@ -151,8 +161,12 @@ class Record:
 
     @property
     def doing(self) -> Doing | None:
-        """What it says just now, if that is no text."""
-        return None if self.has_ended else self.counts.doing
+        """What is done for it just now, if that is not to write a text."""
+        if self.has_ended:
+            return None
+        if self.request.embed is not None:
+            return "embedding" if self.life.held else None
+        return self.counts.doing
 
     @property
     def is_thought_cut(self) -> bool:
@@ -211,16 +225,21 @@ class Record:
                         if watcher is not None:
                             watcher.drafted(self, choice, event)
                 case BlockDelta():
-                    if self._texts is not None:
-                        self._texts[choice].append(event.text)
+                    if self.output is not None:
+                        blocks = self.output[choice]
+                        blocks[-1].texts.append(event.text)
                         if watcher is not None:
-                            watcher.said(self, choice, event.text)
+                            watcher.said(self, choice, len(blocks) - 1, event.text)
                 case BlockOpened():
                     self.counts.opened(choice, event)
+                    if self.output is not None:
+                        self.output[choice].append(Said(event.kind, event.name))
                 case BlockClosed():
                     self.counts.closed(choice, event)
                 case Prefill():
                     self.counts.prefilled(choice, event)
+                case Embedded():
+                    self.counts.vectors += 1
                 case Started():
                     self.counts.started(choice, event)
                     self._happened(Happening.FIRST_TOKEN)
@@ -233,6 +252,7 @@ class Record:
                 case Failed(error):
                     if self.outcome is None:
                         self.error = code_of(error)
+                        self.param = error.param if isinstance(error, InvalidRequest) else None
                     self.ended_by(outcome_of(error))
         if watcher is not None:
             watcher.changed(self, at_once=False)

@@ -12,7 +12,8 @@ A dialect knows no socket, no clock and no engine. `http` drives it through the 
     call.complete(head, completions)               # if not call.wants_stream
     dialect.error(error, request_id)               # whatever went wrong before the first byte
 
-An API may also tell how long a prompt is (`Counter`), and keep its answers for a while (`Keeper`).
+An API may also tell how long a prompt is (`Counter`), make vectors of texts (`Embedder`), and keep its
+answers for a while (`Keeper`).
 
 A new API is a module below here with its `Dialect`, and a line in `routes.table`.
 """
@@ -110,6 +111,27 @@ class Counter(Errors, Protocol):
 
     def told(self, prompt_tokens: int) -> bytes:
         """The answer."""
+        ...
+
+
+class EmbedCall(Protocol):
+    """A parsed request for vectors of texts."""
+
+    @property
+    def request(self) -> GenerationRequest: ...
+    def complete(self, head: Head, completion: Completion) -> bytes:
+        """The answer; may run in any thread."""
+        ...
+
+
+class Embedder(Errors, Protocol):
+    """One API's way to ask for vectors of texts."""
+
+    id_prefix: str
+    """As a Dialect's."""
+
+    def parse(self, body: bytes, headers: Headers, client: str) -> EmbedCall:
+        """As a Dialect's."""
         ...
 
 

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from corral.dialects import Counter, Dialect, Errors, Keeper
+from corral.dialects import Counter, Dialect, Embedder, Errors, Keeper
 from corral.dialects.anthropic.errors import AnthropicErrors
 from corral.dialects.anthropic.messages import CountDialect, MessagesDialect
 from corral.dialects.openai.chat import ChatDialect
+from corral.dialects.openai.embeddings import EmbeddingsDialect
 from corral.dialects.openai.errors import OpenAIErrors
 from corral.dialects.openai.responses import ResponsesDialect
 from corral.dialects.openai.responses_kept import InputTokensDialect, KeptResponses
@@ -46,7 +47,16 @@ class KeptRoute:
     dialect: Keeper
 
 
-AnyRoute = Route | CountRoute | KeptRoute
+@dataclass(frozen=True, slots=True)
+class EmbedRoute:
+    """A path that makes vectors of texts. `api` as of a Route."""
+
+    path: str
+    api: str
+    dialect: Embedder
+
+
+AnyRoute = Route | CountRoute | EmbedRoute | KeptRoute
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +87,7 @@ def table(options: DialectOptions) -> tuple[AnyRoute, ...]:
         Route("/v1/responses", "responses", responses),
         CountRoute("/v1/responses/input_tokens", InputTokensDialect(responses)),
         KeptRoute("/v1/responses", KeptResponses(store)),
+        EmbedRoute("/v1/embeddings", "embeddings", EmbeddingsDialect()),
     )
 
 

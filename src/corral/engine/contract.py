@@ -20,6 +20,9 @@ Rules for who writes one
 - Once `run` is cancelled nobody is told anything any more.
 - Tokens are counted here and never named: what a token is, is the engine's own affair. One that can tell, to
   clients that want to know, has `texts`.
+- A request whose texts are to be embedded takes one sequence like any other; its `Embedded` events come in
+  any order. An engine that does so says what its vectors are (`embedding`). Serving refuses such requests
+  where that is None, unless `check` does so with better words.
 """
 
 from collections.abc import Mapping, Sequence
@@ -68,6 +71,20 @@ class Waste:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """What an engine's vectors are: of so many `dimensions`, from inputs of at most `input_tokens` each.
+
+    `pooling` is how the vectors of a text's tokens become one: their mean, the first's (cls), or the last's.
+    An engine whose model `reads_only` does nothing else, and refuses to generate.
+    """
+
+    dimensions: int
+    input_tokens: int
+    pooling: str
+    reads_only: bool = False
+
+
 class Prepared(Protocol):
     """A request that fits. What else an engine keeps in it is opaque."""
 
@@ -77,7 +94,8 @@ class Prepared(Protocol):
     def prompt_tokens(self) -> int: ...
     @property
     def max_tokens(self) -> int:
-        """Tokens that may follow the prompt: what was asked for, else what the context has room for."""
+        """Tokens that may follow the prompt: what was asked for, else what the context has room for. None
+        follow texts that are embedded."""
         ...
 
 
@@ -137,6 +155,11 @@ class Engine(Protocol):
     @property
     def texts(self) -> Texts | None:
         """What it can tell of texts and tokens; None if nothing."""
+        ...
+
+    @property
+    def embedding(self) -> Embedding | None:
+        """What vectors it makes of texts; None if none."""
         ...
 
     @property

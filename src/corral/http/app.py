@@ -10,7 +10,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing import MapAdapter
 
 from corral.books.ledger import Ledger, Refusal
-from corral.dialects.routes import AnyRoute, CountRoute, KeptRoute, Route, errors_at, short_path
+from corral.dialects.routes import AnyRoute, CountRoute, EmbedRoute, KeptRoute, Route, errors_at, short_path
 from corral.errors import (
     CorralError,
     InvalidRequest,
@@ -22,6 +22,7 @@ from corral.errors import (
 from corral.http.body import Bodies
 from corral.http.complete import add_completions
 from corral.http.connection import UNREAD_BYTES, CorralRequest, ScopedHTTPConnection, target_of_request
+from corral.http.embed import add_embed
 from corral.http.generate import add_count, add_generate, is_accepted
 from corral.http.guard import (
     HostCheck,
@@ -103,6 +104,8 @@ def create_app(
                 add_generate(app, route, service, bodies, card, options)
             case CountRoute():
                 add_count(app, route, service, bodies)
+            case EmbedRoute():
+                add_embed(app, route, service, bodies, card)
             case KeptRoute():
                 add_kept(app, route, service)
     add_completions(app, service, bodies, card, options)

@@ -103,5 +103,6 @@ def _props(app: Quart, service: Service, card: ModelCard, options: HttpOptions) 
         "modalities": {"vision": False, "audio": False},
         "chat_template": service.chat_template,
         "format": service.learned,
+        "embedding": service.embedding,
         "routes": routes,
     }

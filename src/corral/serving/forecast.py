@@ -27,7 +27,7 @@ class Forecast:
     def released(self, record: Record) -> None:
         """The engine has let go of one of its sequences; of an answer that is whole, the length counts."""
         self._tempo.released(record)
-        if not record.life.held:
+        if not record.life.held and record.request.embed is None:
             for choice in range(record.request.n):
                 if record.is_finished(choice):
                     self._lengths.add(record.counts.said_tokens(choice))
@@ -61,4 +61,5 @@ class Forecast:
         return round(record.prompt_tokens * self._tempo.computed_share)
 
     def _is_limited(self, record: Record) -> bool:
-        return self._limits_all or record.request.max_tokens is not None
+        asked = record.request
+        return self._limits_all or asked.max_tokens is not None or asked.embed is not None

@@ -13,7 +13,7 @@ import trio
 from corral.books.record import Record
 from corral.engine.contract import Engine, Handle, Prepared, Waste
 from corral.errors import CorralError, EngineFailed
-from corral.events import BlockDelta, Collector, Completion, Event, Failed, Queued
+from corral.events import BlockDelta, Collector, Completion, Embedded, Event, Failed, Queued
 from corral.request import GenerationRequest
 from corral.serving.admission import Admission, Ticket
 from corral.serving.mailbox import Mailbox
@@ -257,6 +257,8 @@ class _Sink:
 
 def _size_bytes(event: Event) -> int:
     """Roughly what an event holds in memory for its reader."""
+    if isinstance(event, Embedded):
+        return EVENT_BYTES + len(event.vector)
     if not isinstance(event, BlockDelta):
         return EVENT_BYTES
     entries = sum(1 + len(logprob.top) for logprob in event.logprobs)

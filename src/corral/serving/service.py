@@ -17,7 +17,7 @@ import trio
 
 from corral.books.ledger import Ledger
 from corral.books.record import About, Record
-from corral.engine.contract import Capacity, Engine, Texts
+from corral.engine.contract import Capacity, Embedding, Engine, Texts
 from corral.errors import (
     Cancelled,
     CorralError,
@@ -123,6 +123,11 @@ class Service:
         if self._engine.texts is None:
             raise NotFound("the engine of this server tells nothing of its tokens")
         return self._engine.texts
+
+    @property
+    def embedding(self) -> Embedding | None:
+        """What vectors the engine makes of texts; None if none."""
+        return self._engine.embedding
 
     @property
     def chat_template(self) -> str | None:
@@ -277,6 +282,8 @@ class Service:
             if request.n > slots:
                 raise InvalidRequest(f"n is {request.n}, but this server has {slots} slots", param="n")
             self._engine.check(request)
+            if request.embed is not None and self._engine.embedding is None:
+                raise InvalidRequest("the model of this server makes no vectors of texts", param="model")
         self._admission.check(requests[0].n, tickets=len(requests), retry_after_s=self._retry_after_s)
 
     def _mailbox(self, about: About, requests: int) -> Mailbox[Batch]:

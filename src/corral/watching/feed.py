@@ -51,9 +51,9 @@ class Feed:
         (self._moved if at_once else self._dirty).add(record)
         self.broker.wake()
 
-    def said(self, record: Record, choice: int, text: str) -> None:
+    def said(self, record: Record, choice: int, number: int, text: str) -> None:
         self._tell_if_moved(record)  # its messages and its start come before its text
-        token = views.Token(record.about.id, choice, text)
+        token = views.token(record, choice, number, text)
         self.broker.publish_nowait("token", _encode(token), is_content=True)
 
     def drafted(self, record: Record, choice: int, step: Sampled) -> None:

@@ -16,7 +16,7 @@ def log_settled(record: Record) -> None:
         "%s request_id=%s outcome=%s api=%s stream=%d prompt_tokens=%d cached_tokens=%d "
         "completion_tokens=%d reasoning_tokens=%d calls=%d "
         "total_ms=%.1f preparing_ms=%.1f queue_ms=%.1f prefill_ms=%.1f decode_ms=%.1f "
-        "blocked_write_ms=%.1f ttft_ms=%s wasted_tokens=%d prefill_kept=%d error=%s",
+        "blocked_write_ms=%.1f ttft_ms=%s wasted_tokens=%d prefill_kept=%d error=%s param=%r",
         record.about.id,
         record.about.request_id or "-",
         record.outcome,
@@ -37,6 +37,7 @@ def log_settled(record: Record) -> None:
         wasted.decoded_after_cancel + wasted.prefill_dropped,
         wasted.prefill_kept,
         record.error or "-",
+        record.param and record.param[:200],
     )
 
 

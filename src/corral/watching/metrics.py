@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 from corral import __version__
 from corral.books.life import STATES
 from corral.books.record import Record
+from corral.request import HELD_TO
 from corral.serving.service import Service
 from corral.watching.broker import Broker
 from corral.watching.stall import StallDetector
@@ -141,6 +142,17 @@ class _LedgerCollector(Collector):
         for (api, outcome), count in totals.by_outcome.items():
             ended.add_metric([api, outcome], count)
         yield ended
+        yield CounterMetricFamily(
+            "corral_requests_with_tools", "Of these, requests with tools.", totals.with_tools
+        )
+        held = CounterMetricFamily(
+            "corral_requests_held",
+            "Of these, requests whose answer had to follow a grammar, by its kind; tools: only its calls.",
+            labels=["kind"],
+        )
+        for kind in HELD_TO:
+            held.add_metric([kind], totals.held_to[kind])
+        yield held
         refused = CounterMetricFamily(
             "corral_requests_refused",
             "Requests that were never accepted, by HTTP status and error.",
@@ -176,6 +188,7 @@ class _LedgerCollector(Collector):
         yield CounterMetricFamily(
             "corral_tool_calls", "Calls of tools that answers have begun.", totals.calls
         )
+        yield CounterMetricFamily("corral_vectors", "Vectors that were made of texts.", totals.vectors)
 
     def _waste(self) -> Iterator[Metric]:
         wasted = CounterMetricFamily(

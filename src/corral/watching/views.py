@@ -13,11 +13,14 @@ from corral.books.life import State
 from corral.books.outcome import Outcome
 from corral.books.record import Record
 from corral.engine.contract import Waste
-from corral.events import Sampled
-from corral.request import GrammarKind
+from corral.events import BlockKind, Sampled
+from corral.request import GrammarKind, RawPrompt
 
 MESSAGE_CHARS = 65_536
 """Longest message shown in full; of a longer one the beginning is sent, with its length."""
+
+INPUTS = 16
+"""Of a request to embed texts, so many are shown; `params` has how many there are."""
 
 Phase = Literal["idle", "prefill", "decode", "mixed"]
 
@@ -52,6 +55,9 @@ class Params(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     thinking: bool | None = None
     thinking_effort: str | None = None
     thinking_budget: int | None = None
+    inputs: int | None = None
+    """Texts to be embedded; where there are any, what is said of sampling here has no meaning."""
+    dimensions: int | None = None
 
 
 class Message(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -85,6 +91,7 @@ class Counters(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     accepted: int | None = None
     reasoning_tokens: int | None = None
     calls: int | None = None
+    vectors: int | None = None
 
 
 class Flags(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -100,6 +107,14 @@ class LastDraft(msgspec.Struct, frozen=True):
 
     tokens: tuple[str, ...]
     accepted: int
+
+
+class Said(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One block of an answer: text, a thought, or a call of the tool `name` with its arguments as text."""
+
+    text: str
+    kind: BlockKind = "text"
+    name: str | None = None
 
 
 class Request(Counters, frozen=True, kw_only=True, omit_defaults=True):
@@ -120,7 +135,7 @@ class Request(Counters, frozen=True, kw_only=True, omit_defaults=True):
     """A thought was ended by its budget, or by an operator."""
     messages: tuple[Message, ...] | None = None
     tool_names: tuple[str, ...] | None = None
-    output: list[str] | None = None
+    output: list[list[Said]] | None = None
     draft: LastDraft | None = None
 
 
@@ -148,6 +163,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     error: str | None = None
     reasoning_tokens: int | None = None
     calls: int | None = None
+    vectors: int | None = None
     cache_hit: bool | None = None
     spec_decode: bool | None = None
     wasted: Waste = msgspec.field(default_factory=Waste)
@@ -208,12 +224,15 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     subscribers: Subscribers
 
 
-class Token(msgspec.Struct, frozen=True, gc=False):
-    """More text of one choice of a request."""
+class Token(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """More text of a block, the `block`th of one choice of a request."""
 
     id: str
     index: int
     text: str
+    block: int = 0
+    kind: BlockKind = "text"
+    name: str | None = None
 
 
 class Draft(msgspec.Struct, frozen=True, gc=False):
@@ -262,6 +281,7 @@ def counters(record: Record) -> Counters:
         doing=record.doing,
         reasoning_tokens=counts.reasoning_tokens or None,
         calls=counts.calls or None,
+        vectors=counts.vectors or None,
     )
 
 
@@ -293,6 +313,8 @@ def request(record: Record, *, with_content: bool) -> Request:
             thinking=asked.thinking.is_on,
             thinking_effort=asked.thinking.effort,
             thinking_budget=asked.thinking.budget_tokens,
+            inputs=None if asked.embed is None else len(asked.embed.inputs),
+            dimensions=None if asked.embed is None else asked.embed.dimensions,
         ),
         flags=Flags(
             stream=record.about.streams,
@@ -307,9 +329,22 @@ def request(record: Record, *, with_content: bool) -> Request:
         thought_cut=record.is_thought_cut,
         messages=messages(record) if shows else None,
         tool_names=tool_names(record) if shows else None,
-        output=record.output if shows else None,
+        output=_output(record) if shows else None,
         draft=LastDraft(_texts(record.draft), record.draft.accepted) if shows and record.draft else None,
     )
+
+
+def _output(record: Record) -> list[list[Said]]:
+    return [
+        [Said("".join(said.texts), said.kind, said.name) for said in blocks] for blocks in record.output or ()
+    ]
+
+
+def token(record: Record, choice: int, number: int, text: str) -> Token:
+    """`text` is the end of that block, which its record has already."""
+    assert record.output is not None
+    said = record.output[choice][number]
+    return Token(record.about.id, choice, text, number, said.kind, said.name)
 
 
 def draft(id: str, choice: int, step: Sampled) -> Draft:
@@ -322,13 +357,20 @@ def _texts(step: Sampled) -> tuple[str, ...]:
 
 
 def messages(record: Record) -> tuple[Message, ...]:
-    """What was asked; a prompt that is no conversation is one message of the role `prompt`."""
-    prompt = record.request.prompt
+    """What was asked; a prompt that is no conversation is one message of the role `prompt`, and each of the
+    first INPUTS texts that are embedded one of the role `input`."""
+    embed, prompt = record.request.embed, record.request.prompt
+    if embed is not None:
+        return tuple(_raw("input", each) for each in embed.inputs[:INPUTS])
     if prompt is None:
         return tuple(_message(message.role, message.content) for message in record.request.messages)
+    return (_raw("prompt", prompt),)
+
+
+def _raw(role: str, prompt: RawPrompt) -> Message:
     if prompt.tokens is not None:
-        return (_message("prompt", " ".join(map(str, prompt.tokens))),)
-    return (_message("prompt", prompt.text + (prompt.suffix or "")),)
+        return _message(role, " ".join(map(str, prompt.tokens)))
+    return _message(role, prompt.text + (prompt.suffix or ""))
 
 
 def _message(role: str, content: str) -> Message:

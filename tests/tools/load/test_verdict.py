@@ -23,7 +23,7 @@ def test_growth_of_short_runs_counts_from_the_first_quarter() -> None:
 
 
 CALM = Footprint(2**20, 10, 3)
-FINE = Soaked(Counter({"stay: done": 9}), [], CALM, CALM, together=8, exit_code=0, samples=[])
+FINE = Soaked(Counter({"stay: done": 9}), 1, [], CALM, CALM, together=8, exit_code=0, samples=[])
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from corral.decoding.formats.learn_thoughts import (
     learn_headers,
     learn_prompts,
 )
+from corral.decoding.formats.openers import openers
 from corral.decoding.formats.probe import (
     CONTENT,
     NAMES,
@@ -61,9 +62,17 @@ class Learned:
 
 
 def shown(learned: Learned) -> dict[str, Any]:
-    """What was learned, as JSON."""
+    """What was learned, as JSON.
+
+    `strict_tools` says when the arguments of a strict tool are held to its schema.
+    """
     told: dict[str, Any] = msgspec.to_builtins(learned, order="deterministic")
-    return {"source": learned.format.source, "self_test": told.pop("test"), **told}
+    return {
+        "source": learned.format.source,
+        "self_test": told.pop("test"),
+        "strict_tools": "always" if openers(learned.format) else "where a call must come",
+        **told,
+    }
 
 
 def learn(

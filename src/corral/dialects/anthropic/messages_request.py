@@ -312,7 +312,7 @@ def _tool(tool: _Tool, index: int) -> Tool:
         raise InvalidRequest("Field required.", param=f"tools.{index}.input_schema")
     if not schema.startswith(b"{"):
         raise InvalidRequest("An object is required.", param=f"tools.{index}.input_schema")
-    return Tool(tool.name, tool.description or "", msgspec.Raw(schema))
+    return Tool(tool.name, tool.description or "", msgspec.Raw(schema), is_strict=bool(tool.strict))
 
 
 def _tool_choice(wire: _Prompt) -> ToolChoice:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from corral.dialects.openai.custom import CUSTOM_PARAMETERS, NO_PARAMETERS, described
+from corral.dialects.openai.custom import NO_PARAMETERS, custom_tool
 from corral.dialects.openai.structure import GrammarFields
 from corral.dialects.wire import NOTHING, present
 from corral.errors import InvalidRequest
@@ -140,8 +140,8 @@ def template_kwargs_of(wire: ToolFields) -> msgspec.Raw | None:
 
 def _tool(tool: _FunctionTool | _CustomTool, path: str) -> Tool:
     if isinstance(tool, _CustomTool):
-        return Tool(
-            tool.custom.name, described(tool.custom.description, tool.custom.format), CUSTOM_PARAMETERS
+        return custom_tool(
+            tool.custom.name, tool.custom.description, tool.custom.format, f"{path}.custom.format"
         )
     function = tool.function
     parameters = present(function.parameters)
@@ -152,6 +152,7 @@ def _tool(tool: _FunctionTool | _CustomTool, path: str) -> Tool:
         function.name,
         function.description or "",
         NO_PARAMETERS if parameters is None else msgspec.Raw(parameters),
+        is_strict=bool(function.strict),
     )
 
 

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from corral.dialects.fields import refuse
-from corral.dialects.openai.custom import CUSTOM_PARAMETERS, NO_PARAMETERS, described
+from corral.dialects.openai.custom import NO_PARAMETERS, custom_tool
 from corral.dialects.openai.responses_fields import REFUSED
 from corral.dialects.openai.responses_store import OwnResponses, Turn
 from corral.dialects.seal import Seal
@@ -412,10 +412,14 @@ def _flat(tools: Iterable[_Tool], namespace: str | None) -> Iterator[tuple[Tool,
                 raise InvalidRequest(f"Missing required parameter: 'tools[{index}].name'.", param="tools")
             if tool.type == "custom":
                 custom = OwnTool(tool.name, namespace, is_custom=True)
-                yield Tool(tool.name, described(tool.description, tool.format), CUSTOM_PARAMETERS), custom
+                yield (
+                    custom_tool(tool.name, tool.description, tool.format, f"tools[{index}].format"),
+                    custom,
+                )
             else:
                 parameters = NO_PARAMETERS if present(tool.parameters) is None else tool.parameters
-                yield Tool(tool.name, tool.description or "", parameters), OwnTool(tool.name, namespace)
+                function = Tool(tool.name, tool.description or "", parameters, is_strict=bool(tool.strict))
+                yield function, OwnTool(tool.name, namespace)
 
 
 def _tool_choice(wire: _Body, names: _Names) -> ToolChoice:

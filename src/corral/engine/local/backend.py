@@ -1,4 +1,5 @@
-"""What the engine needs to generate: a model, a KV cache of sequences, and one batched step.
+"""What the engine needs to generate: a model, a KV cache of sequences, and one batched step. And, where the
+model can, what makes vectors of texts.
 
 Two things implement it: `llama` runs llama.cpp, `scripted` is deterministic and for tests. A KV cache is a
 set of sequences, each a run of tokens at positions 0, 1, 2, ...; `Backend.decode` appends to them. To *cut*
@@ -8,7 +9,7 @@ Vocabulary is safe from any thread.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,6 +85,11 @@ class Vocabulary(Protocol):
     @property
     def user_texts(self) -> dict[str, int]:
         """Tokens that the tokenizer finds in any text before it does anything else, by that text."""
+        ...
+
+    @property
+    def closers(self) -> tuple[int, ...]:
+        """What a text that is embedded ends with, as `bos` is what it begins with."""
         ...
 
     @property
@@ -191,6 +197,48 @@ class Sampler(Protocol):
         ...
 
 
+Pooling = Literal["mean", "cls", "last"]
+"""How the vectors of a text's tokens become one: their mean, the first's (as BERT's), or the last's."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedShape:
+    """What an Embedder takes and gives.
+
+    Its vectors have `dimensions` numbers; an input has at most `input_tokens`. One step takes up to
+    `batch_tokens` of up to `sequences` inputs. An input may be computed in several steps if it `can_split`;
+    until all of it is computed, it holds as many of the `cells` as it has tokens.
+    """
+
+    pooling: Pooling
+    dimensions: int
+    input_tokens: int
+    batch_tokens: int
+    sequences: int
+    cells: int
+    can_split: bool
+
+
+class Embedder(Protocol):
+    """Makes vectors of texts, beside the sequences of its Backend, on the same thread and aborted with it."""
+
+    @property
+    def shape(self) -> EmbedShape: ...
+
+    def embed(self, chunks: Sequence[Chunk]) -> NDArray[np.float32]:
+        """The vectors of a step: [chunks, dimensions], pooled over each chunk alone.
+
+        A chunk is the next part of an input, by the number of its sequence: 0 to `shape.sequences` - 1.
+        Raises EngineFailed or StepAborted, and what is held of the inputs is then as it was before; or
+        BackendLost.
+        """
+        ...
+
+    def forget(self, sequence: int) -> None:
+        """Hold nothing of an input any more."""
+        ...
+
+
 class Backend(Protocol):
     """A model that computes, over one KV cache. Not thread-safe, but for `abort`: one thread calls it."""
 
@@ -200,6 +248,16 @@ class Backend(Protocol):
     @property
     def cache(self) -> KvCache:
         """What holds the sequences. Another one after `reset`, of the same shape."""
+        ...
+
+    @property
+    def generates(self) -> bool:
+        """Whether it generates text; not where the model only reads. Then nothing is ever decoded."""
+        ...
+
+    @property
+    def embedder(self) -> Embedder | None:
+        """What makes vectors of texts, if it can. Another one after `reset`, of the same shape."""
         ...
 
     @property

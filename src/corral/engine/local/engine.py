@@ -1,7 +1,7 @@
 """The trio side of the local engine: start its thread, hand it tasks, take what it delivers."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -10,17 +10,18 @@ from typing import Any, TypeVar
 import trio
 
 from corral.decoding.formats.learn import shown
-from corral.engine.contract import Capacity, Prepared, Sink, Waste
+from corral.engine.contract import Capacity, Embedding, Prepared, Sink, Waste
 from corral.engine.local.backend import Backend
 from corral.engine.local.constraints import Constraint
 from corral.engine.local.drafts.model import DraftModel
+from corral.engine.local.embedding.inputs import Inputs
 from corral.engine.local.options import EngineOptions
 from corral.engine.local.prompts import bounds
 from corral.engine.local.prompts.inline import InlinePrompts
 from corral.engine.local.prompts.writer import CHATML, PromptWriter
 from corral.engine.local.replays import Replays
 from corral.engine.local.shaping import Shaping
-from corral.engine.local.task import Delivery, Task
+from corral.engine.local.task import Delivery, EmbedTask, Task
 from corral.engine.local.texts import LocalTexts
 from corral.engine.local.worker import Worker
 from corral.errors import EngineFailed, InvalidRequest, prompt_too_long
@@ -31,6 +32,9 @@ logger = logging.getLogger("corral.engine")
 
 Result = TypeVar("Result")
 
+READS_ONLY = (
+    "this server's model only reads: it makes vectors of texts (POST /v1/embeddings), and writes no answer"
+)
 THREADS = 2
 """Grammars and samplers that are made ready at the same time."""
 
@@ -49,6 +53,20 @@ class LocalPrepared:
     @property
     def prompt_tokens(self) -> int:
         return len(self.prompt)
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedInputs:
+    """Texts to be embedded that fit, as their tokens, and how long their vectors shall be."""
+
+    request: GenerationRequest
+    inputs: Sequence[Sequence[int]]
+    dimensions: int
+    max_tokens: int = 0
+
+    @property
+    def prompt_tokens(self) -> int:
+        return sum(map(len, self.inputs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +120,13 @@ class LocalEngine:
             limit_tokens=request_ctx_tokens,
             limit_bytes=request_ctx_tokens * self._longest_token_bytes,
         )
+        self._inputs = Inputs(
+            backend.embedder.shape if backend.embedder is not None else None,
+            self._prompts,
+            known_tokens=len(model.vocabulary.pieces),
+            longest_token_bytes=self._longest_token_bytes,
+            reads_only=not backend.generates,
+        )
         self.chat_template = model.chat_format.template or CHATML
         self._shaping: Shaping | None = None
         self._blocking: trio.Nursery | None = None
@@ -115,6 +140,11 @@ class LocalEngine:
     def learned(self) -> Mapping[str, Any] | None:
         """How the model writes calls and thoughts, and where that is known from; None before `run`."""
         return None if self._shaping is None else shown(self._shaping.learned)
+
+    @property
+    def embedding(self) -> Embedding | None:
+        """What vectors the model makes of texts; None if none."""
+        return self._inputs.embedding
 
     def step_age_s(self) -> float | None:
         """How long the running step has lasted, in seconds; None if none is running."""
@@ -151,10 +181,15 @@ class LocalEngine:
                 worker.stop_nowait()
 
     def check(self, request: GenerationRequest) -> None:
-        """Refuse tokens that the model does not have, and a prompt that is certain not to fit.
+        """Refuse what the model cannot do, tokens that it does not have, and what is certain not to fit.
 
         Raises InvalidRequest or ContextExceeded.
         """
+        if request.embed is not None:
+            self._inputs.check(request.embed)
+            return
+        if not self._backend.generates:
+            raise InvalidRequest(READS_ONLY)
         known = len(self._backend.model.vocabulary.pieces)
         named = [("logit_bias", token) for token, _ in request.sampling.logit_bias]
         named += [("stop_token_ids", token) for token in request.sampling.stop_tokens]
@@ -169,11 +204,14 @@ class LocalEngine:
             longest_token_bytes=self._longest_token_bytes,
         )
 
-    async def prepare(self, request: GenerationRequest, *, client: str) -> LocalPrepared:
+    async def prepare(self, request: GenerationRequest, *, client: str) -> "LocalPrepared | PreparedInputs":
         """Render and tokenize a request that was checked off the event loop, and see that it fits.
 
         Raises InvalidRequest or ContextExceeded. Cancelling leaves at once.
         """
+        if request.embed is not None:
+            inputs = await self._inputs.tokens(request.embed, client=client)
+            return PreparedInputs(request, inputs, self._inputs.dimensions(request.embed))
         request = self._replays.applied(request)
         prompt = await self._prompts.prompt(
             request, client=client, limit_tokens=self.capacity.request_ctx_tokens
@@ -220,14 +258,23 @@ class LocalEngine:
 
         Raises EngineFailed if the engine is not running.
         """
-        if not isinstance(prepared, LocalPrepared):
+        if not isinstance(prepared, LocalPrepared | PreparedInputs):
             raise TypeError(f"a request that was prepared elsewhere: {prepared!r}")
         if self._worker is None or self._shaping is None or self.failure is not None:
             raise self.failure or EngineFailed("the engine is not running")
-        request, key = prepared.request, next(self._keys)
-        sampling = request.sampling.of_choice(choice)
+        key = next(self._keys)
         self._sinks[key] = sink
-        task = Task(
+        if isinstance(prepared, PreparedInputs):
+            self._worker.submit_nowait(EmbedTask(key, prepared.inputs, prepared.dimensions))
+        else:
+            self._worker.submit_nowait(self._task(key, prepared, choice, max_tokens))
+        return LocalHandle(key, self)
+
+    def _task(self, key: int, prepared: LocalPrepared, choice: int, max_tokens: int) -> Task:
+        assert self._shaping is not None
+        request = prepared.request
+        sampling = request.sampling.of_choice(choice)
+        return Task(
             key,
             prepared.prompt,
             sampling,
@@ -242,8 +289,6 @@ class LocalEngine:
             thought=self._shaping.thought(request),
             replays=self._replays if request.tools else None,
         )
-        self._worker.submit_nowait(task)
-        return LocalHandle(key, self)
 
     def cancel(self, key: int) -> None:
         """What LocalHandle.cancel does."""

@@ -53,9 +53,13 @@ class Pace:
         if not load.decoding:
             least = self.costs.full_speed_tokens(self.batch_tokens)
             return max(least, self._tokens(IDLE_STEP_MS, load))
-        decode_ms = self.costs.step_ms(load.decoding, load.decode_depth)
         burst = min(max(load.prefilling, 1), BURST)
-        return self._tokens(max(self.step_budget_ms, DECODE_SHARE * decode_ms) * burst, load)
+        return self._tokens(self.budget_ms(load) * burst, load)
+
+    def budget_ms(self, load: Load) -> float:
+        """How long who decodes may have to wait between two steps."""
+        decode_ms = self.costs.step_ms(load.decoding, load.decode_depth)
+        return max(self.step_budget_ms, DECODE_SHARE * decode_ms)
 
     def prefill_first(self, load: Load) -> bool:
         """Whether decoding waits until the prompts of a burst are done, but for the last."""

@@ -18,7 +18,10 @@ from corral.engine.local.backend import (
     CacheShape,
     ChatFormat,
     Chunk,
+    Embedder,
+    EmbedShape,
     Infill,
+    Pooling,
     SavedSequence,
     StepAborted,
 )
@@ -69,6 +72,7 @@ class ByteVocabulary:
     end_tokens = frozenset({END})
     user_texts: ClassVar[dict[str, int]] = {}
     infill: Infill | None = None
+    closers: tuple[int, ...] = ()
     strips_left = frozenset[int]()
     strips_right = frozenset[int]()
 
@@ -202,8 +206,74 @@ class ScriptedSampler:
         self._backend.open_samplers -= 1
 
 
+class ScriptedEmbedder:
+    """Every token's vector depends on all before it, so who loses or mixes up tokens changes a text's."""
+
+    def __init__(self, backend: "ScriptedBackend", shape: EmbedShape) -> None:
+        self.shape = shape
+        self.steps: list[tuple[Chunk, ...]] = []
+        self._backend = backend
+        self._held: dict[int, list[int]] = {}
+
+    def embed(self, chunks: Sequence[Chunk]) -> NDArray[np.float32]:
+        self._backend.on_step(chunks)
+        if self._backend.is_aborting:
+            raise StepAborted
+        self.steps.append(tuple(chunks))
+        assert 0 < sum(len(chunk.tokens) for chunk in chunks) <= self.shape.batch_tokens
+        assert len({chunk.sequence for chunk in chunks}) == len(chunks) <= self.shape.sequences
+        vectors = []
+        for chunk in chunks:
+            held = self._held.setdefault(chunk.sequence, [])
+            assert chunk.position == len(held), "a chunk leaves a gap or overlaps"
+            assert self.shape.can_split or not held, "this input cannot be split"
+            own = []
+            for token in chunk.tokens:
+                held.append(token)
+                own.append(self.token_vector(held))
+            vectors.append(self.pooled(own))
+        assert sum(map(len, self._held.values())) <= self.shape.cells, "cells run out"
+        return np.array(vectors, np.float32)
+
+    def forget(self, sequence: int) -> None:
+        self._held.pop(sequence, None)
+
+    @property
+    def held_tokens(self) -> int:
+        """Of inputs that are not done."""
+        return sum(map(len, self._held.values()))
+
+    def token_vector(self, tokens: Sequence[int]) -> NDArray[np.float64]:
+        """That of the last of these tokens."""
+        return np.random.default_rng(list(tokens)).standard_normal(self.shape.dimensions)
+
+    def pooled(self, vectors: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+        match self.shape.pooling:
+            case "mean":
+                mean: NDArray[np.float64] = np.mean(vectors, axis=0)
+                return mean
+            case "cls":
+                return vectors[0]
+            case "last":
+                return vectors[-1]
+
+
+def embeds(
+    *,
+    pooling: Pooling = "mean",
+    dimensions: int = 8,
+    input_tokens: int = 256,
+    batch_tokens: int = 64,
+    sequences: int = 16,
+    cells: int = 256,
+    can_split: bool = True,
+) -> EmbedShape:
+    """A shape for tests."""
+    return EmbedShape(pooling, dimensions, input_tokens, batch_tokens, sequences, cells, can_split)
+
+
 class ScriptedBackend:
-    """Runs `script` over a cache of `ctx_tokens` cells.
+    """Runs `script` over a cache of `ctx_tokens` cells, and embeds if it gets a shape for that.
 
     `on_step(chunks)` is called on the worker's thread before a step takes effect; it may block, or raise
     EngineFailed. `steps` keeps every batch for tests to look at, unless `keep_steps` is off.
@@ -224,6 +294,8 @@ class ScriptedBackend:
         counts_cells: bool = True,
         on_step: Callable[[Sequence[Chunk]], None] | None = None,
         keep_steps: bool = True,
+        generates: bool = True,
+        embeds: EmbedShape | None = None,
     ) -> None:
         self.script = script
         self.model = ScriptedModel()
@@ -247,13 +319,24 @@ class ScriptedBackend:
         )
         self._on_step = on_step
         self._keep_steps = keep_steps
+        self.generates = generates
+        self.scripted_embedder = None if embeds is None else ScriptedEmbedder(self, embeds)
+
+    @property
+    def embedder(self) -> Embedder | None:
+        return self.scripted_embedder
+
+    def on_step(self, chunks: Sequence[Chunk]) -> None:
+        """Before a step takes effect."""
+        if self._on_step is not None:
+            self._on_step(chunks)
 
     def warm_up(self) -> None:
         """There is nothing to be found out."""
 
     def decode(self, chunks: Sequence[Chunk]) -> None:
-        if self._on_step is not None:
-            self._on_step(chunks)
+        assert self.generates
+        self.on_step(chunks)
         if self.is_aborting:
             raise StepAborted
         if self._keep_steps:
@@ -287,6 +370,8 @@ class ScriptedBackend:
 
     def reset(self) -> None:
         self.cache.clear()
+        if self.scripted_embedder is not None:
+            self.scripted_embedder = ScriptedEmbedder(self, self.scripted_embedder.shape)
 
     def close(self) -> None:
         self.cache.clear()

@@ -6,12 +6,12 @@ shape = shaping.shape(request, prompt.ending)           # blocks: a grammar may 
 
 import json
 import logging
+from dataclasses import replace
 
 from corral.decoding.answer import AnswerForm
-from corral.decoding.formats.force import either, required
+from corral.decoding.formats.force import beside_text, can_hold, either, required
 from corral.decoding.formats.form import Format
 from corral.decoding.formats.learn import Learned
-from corral.decoding.formats.learn_thoughts import ThoughtState
 from corral.decoding.markers import NO_THOUGHT_LEARNED, Markers
 from corral.engine.local.backend import Vocabulary
 from corral.engine.local.constraints import Constraint, Constraints
@@ -33,20 +33,26 @@ class Shaping:
         self._controls = ControlTexts(vocabulary.control_texts, vocabulary.user_texts).tokens
         self._ends = vocabulary.end_tokens
         self._constraints = _constraints(vocabulary)
-        self._closer = tuple(vocabulary.tokenize(self._thought_end(learned.format), parse_control=True))
+        end, answer = self._thought_end(learned.format)
+        self._end = tuple(vocabulary.tokenize(end, parse_control=True))
+        self._closer = tuple(vocabulary.tokenize(end + answer, parse_control=True))
 
-    def _thought_end(self, form: Format) -> str:
-        """What is said for the model to end a thought, and begin its answer."""
+    def _thought_end(self, form: Format) -> tuple[str, str]:
+        """What is said for the model to end a thought, and to begin its answer."""
         if form.headers is None:
-            return (form.thought or NO_THOUGHT_LEARNED).closer
+            return (form.thought or NO_THOUGHT_LEARNED).closer, ""
         headers = form.headers
         ends = [end for end in headers.ends if self._controls.get(end) not in self._ends]
-        return (ends or headers.ends)[0] + headers.start + headers.content + headers.body
+        return (ends or headers.ends)[0], headers.start + headers.content + headers.body
 
     @staticmethod
     def compiles(request: GenerationRequest) -> bool:
         """Whether a grammar is compiled for a request."""
-        return request.grammar is not None or (bool(request.tools) and request.tool_choice.mode == "required")
+        return (
+            request.grammar is not None
+            or _must_call(request)
+            or any(tool.is_held for tool in _callable(request))
+        )
 
     def form(self, request: GenerationRequest, ending: str) -> AnswerForm | None:
         """How an answer behind a prompt that ends like this is read; None: as mere text."""
@@ -58,7 +64,8 @@ class Shaping:
 
     def thought(self, request: GenerationRequest) -> ThoughtLimit | None:
         """How a thought is ended, and after how much of it."""
-        return ThoughtLimit(request.thinking.budget_tokens, self._closer) if self._closer else None
+        closer = self._end if _must_call(request) else self._closer
+        return ThoughtLimit(request.thinking.budget_tokens, closer) if closer else None
 
     def constraint(self, request: GenerationRequest, ending: str) -> Constraint | None:
         """What an answer is held to. Blocks for up to a second.
@@ -66,40 +73,43 @@ class Shaping:
         Raises InvalidRequest for a grammar that cannot be followed; it names the field and says why.
         """
         tools, grammar = _callable(request), request.grammar
-        must_call = bool(tools) and request.tool_choice.mode == "required"
-        if must_call or (grammar is not None and tools):
-            state = self.learned.prompts.state(ending, self.learned.format.thought)
+        if tools:
             try:
-                grammar = self._with_calls(request, grammar, tools, must_call=must_call, state=state)
+                grammar = self._with_calls(request, grammar, tools, ending)
             except RecursionError:
                 param = grammar.param if grammar is not None else "tools"
                 what = f"'{param}' cannot be followed: it is nested too deeply"
                 raise InvalidRequest(what, param=param) from None
         if grammar is None:
             return None
+        return self._able(grammar).compile(grammar)
+
+    def _able(self, grammar: Grammar) -> Constraints:
         if self._constraints is None:
             what = f"'{grammar.param}' cannot be followed with this model."
             raise InvalidRequest(what, param=grammar.param)
-        return self._constraints.compile(grammar)
+        return self._constraints
 
     def _with_calls(
-        self,
-        request: GenerationRequest,
-        grammar: Grammar | None,
-        tools: tuple[Tool, ...],
-        *,
-        must_call: bool,
-        state: ThoughtState,
-    ) -> Grammar:
-        """Calls and nothing else or, where none has to be made, calls or the answer."""
-        thinks = must_call and state == "free" and request.thinking.is_on is True
+        self, request: GenerationRequest, grammar: Grammar | None, tools: tuple[Tool, ...], ending: str
+    ) -> Grammar | None:
+        """Calls and nothing else; where none has to be made, calls beside the answer or instead of it."""
+        form, must_call = self.learned.format, _must_call(request)
+        if not must_call and grammar is None:
+            tools = tuple(tool if can_hold(form, tool) else replace(tool, input=None) for tool in tools)
+            if not any(tool.is_held for tool in tools):
+                return None
+            self._check_languages(tools)
+            beside = beside_text(form, tools, controls=self._controls, ends=self._ends)
+            return None if beside is None else Grammar("lark", beside, "tools")
+        self._check_languages(tools)
         calls = required(
-            self.learned.format,
+            form,
             tools,
             controls=self._controls,
             ends=self._ends,
             many=request.calls_in_parallel and len(request.tool_choice.named) != 1,
-            thinks=thinks,
+            thinks=must_call and self._may_think(request, ending),
         )
         if must_call or grammar is None:
             return Grammar("lark", calls, "tools")
@@ -107,6 +117,26 @@ class Shaping:
             raise InvalidRequest(f"'{grammar.param}' cannot go with tools.", param=grammar.param)
         schema = grammar.source if grammar.kind == "json_schema" else json.dumps({"type": "object"})
         return Grammar("lark", either(schema, calls), grammar.param)
+
+    def _may_think(self, request: GenerationRequest, ending: str) -> bool:
+        """Whether it is the model's to open a thought: it may, unless it was told not to."""
+        if request.thinking.is_on is False:
+            return False
+        return self.learned.prompts.state(ending, self.learned.format.thought) == "free"
+
+    def _check_languages(self, tools: tuple[Tool, ...]) -> None:
+        """Raises InvalidRequest for a free text whose language cannot be followed, or not in such calls."""
+        for tool in tools:
+            language = tool.input
+            if language is None:
+                continue
+            if not can_hold(self.learned.format, tool):
+                what = (
+                    f"'{language.param}' cannot be followed: this model writes inputs as JSON, where only a"
+                    " regex can be. Where no call must come, the model is told the grammar."
+                )
+                raise InvalidRequest(what, param=language.param)
+            self._able(language).compile(language)
 
 
 def _constraints(vocabulary: Vocabulary) -> Constraints | None:
@@ -118,6 +148,10 @@ def _constraints(vocabulary: Vocabulary) -> Constraints | None:
     except Exception:  # the vocabulary is a file's, and may hold anything
         logger.warning("answers cannot be held to a grammar with this vocabulary", exc_info=True)
         return None
+
+
+def _must_call(request: GenerationRequest) -> bool:
+    return bool(_callable(request)) and request.tool_choice.mode == "required"
 
 
 def _callable(request: GenerationRequest) -> tuple[Tool, ...]:

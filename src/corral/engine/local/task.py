@@ -39,6 +39,18 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
+class EmbedTask:
+    """Inputs to make vectors of: at least one, of at least one token each, none longer than may be.
+
+    Of a vector the first `dimensions` numbers are kept, and brought to length 1 again.
+    """
+
+    key: int
+    inputs: Sequence[Sequence[int]]
+    dimensions: int
+
+
+@dataclass(frozen=True, slots=True)
 class ThoughtLimit:
     """After `tokens` of thought, if that is a number, `closer` is said for the model; it never is empty."""
 
@@ -48,7 +60,7 @@ class ThoughtLimit:
 
 @dataclass(frozen=True, slots=True)
 class Submit:
-    task: Task
+    task: Task | EmbedTask
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,13 @@
 Nothing else touches the backend, so nothing here is locked but the abort of a running step. Commands come in
 on a SimpleQueue and are drained between steps. What a step produced goes out in one `deliver` call, all tasks
 together; outputs of quick steps are delivered together. With nothing to run the thread sleeps in the queue.
+Texts to embed have steps of their own, after those that decode.
 """
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from time import perf_counter
 
@@ -22,14 +24,15 @@ from corral.engine.local.drafts.forced import ForcedRuns
 from corral.engine.local.drafts.lookup import PromptLookup
 from corral.engine.local.drafts.model import DraftModel
 from corral.engine.local.drafts.proposer import Proposer
+from corral.engine.local.embedding.steps import EmbedSteps
 from corral.engine.local.lane import Lane
 from corral.engine.local.options import EngineOptions
 from corral.engine.local.outbox import Outbox
-from corral.engine.local.pace import Pace
+from corral.engine.local.pace import IDLE_STEP_MS, Pace
 from corral.engine.local.readout import Readout
 from corral.engine.local.running import Running
 from corral.engine.local.scheduler import Scheduler, Step
-from corral.engine.local.task import Cancel, Command, Delivery, EndThought, Stop, Submit, Task
+from corral.engine.local.task import Cancel, Command, Delivery, EmbedTask, EndThought, Stop, Submit, Task
 from corral.errors import CorralError, EngineFailed
 from corral.events import Failed, Prefill, TokenLogprob
 
@@ -69,6 +72,9 @@ class Worker:
         self._saved: dict[int, SavedSequence] = {}
         self._commands: SimpleQueue[Command] = SimpleQueue()
         self._running: dict[int, Running] = {}
+        embedder = backend.embedder
+        self._embeds = None if embedder is None else EmbedSteps(embedder, self._watched)
+        self._embeds_next = False
         self._step_lock = threading.Lock()
         self._step_tokens: dict[int, int] = {}  # of the running step, by key, of those not cancelled
         self._step_size = 0
@@ -81,7 +87,7 @@ class Worker:
         began_s = self._step_began_s
         return None if began_s is None else perf_counter() - began_s
 
-    def submit_nowait(self, task: Task) -> None:
+    def submit_nowait(self, task: Task | EmbedTask) -> None:
         """Start a task before the next step. From any thread."""
         self._commands.put(Submit(task))
 
@@ -112,8 +118,7 @@ class Worker:
                 self._outbox.put(delivery, self._next_s())
         finally:
             self._outbox.flush()
-            for running in list(self._running.values()):
-                self._release(running)
+            self._release_all()
             if self._draft_model is not None:
                 self._draft_model.close()
             logger.debug("what was learned of costs:\n%s", self._costs.table())
@@ -124,7 +129,10 @@ class Worker:
         if not self._drain(delivery):
             return None
         try:
-            if self._running:
+            if self._embeds and (self._embeds_next or not self._running):
+                self._embeds_next = False
+                self._embeds.step(self._embed_ms(), delivery)
+            elif self._running:
                 self._step(delivery)
             self._apply(self._cache.take_operations())
         except BackendLost as error:
@@ -134,6 +142,7 @@ class Worker:
     def check_idle(self) -> None:
         """Assert that nothing is left behind but reusable prefixes; for tests, while no task runs."""
         assert not self._running, f"tasks left: {sorted(self._running)}"
+        assert not self._embeds, "inputs to be embedded are left"
         # A cancel may still lie in the queue, of a task that has ended; a task there would have a sink.
         assert self._cache.in_use == 0, f"{self._cache.in_use} cells are in use"
         for sequence in range(self._backend.cache.shape.sequences):
@@ -145,7 +154,7 @@ class Worker:
 
     def _drain(self, delivery: Delivery) -> bool:
         """Take all commands, waiting for one if nothing runs; False on Stop."""
-        block = not self._running
+        block = not self._running and not self._embeds
         while True:
             try:
                 command = self._commands.get(block=block)
@@ -153,8 +162,13 @@ class Worker:
                 return True
             block = False
             match command:
-                case Submit(task):
+                case Submit(EmbedTask() as task):
+                    assert self._embeds is not None, "there is nothing to embed with"
+                    self._embeds.begin(task)
+                case Submit(Task() as task):
                     self._begin(task, delivery)
+                case Cancel(key) if self._embeds is not None and key in self._embeds:
+                    self._embeds.release(key, delivery, is_cancelled=True)
                 case Cancel(key, posted_s):
                     # Not running any more: it has ended by itself, and its release is on its way.
                     if (running := self._running.get(key)) is not None:
@@ -187,7 +201,23 @@ class Worker:
         if delivery is not None:
             delivery.released.append((key, released))
 
+    def _release_all(self, error: CorralError | None = None, delivery: Delivery | None = None) -> None:
+        """Take all tasks out, and tell them why, if somebody is to be told."""
+        keys = [*self._running, *(self._embeds.keys if self._embeds is not None else ())]
+        for key in keys:
+            if delivery is not None and error is not None:
+                delivery.events.append((key, [Failed(error)]))
+            if (running := self._running.get(key)) is not None:
+                self._release(running, delivery)
+            elif self._embeds is not None:
+                self._embeds.release(key, delivery)
+
     # One step
+
+    def _embed_ms(self) -> float:
+        """How long a step of texts to embed may take: while others decode, as long as one of a prompt."""
+        load = self._scheduler.load()
+        return self._pace.budget_ms(load) if load.decoding else IDLE_STEP_MS
 
     def _step(self, delivery: Delivery) -> None:
         load = self._scheduler.load()
@@ -196,6 +226,7 @@ class Worker:
         budget = self._pace.prefill_tokens(load) if load.prefilling else 0
         step = self._scheduler.plan(budget, drafts, prefill_first=prefill_first)
         self._depth = step.depth
+        self._embeds_next = not step.is_prefill or not load.decoding
         self._apply(self._cache.take_operations())
         began_s = perf_counter()
         try:
@@ -243,18 +274,24 @@ class Worker:
     def _decode(self, step: Step) -> float:
         """Compute a step, abortable; its time in ms."""
         began_s = perf_counter()
-        with self._step_lock:
-            self._step_tokens = {lane.key: len(chunk.tokens) for lane, chunk in step.chunks}
-            self._step_size = step.tokens
-        self._step_began_s = began_s
-        try:
+        with self._watched({lane.key: len(chunk.tokens) for lane, chunk in step.chunks}):
             self._backend.decode([chunk for _, chunk in step.chunks])
+        return 1e3 * (perf_counter() - began_s)
+
+    @contextmanager
+    def _watched(self, tokens: Mapping[int, int]) -> Iterator[None]:
+        """What is computed in the block is for these keys, so much for each: it can be aborted."""
+        with self._step_lock:
+            self._step_tokens = dict(tokens)
+            self._step_size = sum(tokens.values())
+        self._step_began_s = perf_counter()
+        try:
+            yield
         finally:
             self._step_began_s = None
             with self._step_lock:
                 self._step_tokens = {}
                 self._backend.rearm()
-        return 1e3 * (perf_counter() - began_s)
 
     def _advance(self, step: Step, delivery: Delivery) -> None:
         """Tell what a computed step says of each of its lanes."""
@@ -341,13 +378,13 @@ class Worker:
     def _rebuild(self, error: BackendLost, delivery: Delivery) -> None:
         """Fail everything, tell so at once, and begin again with an empty cache."""
         logger.error("llama.cpp failed and is being rebuilt: %s", error.message)
-        for running in list(self._running.values()):
-            delivery.events.append((running.task.key, [_failed(error)]))
-            self._release(running, delivery)
+        self._release_all(error, delivery)
         self._outbox.put(Delivery(delivery.events, delivery.released, failure=error), None)
         delivery.events, delivery.released = [], []
         self._saved.clear()
         self._backend.reset()
+        if self._embeds is not None and self._backend.embedder is not None:
+            self._embeds.replace(self._backend.embedder)
         self._open_books()
         delivery.has_recovered = True
         logger.warning("llama.cpp was rebuilt")

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.fuzz.encoder import small_encoder
 from tests.fuzz.gguf import INT32, UINT16, UINT32, number, small_model, text
 
 from corral.engine.local.llama import trial
@@ -133,3 +134,13 @@ def test_the_child_imports_the_corral_of_its_parent_and_nothing_from_where_it_is
     (tmp_path / "json.py").write_text("raise SystemExit(5)")
     monkeypatch.chdir(tmp_path)
     assert trial.run(path).template_fault is None
+
+
+def test_a_model_that_only_reads_is_tried_with_a_vector(tmp_path: Path) -> None:
+    path = tmp_path / "encoder.gguf"
+    path.write_bytes(small_encoder().written())
+    assert trial.run(path).template_fault is None
+    finished = subprocess.run(
+        [sys.executable, "-m", trial.__name__, path], capture_output=True, check=True, text=True
+    )
+    assert "making a vector with" in finished.stdout

@@ -16,12 +16,14 @@ import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
-from corral.engine.local.backend import BackendLost, CacheShape, Chunk, Sampler, StepAborted
+from corral.engine.local.backend import CacheShape, Chunk, Embedder, Sampler
 from corral.engine.local.llama import log
 from corral.engine.local.llama.abort import AbortFlag
 from corral.engine.local.llama.batch import Batch
+from corral.engine.local.llama.embedder import EmbedPlan, LlamaEmbedder, plan
+from corral.engine.local.llama.fault import decode_failure
 from corral.engine.local.llama.fit import check_fits, is_split, kv_cache_bytes
-from corral.engine.local.llama.kv_cache import LlamaCache, SplitCache, UnifiedCache
+from corral.engine.local.llama.kv_cache import LlamaCache, NoCache, SplitCache, UnifiedCache
 from corral.engine.local.llama.model import LlamaModel
 from corral.engine.local.llama.options import FLASH_ATTN, KV_TYPES, LlamaOptions
 from corral.engine.local.llama.sampler import ChainSampler, GreedySampler, TopKSampler
@@ -38,7 +40,8 @@ DRAFT_ROWS = 16  # rows of logits for drafts, beside two of each slot
 
 
 class LlamaBackend:
-    """A loaded model and one context. Loading blocks, from tenths of a second to minutes.
+    """A loaded model and one context, or one for vectors of texts, or both. Loading blocks, from tenths of a
+    second to minutes.
 
     Raises StartupError, with llama.cpp's own reason, if the model or its context cannot be made.
     """
@@ -54,18 +57,35 @@ class LlamaBackend:
         """Of the last step, in llama.cpp's buffer: [rows, vocabulary]."""
         self._logits_views: dict[tuple[int, int], NDArray[np.float32]] = {}
         self._open_context: llama_cpp.llama_context_p | None = None
-        """None where there is nothing to compute with, and nothing to free."""
+        """None where there is nothing to generate with, and nothing to free."""
+        self._embedder: LlamaEmbedder | None = None
         try:
-            self._shape, self._is_split = _shape(self.model, options)
-            check_fits(self.model.pointer, self._shape.ctx_tokens, options)
+            self._embed_plan = plan(self.model, options)
+            self._shape, self._is_split = _shape(self.model, options, self._embed_plan)
+            embed_ctx_tokens = 0 if self._embed_plan is None else self._embed_plan.ctx_tokens
+            own_ctx_tokens = self._shape.ctx_tokens if self.generates else 0
+            check_fits(self.model.pointer, own_ctx_tokens + embed_ctx_tokens, options)
             self.batch_rows = max(self._shape.sequences, 2 * options.slots + DRAFT_ROWS)
             self.cache = self._open()
         except StartupError:
+            self._free()
             self.model.close()
             raise
 
+    @property
+    def generates(self) -> bool:
+        return self.model.generates
+
+    @property
+    def embedder(self) -> Embedder | None:
+        return self._embedder
+
     def warm_up(self) -> None:
         token = self.model.vocabulary.bos or 0
+        if self._embedder is not None:
+            self._warm_up_embedder(self._embedder, token)
+        if not self.generates:
+            return
         try:
             self.decode([Chunk(0, 0, [token], 1)])
         except EngineFailed as error:
@@ -76,13 +96,22 @@ class LlamaBackend:
             )
         self.cache.remove(0, 0)
 
+    def _warm_up_embedder(self, embedder: LlamaEmbedder, token: int) -> None:
+        try:
+            vectors = embedder.embed([Chunk(0, 0, [token], 1)])
+        except EngineFailed as error:
+            raise StartupError(f"the model cannot embed a single token: {error.message}") from error
+        if not np.isfinite(vectors).all():
+            raise StartupError("the vectors that the model makes are no numbers: its weights are damaged")
+        embedder.forget(0)
+
     def decode(self, chunks: Sequence[Chunk]) -> None:
         rows = self._batch.fill(chunks, self.cache.place([chunk.sequence for chunk in chunks]))
         code = llama_cpp.llama_decode(self._context, self._batch.struct)
         if code != 0:
             for chunk in chunks:  # whole micro-batches of an aborted step stay in memory
                 self.cache.remove(chunk.sequence, chunk.position)
-            raise _decode_failure(code)
+            raise decode_failure(code)
         if rows:
             self._logits = self._logits_view(rows)
 
@@ -136,7 +165,11 @@ class LlamaBackend:
         return self._open_context
 
     def _open(self) -> LlamaCache:
-        """Make a context, and the cache in it. Raises StartupError, and then there is none."""
+        """Make the contexts, and the cache in the one that generates. Raises StartupError."""
+        if self._embed_plan is not None:
+            self._embedder = LlamaEmbedder(self.model, self._embed_plan, self._options, self._abort)
+        if not self.generates:
+            return NoCache(self._shape)
         options, shape = self._options, self._shape
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = shape.ctx_tokens
@@ -161,7 +194,6 @@ class LlamaBackend:
         self._open_context = context
         memory = llama_cpp.llama_get_memory(context)
         if memory is None:
-            self._free()
             raise StartupError("the model keeps no memory of a text, so it cannot generate one")
         self._abort.install(context)
         # llama.cpp rounds the context up to its padding: what is beyond the asked-for size is not used.
@@ -172,6 +204,9 @@ class LlamaBackend:
 
     def _free(self) -> None:
         self._logits_views.clear()
+        if self._embedder is not None:
+            embedder, self._embedder = self._embedder, None
+            embedder.close()
         if self._open_context is not None:
             context, self._open_context = self._open_context, None
             llama_cpp.llama_free(context)
@@ -189,8 +224,12 @@ class LlamaBackend:
         return view
 
 
-def _shape(model: LlamaModel, options: LlamaOptions) -> tuple[CacheShape, bool]:
+def _shape(model: LlamaModel, options: LlamaOptions, embeds: EmbedPlan | None) -> tuple[CacheShape, bool]:
     """How large a KV cache shall be, and whether it is split."""
+    if not model.generates:
+        assert embeds is not None, "a model that neither generates nor embeds is not opened"
+        tokens = embeds.shape.input_tokens
+        return CacheShape(ctx_tokens=tokens, sequence_ctx_tokens=tokens, sequences=options.slots), False
     ctx_tokens = options.ctx_tokens or min(model.train_tokens, AUTO_CTX_TOKENS)
     sequence_ctx_tokens = min(ctx_tokens, model.train_tokens)
     splits = is_split(model.pointer, sequence_ctx_tokens, options)
@@ -205,16 +244,3 @@ def _shape(model: LlamaModel, options: LlamaOptions) -> tuple[CacheShape, bool]:
         token_bytes=token_bytes,
     )
     return shape, splits
-
-
-def _decode_failure(code: int) -> Exception:
-    """What llama_decode's return code means (llama.h)."""
-    match code:
-        case 1:
-            return EngineFailed("the KV cache has no room for this step")
-        case 2:
-            return StepAborted()
-        case -1:
-            return EngineFailed("llama.cpp refused the batch")
-        case _:
-            return BackendLost(f"llama.cpp failed in a step (code {code})")

@@ -1,9 +1,10 @@
-"""What is wrong with a model file, in one printable line."""
+"""What is wrong with a model file, in one printable line; and what a failed step means."""
 
 from pathlib import Path
 
+from corral.engine.local.backend import BackendLost, StepAborted
 from corral.engine.local.llama import log
-from corral.errors import StartupError
+from corral.errors import EngineFailed, StartupError
 from corral.printable import one_line
 
 _TRUNCATED = ("not within the file bounds", "failed to read")
@@ -28,3 +29,16 @@ def load_failure(path: Path) -> ModelFileError:
             f"{path} ({size_mb:,.1f} MB) is truncated or damaged; download it again ({reason})"
         )
     return ModelFileError(f"llama.cpp cannot load {path}: {reason}")
+
+
+def decode_failure(code: int) -> Exception:
+    """What the return code of llama_decode and llama_encode means (llama.h)."""
+    match code:
+        case 1:
+            return EngineFailed("the KV cache has no room for this step")
+        case 2:
+            return StepAborted()
+        case -1:
+            return EngineFailed("llama.cpp refused the batch")
+        case _:
+            return BackendLost(f"llama.cpp failed in a step (code {code})")

@@ -123,6 +123,31 @@ class SplitCache:
         llama_cpp.llama_memory_seq_rm(self._memory, stream, start, -1)
 
 
+class NoCache:
+    """That of a model which keeps nothing: nothing is ever put into it."""
+
+    def __init__(self, shape: CacheShape) -> None:
+        self.shape = shape
+
+    def place(self, sequences: Sequence[int]) -> list[int]:
+        return list(sequences)
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        raise NotImplementedError
+
+    def remove(self, sequence: int, start: int) -> None:
+        """There is nothing."""
+
+    def save(self, sequence: int) -> SavedSequence:
+        raise NotImplementedError
+
+    def load(self, saved: SavedSequence, target: int) -> None:
+        raise NotImplementedError
+
+    def length(self, sequence: int) -> int:
+        return 0
+
+
 def _state(context: llama_cpp.llama_context_p, id: int) -> SavedSequence:
     size = llama_cpp.llama_state_seq_get_size(context, id)
     try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations  # the bindings define their pointer types for type checkers only
 
+import ctypes
 import os
+from functools import cached_property
 from pathlib import Path
 
 import llama_cpp
@@ -13,7 +15,10 @@ from corral.engine.local.llama.dry import DrySamplers
 from corral.engine.local.llama.fault import load_failure
 from corral.engine.local.llama.vocabulary import LlamaVocabulary
 from corral.engine.local.prompts.contract import Prompts
+from corral.errors import StartupError
 from corral.request import Sampling
+
+PROBE_TOKENS = 32
 
 
 class LlamaModel:
@@ -54,6 +59,42 @@ class LlamaModel:
             or llama_cpp.llama_model_is_hybrid(self.pointer)
             or llama_cpp.llama_model_n_swa(self.pointer) > 0
         )
+
+    @cached_property
+    def generates(self) -> bool:
+        """Whether it writes a text token by token; not where it attends in both directions (encoders).
+
+        llama.cpp tells by giving a context of such a model no memory: a small one is made to see that. Raises
+        StartupError if that cannot be.
+        """
+        if not llama_cpp.llama_model_has_decoder(self.pointer):
+            return False
+        params = llama_cpp.llama_context_default_params()
+        params.n_ctx = params.n_batch = params.n_ubatch = PROBE_TOKENS
+        params.no_perf = True
+        with log.quietly():
+            context = llama_cpp.llama_init_from_model(self.pointer, params)
+        if context is None:
+            raise StartupError(f"llama.cpp cannot make a context: {log.reason()}")
+        has_memory = llama_cpp.llama_get_memory(context) is not None
+        llama_cpp.llama_free(context)
+        return has_memory
+
+    @property
+    def pooling(self) -> int | None:
+        """How the vectors of tokens become one, by llama.cpp's number; None where its file says nothing."""
+        architecture = self._metadata("general.architecture") or ""
+        said = self._metadata(f"{architecture}.pooling_type")
+        return int(said) if said is not None and said.isdecimal() else None
+
+    @property
+    def vector_dimensions(self) -> int:
+        return int(llama_cpp.llama_model_n_embd_out(self.pointer))
+
+    def _metadata(self, key: str) -> str | None:
+        buffer = ctypes.create_string_buffer(256)
+        length = llama_cpp.llama_model_meta_val_str(self.pointer, key.encode(), buffer, len(buffer))
+        return buffer.value.decode(errors="replace") if length >= 0 else None
 
     def make_ready(self, sampling: Sampling) -> None:
         """Do beforehand what would take long in the engine's thread; from any thread."""

@@ -50,6 +50,7 @@ class LlamaOptions:
     kv_type_k: str = "f16"
     kv_type_v: str = "f16"
     kv_cache: str = "auto"
+    pooling: str = "auto"
 
     @property
     def slots(self) -> int:

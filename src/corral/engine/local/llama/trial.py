@@ -190,6 +190,9 @@ def _try(path: Path) -> str | None:
             batch = llama_cpp.llama_batch_get_one((llama_cpp.llama_token * 1)(token), 1)
             if llama_cpp.llama_decode(context, batch) != 0:
                 raise ModelFileError(f"llama.cpp cannot compute a token with {path}: {log.reason()}")
+        elif is_full:  # it only reads
+            _begin("making a vector with", LOADING_CPU_S)
+            _embed(model, token, path)
     template = llama_cpp.llama_model_chat_template(model, None)
     _begin("compiling the chat template of")
     return _template_fault(template.decode(errors="replace")) if template else None
@@ -225,6 +228,20 @@ def _context_params() -> llama_cpp.llama_context_params:
     params.swa_full = False
     params.no_perf = True
     return params
+
+
+def _embed(model: llama_cpp.llama_model_p, token: int, path: Path) -> None:
+    """Make a vector of one token. Raises ModelFileError."""
+    params = _context_params()
+    params.embeddings = True
+    params.pooling_type = llama_cpp.LLAMA_POOLING_TYPE_MEAN
+    params.n_outputs_max = 0
+    context = llama_cpp.llama_init_from_model(model, params)
+    if context is None:
+        raise ModelFileError(f"llama.cpp cannot make a context for {path}: {log.reason()}")
+    batch = llama_cpp.llama_batch_get_one((llama_cpp.llama_token * 1)(token), 1)
+    if llama_cpp.llama_encode(context, batch) != 0:
+        raise ModelFileError(f"llama.cpp cannot make a vector with {path}: {log.reason()}")
 
 
 def _metadata(model: llama_cpp.llama_model_p) -> Iterator[tuple[str, str]]:

@@ -46,6 +46,8 @@ class LlamaVocabulary:
         ]
         self.infill = None if llama_cpp.LLAMA_TOKEN_NULL in infill else Infill(*infill)
         self.bos = llama_cpp.llama_vocab_bos(vocab) if llama_cpp.llama_vocab_get_add_bos(vocab) else None
+        around = self._tokenize("", parse_control=False, adds_special=True)
+        self.closers = tuple(around if self.bos is None or around[:1] != [self.bos] else around[1:])
 
     @cached_property
     def pieces(self) -> list[bytes]:
@@ -92,12 +94,14 @@ class LlamaVocabulary:
                 return tokens[len(self._line) :]
         return self._tokenize(text, parse_control)
 
-    def _tokenize(self, text: str, parse_control: bool) -> list[int]:
+    def _tokenize(self, text: str, parse_control: bool, *, adds_special: bool = False) -> list[int]:
         raw = text.encode()
         size = len(raw) + 2  # no tokenizer makes more tokens than bytes, but for a space put in front
         while True:
             tokens = (llama_cpp.llama_token * size)()
-            count = llama_cpp.llama_tokenize(self._vocab, raw, len(raw), tokens, size, False, parse_control)
+            count = llama_cpp.llama_tokenize(
+                self._vocab, raw, len(raw), tokens, size, adds_special, parse_control
+            )
             if count >= 0:
                 return tokens[:count]
             size = -count

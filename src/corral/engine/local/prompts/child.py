@@ -109,6 +109,11 @@ class Child:
                 )
                 return wire.Written(tokens.tobytes(), "")
 
+            case wire.Inputs(texts):
+                inputs = writer.inputs(texts, self._pause)
+                raw = b"".join(tokens.tobytes() for tokens in inputs)
+                return wire.WrittenInputs(raw, tuple(map(len, inputs)))
+
     def _pause(self) -> None:
         if self._shall_stop:
             raise _Stopped

@@ -1,6 +1,7 @@
 """What the engine needs to have prompts written, whoever writes them."""
 
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -52,6 +53,13 @@ class Prompts(Protocol):
 
         It begins as prompts do where it `adds_special`, and names of control tokens in it become those where
         it `parses_control`.
+        """
+        ...
+
+    async def inputs(self, texts: Sequence[str], *, client: str) -> "list[array[int]]":
+        """The tokens of texts to be embedded, all in one turn of the client; cancelling as of `prompt`.
+
+        Each is between the tokens that belong around it. Raises InvalidRequest.
         """
         ...
 

@@ -1,7 +1,7 @@
 """Prompts written in threads of this process, for a model that can do no harm: one made for tests."""
 
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -52,6 +52,10 @@ class InlinePrompts:
         return await self._run(
             partial(self._writer.tokens, text, adds_special=adds_special, parses_control=parses_control)
         )
+
+    async def inputs(self, texts: Sequence[str], *, client: str) -> "list[array[int]]":
+        """As `prompt`, of texts to be embedded."""
+        return await self._run(partial(self._writer.inputs, texts))
 
     def close(self) -> None:
         """Nothing is left open."""

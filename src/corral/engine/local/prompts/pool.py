@@ -14,6 +14,7 @@ from array import array
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import trio
 
@@ -38,8 +39,13 @@ DEADLINE_S = 10.0
 
 GRACE_S = 0.1
 SMALL_BYTES = 256 * 2**10
+_WRITING = "writing the prompt of this conversation"
 MESSAGE_BYTES = 256
 """Of text, that takes as long as a message does beside its text: 0.07 ms."""
+
+
+Outcome = Prompt | str | list["array[int]"]
+"""What comes of a job: a prompt, a text, or the tokens of several texts."""
 
 
 @dataclass(slots=True, eq=False)
@@ -51,7 +57,7 @@ class _Task:
     is_small: bool
     abandoned: trio.Event = field(default_factory=trio.Event)
     done: trio.Event = field(default_factory=trio.Event)
-    outcome: Prompt | str | CorralError | None = None
+    outcome: Outcome | CorralError | None = None
     has_ended_one: bool = False
 
     @property
@@ -59,7 +65,7 @@ class _Task:
         """What is at fault, if it cannot be done."""
         return wire.param_of(self.job)
 
-    def finish(self, outcome: Prompt | str | CorralError) -> None:
+    def finish(self, outcome: Outcome | CorralError) -> None:
         self.outcome = outcome
         self.done.set()
 
@@ -125,7 +131,13 @@ class PromptProcesses:
         assert isinstance(prompt, Prompt)
         return prompt.tokens
 
-    async def _done(self, job: wire.Job, client: str, size: int) -> Prompt | str:
+    async def inputs(self, texts: Sequence[str], *, client: str) -> "list[array[int]]":
+        """As `prompt`, of texts to be embedded."""
+        inputs = await self._done(wire.Inputs(tuple(texts)), client, sum(map(len, texts)))
+        assert isinstance(inputs, list)
+        return inputs
+
+    async def _done(self, job: wire.Job, client: str, size: int) -> Outcome:
         """What comes of a job, of about `size` bytes of text, in the client's turn."""
         task = _Task(job, client, size <= self._small_bytes)
         self._add(task)
@@ -241,6 +253,8 @@ class PromptProcesses:
                 tokens = array("i")
                 tokens.frombytes(outcome.tokens)
                 task.finish(Prompt(tokens, outcome.ending))
+            case wire.WrittenInputs():
+                task.finish(_split(outcome))
             case wire.Rendered():
                 task.finish(outcome.text)
             case wire.TooLong():
@@ -267,12 +281,20 @@ class PromptProcesses:
         return False
 
 
+def _split(written: wire.WrittenInputs) -> "list[array[int]]":
+    tokens = array("i")
+    tokens.frombytes(written.tokens)
+    ends = list(accumulate(written.lengths))
+    return [tokens[end - length : end] for end, length in zip(ends, written.lengths, strict=True)]
+
+
 def _size_bytes(request: GenerationRequest) -> int:
     return bounds.text_bytes(request) + MESSAGE_BYTES * len(request.messages)
 
 
 def _refusal(task: _Task, what: str) -> InvalidRequest:
-    return InvalidRequest(f"writing the prompt of this conversation {what}", param=task.param)
+    about = "reading these inputs" if isinstance(task.job, wire.Inputs) else _WRITING
+    return InvalidRequest(f"{about} {what}", param=task.param)
 
 
 async def _stop_if_abandoned(task: _Task, process: PromptProcess, limit: trio.CancelScope) -> None:

@@ -36,7 +36,13 @@ class Tokenize(msgspec.Struct, frozen=True, tag=True):
     parses_control: bool
 
 
-Job = Write | Render | Tokenize
+class Inputs(msgspec.Struct, frozen=True, tag=True):
+    """Texts to be embedded, whose tokens are wanted; see contract.Prompts."""
+
+    texts: tuple[str, ...]
+
+
+Job = Write | Render | Tokenize | Inputs
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
@@ -57,6 +63,13 @@ class Written(msgspec.Struct, frozen=True, tag=True):
 
     tokens: bytes
     ending: str
+
+
+class WrittenInputs(msgspec.Struct, frozen=True, tag=True):
+    """The tokens of several texts, one after the other as native 32-bit integers, and how many each has."""
+
+    tokens: bytes
+    lengths: tuple[int, ...]
 
 
 class Rendered(msgspec.Struct, frozen=True, tag=True):
@@ -88,7 +101,7 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     traceback: str
 
 
-Answer = Ready | Unfit | Written | Rendered | TooLong | Refused | Stopped | Failed
+Answer = Ready | Unfit | Written | WrittenInputs | Rendered | TooLong | Refused | Stopped | Failed
 
 _answers: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(Answer)
 _jobs: msgspec.json.Decoder[Job] = msgspec.json.Decoder(Job)
@@ -96,7 +109,13 @@ _jobs: msgspec.json.Decoder[Job] = msgspec.json.Decoder(Job)
 
 def param_of(job: Job) -> str:
     """The field of the client's request that a job is about."""
-    return "content" if isinstance(job, Tokenize) else job.request.prompt_param
+    match job:
+        case Tokenize():
+            return "content"
+        case Inputs():
+            return "input"
+        case _:
+            return job.request.prompt_param
 
 
 def frame(kind: bytes, body: bytes = b"") -> bytes:

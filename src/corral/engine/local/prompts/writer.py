@@ -13,7 +13,7 @@ gives exactly the control tokens that it would give with plain words in place of
 """
 
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -104,6 +104,20 @@ class PromptWriter:
         if adds_special and self._vocabulary.bos is not None:
             tokens.insert(0, self._vocabulary.bos)
         return tokens
+
+    def inputs(self, texts: Sequence[str], pause: Callable[[], None] = lambda: None) -> "list[array[int]]":
+        """The tokens of texts to be embedded, each between those that belong around it.
+
+        `pause` as in `write`. Raises InvalidRequest for half of a surrogate pair.
+        """
+        closers = array("i", self._vocabulary.closers)
+        try:
+            return [
+                self.tokens(text, adds_special=True, parses_control=False, pause=pause) + closers
+                for text in texts
+            ]
+        except UnicodeEncodeError:
+            raise InvalidRequest(SURROGATE, param="input") from None
 
     def _raw(self, prompt: RawPrompt, pause: Callable[[], None]) -> "array[int]":
         if prompt.tokens is not None:
