@@ -8,8 +8,8 @@ from tests.tools.fakeserver import DONE, HEAD, LAST, FakeServer, Script, chunked
 from tools.clients.prompts import PromptSource
 from tools.measures.bed import Bed
 from tools.measures.load import goals, has_slots, load, load_row, pace_of
-from tools.measures.loads import LOADS, RATE, Looked, Seen
-from tools.measures.plan import QUICK
+from tools.measures.loads import LOADS, RATE, Looked, Seen, fickle, impatient
+from tools.measures.plan import QUICK, Plan
 from tools.servers.server import SCRIPTED_COMMAND, serve
 
 LOOKED = Looked(RATE, {"balanced": 0.95}, is_rate=True)
@@ -86,6 +86,28 @@ def told(tokens: int) -> Script:
         await stream.send_all(HEAD + chunked(written) + LAST)
 
     return answer
+
+
+def test_every_other_client_gives_up_twice_and_then_stays() -> None:
+    questions = impatient(PromptSource(), Random(0), Plan())
+    assert [len(question.tries_s) for question in questions] == [1, 3] * 12
+    assert {question.tries_s[-1] for question in questions} == {None}
+    given_up_s = [at_s for question in questions for at_s in question.tries_s[:-1]]
+    assert all(at_s is not None and 0.1 <= at_s <= 3.0 for at_s in given_up_s)
+
+
+def test_six_of_ten_are_given_up_for_another_question() -> None:
+    questions = fickle(PromptSource(), Random(0), Plan())
+    assert sum(question.tries_s != (None,) for question in questions) == 36
+    assert len({question.prompt[1]["content"] for question in questions}) == len(questions)
+
+
+def test_the_same_clients_give_up_at_the_same_time_in_every_run() -> None:
+    one, another, later = (
+        [question.tries_s for question in fickle(PromptSource(), Random(seed), Plan())]
+        for seed in ("fickle 0", "fickle 0", "fickle 1")
+    )
+    assert one == another != later
 
 
 async def test_a_short_prompt_counts_that_came_while_the_long_one_was_computed() -> None:
