@@ -132,6 +132,14 @@ async def test_a_strict_tool_leaves_what_is_right_as_it_is(text: str) -> None:
         assert strict == loose
 
 
+async def test_a_call_in_a_thought_that_never_ends_is_one_whether_its_tool_is_strict_or_not() -> None:
+    async with serving(saying(f"<think>\nI call.\n{CALL}")) as client:
+        for tool in (STRICT, WEATHER):
+            message, reason = await message_of(client, tools=[tool])
+            assert [call["function"]["name"] for call in message["tool_calls"]] == ["weather"]
+            assert (message["reasoning_content"].strip(), reason) == ("I call.", "tool_calls")
+
+
 def custom(syntax: str, definition: str) -> dict[str, Any]:
     grammar = {"syntax": syntax, "definition": definition}
     return {"type": "custom", "custom": {"name": "calc", "format": {"type": "grammar", "grammar": grammar}}}

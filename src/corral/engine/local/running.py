@@ -54,7 +54,7 @@ class Running:
         if self.decoder.is_thinking:
             token = self.sampler.sample(row)
             limit = self.task.thought
-            if limit is None or token not in limit.ends:
+            if limit is None or token not in limit.ends or self._mask.allowed[token]:
                 return token
             self._forced.extend(limit.closer)  # what it has to say is still to come
             return self._forced.popleft()
