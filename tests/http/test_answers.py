@@ -105,14 +105,18 @@ headers = st.dictionaries(
     max_size=4,
 )
 WORDS = "user assistant tool function text json_schema auto"
-LEAVES = [2**31, 2**63, 1e308, *WORDS.split()]
+LEAVES = [2**31, 2**63, 1e308, *WORDS.split(), "{not json", "truth", '{"x": 1e400}']
+NUMBERS = {"DIGITS": "1" * 5000, "INFINITE": "1e400"}
+"""What JSON can say and Python cannot: it is put in for its name."""
+numbers = st.sampled_from(list(NUMBERS))
 values = st.recursive(
     st.none()
     | st.booleans()
     | st.integers()
     | st.floats(allow_nan=True)
     | st.text(max_size=8)
-    | st.sampled_from(LEAVES),
+    | st.sampled_from(LEAVES)
+    | numbers,
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
@@ -131,16 +135,67 @@ FIELDS = (
     "max_output_tokens previous_response_id include reasoning text store metadata system thinking "
     "output_config stop_sequences"
 )
+
+SCHEMAS = ["response_format", "json_schema", "guided_json", "text", "output_config"]
+
+
+def with_schemas(chosen: tuple[dict[str, None], object, object, bool, str]) -> dict[str, object]:
+    """Fields with a tool as each API has it, and with a schema."""
+    given, parameters, schema, is_strict, choice = chosen
+    form = {"type": "json_schema", "schema": schema, "json_schema": {"schema": schema}}
+    own = {"name": "f", "parameters": parameters, "strict": is_strict, "input_schema": parameters}
+    custom = {"name": "g", "format": {"type": "grammar", "x": parameters}}
+    tools = [{"type": "function", "function": own}, {"type": "custom", "custom": custom}]
+    return {**given} | {
+        name: value
+        for name, value in {
+            "tools": {
+                "chat": tools,
+                "custom": [{"type": "custom", **custom, "custom": custom}],
+                "flat": [{"type": "function", **own, "function": own}],
+                "their": [own],
+            }[choice],
+            "response_format": form,
+            "json_schema": schema,
+            "text": {"format": form},
+            "output_config": {"format": form},
+        }.items()
+        if value is not None and (name == "tools" or name in given)
+    }
+
+
+schemas = st.dictionaries(st.sampled_from(["type", "properties", "x", "enum", "required"]), values | numbers)
 fields = st.dictionaries(st.sampled_from(FIELDS.split()), values, max_size=5)
+with_tools = st.tuples(
+    st.dictionaries(st.sampled_from(SCHEMAS), st.none(), max_size=1),
+    schemas | values,
+    schemas | values | st.sampled_from(LEAVES),
+    st.booleans(),
+    st.sampled_from(["chat", "custom", "flat", "their"]),
+).map(with_schemas)
+
+
+def written(chosen: dict[str, object]) -> bytes:
+    """A body with these fields."""
+    body = json.dumps({**json.loads(GOOD), **chosen})
+    for name, number in NUMBERS.items():
+        body = body.replace(f'"{name}"', number)
+    return body.encode()
+
+
 bodies = st.one_of(
     st.just(GOOD),
     st.binary(max_size=60),
-    fields.map(lambda chosen: json.dumps({**json.loads(GOOD), **chosen}).encode()),
+    st.one_of(fields, with_tools).map(written),
     st.tuples(st.integers(0, len(GOOD)), st.binary(min_size=1, max_size=4)).map(
         lambda cut: GOOD[: cut[0]] + cut[1] + GOOD[cut[0] :]
     ),
 )
-requests = st.tuples(methods, st.one_of(paths, odd_paths), headers, bodies)
+generating = st.sampled_from([CHAT, "/v1/messages", "/v1/responses"])
+requests: st.SearchStrategy[tuple[str, str, dict[str, str], bytes]] = st.one_of(
+    st.tuples(methods, st.one_of(paths, odd_paths), headers, bodies),
+    st.tuples(st.just("POST"), generating, st.just({}), with_tools.map(written)),
+)
 
 
 def scripted() -> ScriptedBackend:

@@ -317,6 +317,67 @@ async def test_what_cannot_be_followed_is_refused_by_name(fields: dict[str, Any]
         client.service.check_idle()
 
 
+DIGITS = "1" * 5000
+STRICTLY = {"strict": True, "parameters": {"type": "object", "x": "NUMBER"}}
+CHAT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/responses", "/v1/messages"
+
+
+@pytest.mark.parametrize("number", [DIGITS, "1e400"])
+@pytest.mark.parametrize(
+    ("path", "fields", "param"),
+    [
+        (
+            CHAT,
+            {"tools": [{"type": "function", "function": {"name": "f", **STRICTLY}}]},
+            "tools[0].function.parameters",
+        ),
+        (
+            CHAT,
+            {"tools": [{"type": "custom", "custom": {"name": "f", "format": {"x": "NUMBER"}}}]},
+            "tools[0].custom.format",
+        ),
+        (CHAT, {"tools": [WEATHER], "guided_json": {"x": "NUMBER"}}, "guided_json"),
+        (CHAT, {"tools": [WEATHER], "guided_json": '{"x": NUMBER}'}, "guided_json"),
+        (CHAT, {"tools": [WEATHER], "json_schema": "{not json"}, "json_schema"),
+        (CHAT, {"tools": [WEATHER], "json_schema": "tru"}, "json_schema"),
+        (CHAT, {"json_schema": "truth"}, "json_schema"),
+        (RESPONSES, {"tools": [{"type": "function", "name": "f", **STRICTLY}]}, "tools[0].parameters"),
+        (
+            RESPONSES,
+            {
+                "tools": [{"type": "function", "name": "f"}],
+                "text": {"format": {"type": "json_schema", "schema": [1]}},
+            },
+            "text.format.schema",
+        ),
+        (
+            MESSAGES,
+            {"tools": [{"name": "f", "input_schema": {"x": "NUMBER"}}]},
+            "tools.0.input_schema",
+        ),
+        (
+            MESSAGES,
+            {
+                "tools": [{"name": "f", "input_schema": {}}],
+                "output_config": {"format": {"type": "json_schema", "schema": [1]}},
+            },
+            "output_config.format.schema",
+        ),
+    ],
+)
+async def test_a_schema_that_nobody_can_read_is_refused_by_name(
+    path: str, fields: dict[str, Any], param: str, number: str
+) -> None:
+    hello = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}], "input": "hi"}
+    body = json.dumps(hello | fields).replace('"NUMBER"', number).replace("NUMBER", number)
+    async with serving(saying("x")) as client:
+        refused = client.send("POST", path, raw=[body.encode()])
+        error = (await refused.json())["error"]
+        assert refused.status == 400
+        assert param in error["message"]
+        assert error.get("param", param) == param
+
+
 def pondering(tokens: Sequence[int]) -> int:
     """Thinks for ever, until its thought has been ended; then it answers."""
     text = bytes(token for token in tokens if token < START).decode(errors="replace")

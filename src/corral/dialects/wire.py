@@ -2,7 +2,7 @@
 
 import codecs
 import re
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -22,6 +22,40 @@ NOTHING: Final = msgspec.Raw(b"")
 def present(raw: msgspec.Raw) -> bytes | None:
     """A raw field's JSON text; None where it was absent or null."""
     return bytes(raw) if raw and bytes(raw) != b"null" else None
+
+
+def value_of(raw: bytes, param: str) -> Any:
+    """What a field holds that was kept as it came.
+
+    Raises InvalidRequest that names `param` for what is no JSON, is nested too deeply, or has a number that
+    nothing here can hold.
+    """
+    try:
+        return msgspec.json.decode(raw)
+    except RecursionError:
+        what = "it is nested too deeply"
+    except ValueError as error:  # msgspec's own are of this kind, and so is Python's for thousands of digits
+        what = str(error).partition(" - at ")[0]
+        what = what if what.startswith("JSON") else what[:1].lower() + what[1:]
+    raise InvalidRequest(f"Invalid '{param}': {what}.", param=param)
+
+
+def schema_of(raw: bytes, param: str) -> str:
+    """A JSON schema as a text, which some clients send as a string; raises InvalidRequest as `value_of`."""
+    value = value_of(raw, param)
+    if isinstance(value, str):
+        raw = value.encode()
+        value = value_of(raw, param)
+    if not isinstance(value, dict | bool):
+        raise InvalidRequest(f"'{param}' must be a JSON schema.", param=param)
+    return raw.decode()
+
+
+def parameters_of(raw: bytes, param: str) -> msgspec.Raw:
+    """A JSON schema of an object, as it came; raises InvalidRequest as `value_of`."""
+    if not isinstance(value_of(raw, param), dict):
+        raise InvalidRequest(f"'{param}' must be a JSON schema of an object.", param=param)
+    return msgspec.Raw(raw)
 
 
 def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:

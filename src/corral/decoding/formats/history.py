@@ -17,6 +17,7 @@ from corral.decoding.formats.encode import WrittenCall, encode_calls
 from corral.decoding.formats.form import CallForm
 from corral.decoding.formats.learn import Learned
 from corral.decoding.formats.probe import thought_of
+from corral.errors import InvalidRequest
 from corral.request import Message, Tool, ToolCall
 
 Mark = Callable[[str], str]
@@ -37,17 +38,22 @@ class Conversation:
 def conversation(
     learned: Learned, messages: Sequence[Message], tools: Sequence[Tool] = (), *, mark: Mark = str
 ) -> Conversation:
-    """The messages and tools as this template takes them. Pure; raises nothing."""
+    """The messages and tools as this template takes them. Pure.
+
+    Raises InvalidRequest for a tool whose parameters cannot be read.
+    """
     return _Writer(learned, mark).write(messages, tools)
 
 
 def tool_dict(tool: Tool, mark: Mark = str) -> dict[str, Any]:
-    """A tool as every template is given it."""
-    function = {
-        "name": mark(tool.name),
-        "description": mark(tool.description),
-        "parameters": marked(json.loads(bytes(tool.parameters) or b"{}"), mark),
-    }
+    """A tool as every template is given it. Raises InvalidRequest for parameters that cannot be read."""
+    try:
+        parameters = marked(json.loads(bytes(tool.parameters) or b"{}"), mark)
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits is a ValueError too
+        problem = "nested too deeply" if isinstance(error, RecursionError) else "not JSON that can be read"
+        what = f"the parameters of the tool '{tool.name}' are {problem}"
+        raise InvalidRequest(what, param="tools") from None
+    function = {"name": mark(tool.name), "description": mark(tool.description), "parameters": parameters}
     return {"type": "function", "function": function}
 
 

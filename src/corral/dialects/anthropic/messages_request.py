@@ -17,7 +17,7 @@ from msgspec import Meta
 from corral.dialects.anthropic.fields import REFUSED
 from corral.dialects.fields import refuse
 from corral.dialects.seal import Seal
-from corral.dialects.wire import NOTHING, decode, present
+from corral.dialects.wire import NOTHING, decode, parameters_of, present, schema_of
 from corral.errors import InvalidRequest
 from corral.request import (
     GenerationRequest,
@@ -312,7 +312,8 @@ def _tool(tool: _Tool, index: int) -> Tool:
         raise InvalidRequest("Field required.", param=f"tools.{index}.input_schema")
     if not schema.startswith(b"{"):
         raise InvalidRequest("An object is required.", param=f"tools.{index}.input_schema")
-    return Tool(tool.name, tool.description or "", msgspec.Raw(schema), is_strict=bool(tool.strict))
+    parameters = parameters_of(schema, f"tools.{index}.input_schema")
+    return Tool(tool.name, tool.description or "", parameters, is_strict=bool(tool.strict))
 
 
 def _tool_choice(wire: _Prompt) -> ToolChoice:
@@ -358,4 +359,4 @@ def _grammar(wire: _Prompt) -> Grammar | None:
     schema = present(form.schema)
     if form.type != "json_schema" or schema is None:
         raise InvalidRequest("It is of type json_schema and has a schema.", param=where)
-    return Grammar("json_schema", schema.decode(), f"{where}.schema")
+    return Grammar("json_schema", schema_of(schema, f"{where}.schema"), f"{where}.schema")

@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from corral.dialects.openai.custom import NO_PARAMETERS, custom_tool
 from corral.dialects.openai.structure import GrammarFields
-from corral.dialects.wire import NOTHING, present
+from corral.dialects.wire import NOTHING, parameters_of, present
 from corral.errors import InvalidRequest
 from corral.request import Thinking, Tool, ToolChoice
 
@@ -145,13 +145,10 @@ def _tool(tool: _FunctionTool | _CustomTool, path: str) -> Tool:
         )
     function = tool.function
     parameters = present(function.parameters)
-    if parameters is not None and not parameters.startswith(b"{"):
-        param = f"{path}.function.parameters"
-        raise InvalidRequest(f"'{param}' must be a JSON schema of an object.", param=param)
     return Tool(
         function.name,
         function.description or "",
-        NO_PARAMETERS if parameters is None else msgspec.Raw(parameters),
+        NO_PARAMETERS if parameters is None else parameters_of(parameters, f"{path}.function.parameters"),
         is_strict=bool(function.strict),
     )
 

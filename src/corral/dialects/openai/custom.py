@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from corral.dialects.wire import present
+from corral.dialects.wire import present, value_of
 from corral.errors import InvalidRequest
 from corral.request import Grammar, Tool
 
@@ -31,7 +31,7 @@ def custom_tool(name: str, description: str | None, given: msgspec.Raw, param: s
 
 def _grammar(given: msgspec.Raw, param: str) -> Grammar | None:
     raw = present(given)
-    form: Any = msgspec.json.decode(raw) if raw is not None else None
+    form: Any = value_of(raw, param) if raw is not None else None
     if not isinstance(form, dict) or form.get("type") != "grammar":
         return None
     own = form.get("grammar")

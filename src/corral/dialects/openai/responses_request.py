@@ -19,7 +19,7 @@ from corral.dialects.openai.custom import NO_PARAMETERS, custom_tool
 from corral.dialects.openai.responses_fields import REFUSED
 from corral.dialects.openai.responses_store import OwnResponses, Turn
 from corral.dialects.seal import Seal
-from corral.dialects.wire import NOTHING, decode, present
+from corral.dialects.wire import NOTHING, decode, parameters_of, present, schema_of
 from corral.errors import InvalidRequest, PreviousResponseNotFound
 from corral.request import (
     GenerationRequest,
@@ -417,7 +417,10 @@ def _flat(tools: Iterable[_Tool], namespace: str | None) -> Iterator[tuple[Tool,
                     custom,
                 )
             else:
-                parameters = NO_PARAMETERS if present(tool.parameters) is None else tool.parameters
+                given = present(tool.parameters)
+                parameters = (
+                    NO_PARAMETERS if given is None else parameters_of(given, f"tools[{index}].parameters")
+                )
                 function = Tool(tool.name, tool.description or "", parameters, is_strict=bool(tool.strict))
                 yield function, OwnTool(tool.name, namespace)
 
@@ -465,7 +468,7 @@ def _grammar(text: _Text | None) -> Grammar | None:
         return Grammar("json_object", "", "text.format")
     schema = present(form.schema)
     if form.type == "json_schema" and schema is not None:
-        return Grammar("json_schema", schema.decode(), "text.format.schema")
+        return Grammar("json_schema", schema_of(schema, "text.format.schema"), "text.format.schema")
     raise InvalidRequest(
         "'text.format' is text, json_object, or json_schema with a schema.", param="text.format"
     )

@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 from corral.dialects.openai.sampling import SamplingFields
-from corral.dialects.wire import NOTHING, present
+from corral.dialects.wire import NOTHING, present, schema_of
 from corral.errors import InvalidRequest
 from corral.request import Grammar, GrammarKind
 
@@ -68,7 +68,7 @@ def _grammars(wire: GrammarFields) -> Iterator[Grammar]:
         yield from _of_structured(wire.structured_outputs)
     for param in ("json_schema", "guided_json"):
         if (schema := present(getattr(wire, param))) is not None:
-            yield Grammar("json_schema", _schema(schema, param), param)
+            yield Grammar("json_schema", schema_of(schema, param), param)
     kinds: tuple[tuple[str, GrammarKind], ...] = (
         ("guided_regex", "regex"),
         ("regex", "regex"),
@@ -91,7 +91,7 @@ def _of_format(form: _Format) -> Iterator[Grammar]:
                 yield Grammar("json_object", "", "response_format")
             else:
                 yield Grammar(
-                    "json_schema", _schema(schema, "response_format.schema"), "response_format.schema"
+                    "json_schema", schema_of(schema, "response_format.schema"), "response_format.schema"
                 )
         case "json_schema":
             param = "response_format.json_schema.schema"
@@ -100,7 +100,7 @@ def _of_format(form: _Format) -> Iterator[Grammar]:
             )
             if schema is None:
                 raise InvalidRequest(f"Missing required parameter: '{param}'.", param=param)
-            yield Grammar("json_schema", _schema(schema, param), param)
+            yield Grammar("json_schema", schema_of(schema, param), param)
         case "grammar":
             param = "response_format.grammar"
             if not form.grammar:
@@ -113,7 +113,7 @@ def _of_format(form: _Format) -> Iterator[Grammar]:
 def _of_structured(wanted: _Structured) -> Iterator[Grammar]:
     where = "structured_outputs"
     if (schema := present(wanted.json)) is not None:
-        yield Grammar("json_schema", _schema(schema, f"{where}.json"), f"{where}.json")
+        yield Grammar("json_schema", schema_of(schema, f"{where}.json"), f"{where}.json")
     if wanted.regex:
         yield Grammar("regex", wanted.regex, f"{where}.regex")
     if wanted.choice is not None:
@@ -133,12 +133,3 @@ def _choice(words: list[str], param: str) -> Grammar:
 def _kind(kind: GrammarKind, source: str) -> GrammarKind:
     """Lark or GBNF, which some servers take by one name: `::=` is in every GBNF, and in no Lark."""
     return ("gbnf" if "::=" in source else "lark") if kind in ("lark", "gbnf") else kind
-
-
-def _schema(schema: bytes, param: str) -> str:
-    """A JSON schema, which some clients send as a text."""
-    if schema.startswith(b'"'):
-        schema = msgspec.json.decode(schema, type=str).encode()
-    if schema.strip()[:1] not in (b"{", b"t", b"f"):
-        raise InvalidRequest(f"'{param}' must be a JSON schema.", param=param)
-    return schema.decode()

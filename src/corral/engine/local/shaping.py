@@ -76,10 +76,11 @@ class Shaping:
         if tools:
             try:
                 grammar = self._with_calls(request, grammar, tools, ending)
-            except RecursionError:
+            except (ValueError, RecursionError) as error:  # a schema is read here
                 param = grammar.param if grammar is not None else "tools"
-                what = f"'{param}' cannot be followed: it is nested too deeply"
-                raise InvalidRequest(what, param=param) from None
+                is_deep = isinstance(error, RecursionError)
+                problem = "it is nested too deeply" if is_deep else "a JSON schema in it cannot be read"
+                raise InvalidRequest(f"'{param}' cannot be followed: {problem}", param=param) from None
         if grammar is None:
             return None
         return self._able(grammar).compile(grammar)

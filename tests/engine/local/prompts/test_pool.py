@@ -7,16 +7,18 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 import trio.testing
 
 from corral.engine.local.prompts.pool import PromptProcesses
 from corral.errors import ContextExceeded, InvalidRequest, StartupError
-from corral.request import GenerationRequest, Message, RawPrompt
+from corral.request import GenerationRequest, Message, RawPrompt, Tool
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
 
@@ -42,6 +44,8 @@ class Vocabulary(ByteVocabulary):
     def tokenize(self, text, *, parse_control, continues=False):
         if "crash" in text:
             ctypes.string_at(0)
+        if "impossible" in text:
+            raise ValueError("no such text")
         if "slow" in text:
             time.sleep(0.005)
         return super().tokenize(text, parse_control=parse_control, continues=continues)
@@ -178,6 +182,24 @@ async def test_half_of_a_surrogate_pair_is_the_requests_fault() -> None:
         with pytest.raises(InvalidRequest, match="surrogate"):
             await written(prompts, "\ud800")
         assert await written(prompts, "x") == "x"
+
+
+async def test_a_tool_that_cannot_be_read_is_refused_by_its_name_and_the_process_stays() -> None:
+    async with running() as prompts:
+        pid = await process_of(prompts)
+        tool = Tool("wide", "", msgspec.Raw(b'{"x":' + b"1" * 5000 + b"}"))
+        with pytest.raises(InvalidRequest, match="'wide'") as refused:
+            await prompts.prompt(replace(request("x"), tools=(tool,)), client="a", limit_tokens=10**7)
+        assert refused.value.param == "tools"
+        assert await process_of(prompts) == pid
+
+
+async def test_what_a_request_makes_impossible_to_write_is_its_fault_and_the_process_stays() -> None:
+    async with running() as prompts:
+        pid = await process_of(prompts)
+        with pytest.raises(InvalidRequest, match="cannot be written: no such text"):
+            await written(prompts, "impossible")
+        assert await process_of(prompts) == pid
 
 
 async def test_a_template_that_loops_is_ended_and_others_go_on_meanwhile() -> None:

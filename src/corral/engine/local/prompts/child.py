@@ -21,6 +21,7 @@ from queue import SimpleQueue
 from corral.engine.local.prompts import wire
 from corral.engine.local.prompts.writer import PromptWriter
 from corral.errors import InvalidRequest, StartupError
+from corral.printable import one_line
 from corral.templates.environment import TemplateFault
 
 MEMORY_BYTES = 2**30
@@ -93,6 +94,9 @@ class Child:
             return wire.Refused(
                 "writing this prompt takes more memory than there is for it", wire.param_of(job)
             )
+        except (ValueError, OverflowError, RecursionError) as error:
+            # Of what the request holds: they leave nothing half done here, and others need the process.
+            return wire.Refused(f"this prompt cannot be written: {one_line(str(error))}", wire.param_of(job))
 
     def _done(self, writer: PromptWriter, job: wire.Job) -> wire.Answer:
         match job:
