@@ -2,12 +2,13 @@
 
 import json
 import random
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corral.engine.local.constraints import Constraints, Mask
+from corral.engine.local.constraints import Constraint, Constraints, Mask
 from corral.engine.local.scripted import END, ByteVocabulary
 from corral.errors import InvalidRequest
 from corral.request import Grammar, GrammarKind
@@ -107,6 +108,48 @@ def test_what_cannot_be_followed_is_refused_with_the_reason_in_one_line(
     assert "\n" not in refused.value.message
     assert len(refused.value.message) < 400
     assert refused.value.param == "response_format"
+
+
+@pytest.mark.parametrize("source", ["[ab]{2,90}c", "(" * 100])
+def test_a_grammar_is_compiled_once_whoever_asks_and_whatever_comes_of_it(source: str) -> None:
+    constraints = Constraints(ByteVocabulary())
+    compiled: list[str] = []
+
+    def compile_it(_: int) -> str:
+        try:
+            return str(id(constraints.compile(Grammar("regex", source, "guided_regex"))))
+        except InvalidRequest as refused:
+            return refused.message
+
+    real = constraints._compiled
+
+    def counting(grammar: Grammar) -> Constraint:
+        compiled.append(grammar.source)
+        return real(grammar)
+
+    constraints._compiled = counting  # type: ignore[method-assign]
+    with ThreadPoolExecutor(8) as threads:
+        results = set(threads.map(compile_it, range(24)))
+    assert len(results) == 1
+    assert compiled == [source]
+
+
+def test_a_grammar_that_has_too_many_parts_is_said_to_be_too_large() -> None:
+    items = ",".join(f'{{"maxItems":{most}}}' for most in range(3_400))
+    with pytest.raises(InvalidRequest, match=r"cannot be followed: it is too large$"):
+        started("json_schema", f'{{"prefixItems":[{items}]}}')
+
+
+def test_a_chain_of_rules_does_not_end_the_process() -> None:
+    chain = "".join(f"r{at}:r{at + 1}\n" for at in range(4_000))
+    feed(started("lark", f'start:r0\n{chain}r4000:"x"\n'), "x")
+
+
+@pytest.mark.parametrize(("kind", "unit"), [("choice", '"word",'), ("regex", "a"), ("gbnf", "# none\n")])
+def test_a_grammar_that_is_too_long_is_refused_at_once_by_its_length(kind: GrammarKind, unit: str) -> None:
+    source = unit * 100_000
+    with pytest.raises(InvalidRequest, match=rf"'response_format' .* {len(source)} characters"):
+        started(kind, source)
 
 
 @settings(max_examples=30, deadline=None)

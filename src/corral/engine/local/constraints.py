@@ -13,7 +13,11 @@ engine verifies them together, like a draft that is always right.
 """
 
 import json
+import threading
 from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Final
 
@@ -24,7 +28,7 @@ from numpy.typing import NDArray
 
 from corral.engine.local.backend import Vocabulary
 from corral.errors import EngineFailed, InvalidRequest
-from corral.request import Grammar
+from corral.request import Grammar, GrammarKind
 
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
@@ -37,7 +41,22 @@ SPACING: "Final[JsonCompileOptions]" = {
 """How JSON is spaced, unless a schema says otherwise: a small model writes blanks without end if it may."""
 LONGEST_TOKEN_BYTES = 1024
 KEPT_GRAMMARS = 64
-"""How many compiled grammars are kept: clients send the same schema again and again."""
+"""How many are kept, with what came of compiling them: clients send the same schema again and again."""
+
+MOST_CHARACTERS: Final[dict[GrammarKind, int]] = {
+    "json_object": 65_536,
+    "json_schema": 65_536,
+    "regex": 16_384,
+    "choice": 65_536,
+    "lark": 65_536,
+    "gbnf": 16_384,
+}
+"""How long a grammar may be. 64 KiB compile in 0.02 to 0.3 s, be it words, rules or properties; GBNF is first
+rewritten as Lark, and a regex of optional parts analysed, in time that grows with the square: 0.2 s and 0.5 s
+for 16 KiB, 3 s and 9 s for 64."""
+
+STACK_BYTES: Final = 128 * 2**20
+"""Of the thread that compiles. A chain of 10,000 rules, which 64 KiB may hold, takes more than 8 MiB."""
 
 
 class Mask:
@@ -98,26 +117,68 @@ class Constraints:
         self._tokenizer = LLTokenizer(
             TokenizerWrapper(_Tokens(vocabulary)), eos_token=sorted(vocabulary.end_tokens)
         )
-        self._kept: OrderedDict[Grammar, Constraint] = OrderedDict()
+        self._kept: OrderedDict[Grammar, Future[Constraint | str]] = OrderedDict()
+        """What came of each of the last ones: a text is why it is refused."""
         self._lock = Lock()
 
     def compile(self, grammar: Grammar) -> Constraint:
-        """Blocking, 1 ms to 1 s. Raises InvalidRequest that names the field and says what is wrong."""
+        """Once for each of the last grammars, whoever asks; the others wait for the first.
+
+        Blocks, mostly for 1 to 100 ms; for a second with a schema of many pattern properties, and for longer
+        with what was made for it. Raises InvalidRequest that names the field and says what is wrong.
+        """
+        if len(grammar.source) > MOST_CHARACTERS[grammar.kind]:
+            raise _refusal(
+                grammar,
+                f"it has {len(grammar.source)} characters, and may have {MOST_CHARACTERS[grammar.kind]}",
+            )
         with self._lock:
-            if (kept := self._kept.get(grammar)) is not None:
+            kept = self._kept.get(grammar)
+            if kept is None:
+                ours = self._kept[grammar] = Future[Constraint | str]()
+                if len(self._kept) > KEPT_GRAMMARS:
+                    self._kept.popitem(last=False)
+            else:
                 self._kept.move_to_end(grammar)
-                return kept
+        if kept is None:
+            kept = ours
+            try:
+                ours.set_result(self._in_deep_thread(partial(self._compiled, grammar)))
+            except InvalidRequest as refusal:
+                ours.set_result(refusal.message)
+            finally:
+                if not ours.done():  # whoever waits for it must hear of it
+                    ours.set_result(f"'{grammar.param}' cannot be followed")
+        result = kept.result()
+        if isinstance(result, Constraint):
+            return result
+        raise InvalidRequest(result, param=grammar.param)
+
+    def _in_deep_thread(self, compile_it: Callable[[], Constraint]) -> Constraint:
+        """Rules that lead to rules take stack for each step, and too many of them would end the process."""
+        done: Future[Constraint] = Future()
+
+        def run() -> None:
+            try:
+                done.set_result(compile_it())
+            except BaseException as error:  # noqa: ASYNC103 - told to who waits
+                done.set_exception(error)
+
+        with self._lock:
+            usual_bytes = threading.stack_size(STACK_BYTES)  # of threads that are started from now on
+            try:
+                threading.Thread(target=run, name="corral-grammar", daemon=True).start()
+            finally:
+                threading.stack_size(usual_bytes)
+        return done.result()
+
+    def _compiled(self, grammar: Grammar) -> Constraint:
         matcher = LLMatcher(self._tokenizer, _source(grammar), log_level=0)
         if matcher.is_error():
             raise InvalidRequest(
                 f"'{grammar.param}' cannot be followed: {_reason(matcher)}", param=grammar.param
             )
-        constraint = Constraint(matcher, self._vocabulary_tokens)
-        with self._lock:
-            self._kept[grammar] = constraint
-            if len(self._kept) > KEPT_GRAMMARS:
-                self._kept.popitem(last=False)
-        return constraint
+        return Constraint(matcher, self._vocabulary_tokens)
 
 
 class _Tokens:
@@ -177,7 +238,10 @@ def _refusal(grammar: Grammar, problem: str) -> InvalidRequest:
 
 
 def _reason(matcher: LLMatcher) -> str:
-    return _first_lines(matcher.get_error() or matcher.stop_reason())
+    problem = matcher.get_error() or matcher.stop_reason()
+    if problem.startswith("panic"):  # one of the counts of their grammars has 16 bits
+        return "it is too large"
+    return _first_lines(problem)
 
 
 def _first_lines(text: str) -> str:

@@ -5,13 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
-from typing import Any, TypeVar
+from typing import Any
 
 import trio
 
 from corral.decoding.formats.learn import shown
 from corral.engine.contract import Capacity, Embedding, Prepared, Sink, Waste
 from corral.engine.local.backend import Backend
+from corral.engine.local.chores import Chores
 from corral.engine.local.constraints import Constraint
 from corral.engine.local.drafts.model import DraftModel
 from corral.engine.local.embedding.inputs import Inputs
@@ -29,8 +30,6 @@ from corral.events import Failed
 from corral.request import GenerationRequest
 
 logger = logging.getLogger("corral.engine")
-
-Result = TypeVar("Result")
 
 READS_ONLY = (
     "this server's model only reads: it makes vectors of texts (POST /v1/embeddings), and writes no answer"
@@ -129,8 +128,7 @@ class LocalEngine:
         )
         self.chat_template = model.chat_format.template or CHATML
         self._shaping: Shaping | None = None
-        self._blocking: trio.Nursery | None = None
-        self._threads = trio.CapacityLimiter(THREADS)
+        self._chores = Chores(THREADS)
         self._replays = Replays()
         self._sinks: dict[int, Sink] = {}
         self._keys = count(1)
@@ -169,15 +167,15 @@ class LocalEngine:
         self._shaping = await trio.to_thread.run_sync(Shaping, learned, self._backend.model.vocabulary)
         worker = Worker(self._backend, self._options, deliver=deliver, draft_model=self._draft_model)
         async with trio.open_nursery() as nursery:
-            self._blocking = nursery
             nursery.start_soon(self._prompts.run)
+            nursery.start_soon(self._chores.run)
             nursery.start_soon(self._supervise, worker)
             self._worker = worker
             task_status.started()
             try:
                 await trio.sleep_forever()
             finally:
-                self._worker = self._blocking = None
+                self._worker = None
                 worker.stop_nowait()
 
     def check(self, request: GenerationRequest) -> None:
@@ -220,7 +218,9 @@ class LocalEngine:
         max_tokens = self._output_tokens(request, len(tokens))
         constraint = None
         if request.sampling.dry is not None or Shaping.compiles(request):
-            constraint = await self._in_thread(partial(self._made_ready, request, prompt.ending))
+            constraint = await self._chores.do(
+                partial(self._made_ready, request, prompt.ending), client=client
+            )
         return LocalPrepared(request, tokens, max_tokens, prompt.ending, constraint)
 
     def _made_ready(self, request: GenerationRequest, ending: str) -> Constraint | None:
@@ -228,30 +228,6 @@ class LocalEngine:
         assert self._shaping is not None
         self._backend.model.make_ready(request.sampling)
         return self._shaping.constraint(request, ending)
-
-    async def _in_thread(self, work: Callable[[], Result]) -> Result:
-        """Do what looks at the model in a thread. Cancelling leaves at once; `run` waits for it."""
-        if self._blocking is None:
-            raise self.failure or EngineFailed("the engine is not running")
-        done = trio.Event()
-        results: list[Result] = []
-        errors: list[Exception] = []
-
-        async def run() -> None:
-            try:
-                results.append(await trio.to_thread.run_sync(work, limiter=self._threads))
-            except Exception as error:
-                errors.append(error)
-            finally:
-                if not results and not errors:  # the engine has ended before a thread was free
-                    errors.append(EngineFailed("the engine is not running"))
-                done.set()
-
-        self._blocking.start_soon(run)
-        await done.wait()
-        if errors:
-            raise errors[0]
-        return results[0]
 
     def submit(self, prepared: Prepared, choice: int, sink: Sink, *, max_tokens: int) -> LocalHandle:
         """Start a sequence. The caller holds one of the free slots, and `prepared` is of this engine.
