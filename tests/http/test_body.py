@@ -117,6 +117,15 @@ async def test_a_body_in_which_no_prompt_fits_is_refused_before_it_has_arrived()
         assert (await announced.json())["error"]["code"] == "payload_too_large"
 
 
+@pytest.mark.parametrize(("path", "param"), [(CHAT, "messages"), ("/v1/responses", "input")])
+async def test_too_many_messages_are_told_by_the_name_of_their_list(path: str, param: str) -> None:
+    message = {"role": "user", "content": ""}
+    async with serving(scripted()) as client:
+        refused = client.send("POST", path, {param: [message] * 5_000})
+        assert (await refused.json())["error"]["param"] == param
+        assert refused.status == 400
+
+
 async def test_a_prompt_that_fits_is_taken_however_it_is_escaped() -> None:
     backend = scripted()
     text = "".join(f"\\u{97:04x}" for _ in range(backend.cache.shape.ctx_tokens - 200))

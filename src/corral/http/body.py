@@ -176,9 +176,10 @@ class Bodies:
 
     def _parse_large(self, parse: Callable[[bytes], T], body: bytes) -> T:
         with suppress(msgspec.DecodeError, RecursionError):  # which `parse` tells in its own words
-            count = _lists.decode(body).message_count
-            if count > self._ctx_tokens:  # each takes a token at least
-                raise prompt_too_long(count, self._ctx_tokens, "at least ")
+            lists = _lists.decode(body)
+            if lists.message_count > self._ctx_tokens:  # each takes a token at least
+                param = "messages" if memoryview(lists.messages).nbytes > len("[]") else "input"
+                raise prompt_too_long(lists.message_count, self._ctx_tokens, "at least ", param=param)
         return parse(body)
 
 

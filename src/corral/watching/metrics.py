@@ -155,7 +155,7 @@ class _LedgerCollector(Collector):
         yield held
         refused = CounterMetricFamily(
             "corral_requests_refused",
-            "Requests that were never accepted, by HTTP status and error.",
+            "Requests that were refused, at the door or for their prompt, by HTTP status and error.",
             labels=["status", "code"],
         )
         for (status, code), count in totals.refused.items():

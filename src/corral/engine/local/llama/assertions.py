@@ -11,6 +11,7 @@ import sys
 
 from llama_cpp._ggml import libggml
 
+from corral.engine.local.llama.fault import without_path
 from corral.printable import one_line, say
 
 EXIT_CODE = 1
@@ -21,7 +22,7 @@ def _callback(message: bytes) -> None:
     # Called by C on any thread, which cannot go on; and nothing else of this process may, or memory is freed
     # that is in use.
     said = message.decode(errors="replace")
-    say(one_line(f"corral: llama.cpp cannot go on: {os.path.basename(said)}"), sys.stderr)
+    say(one_line(f"corral: llama.cpp cannot go on: {without_path(said)}"), sys.stderr)
     sys.stderr.flush()
     os._exit(EXIT_CODE)
 

@@ -1,5 +1,6 @@
 """What is wrong with a model file, in one printable line; and what a failed step means."""
 
+import re
 from pathlib import Path
 
 from corral.engine.local.backend import BackendLost, StepAborted
@@ -7,6 +8,7 @@ from corral.engine.local.llama import log
 from corral.errors import EngineFailed, StartupError
 from corral.printable import one_line
 
+_WHERE = re.compile(r"^.*?/(?=[^/]+\.\w+:\d+: )")
 _TRUNCATED = ("not within the file bounds", "failed to read")
 
 
@@ -29,6 +31,11 @@ def load_failure(path: Path) -> ModelFileError:
             f"{path} ({size_mb:,.1f} MB) is truncated or damaged; download it again ({reason})"
         )
     return ModelFileError(f"llama.cpp cannot load {path}: {reason}")
+
+
+def without_path(said: str) -> str:
+    """What llama.cpp says of a line of its source, which it names by the path where it was built."""
+    return _WHERE.sub("", said)
 
 
 def decode_failure(code: int) -> Exception:

@@ -31,7 +31,7 @@ from pathlib import Path
 import llama_cpp
 
 from corral.engine.local.llama import log
-from corral.engine.local.llama.fault import ModelFileError, load_failure
+from corral.engine.local.llama.fault import ModelFileError, load_failure, without_path
 from corral.engine.local.llama.hub import SHARD
 
 FULL_BYTES = 512 * 2**20
@@ -42,7 +42,6 @@ MEMORY_BYTES = 4 * 2**30  # beside what is mapped
 
 _BATCH_TOKENS = 512
 _NO_DEVICES = (ctypes.c_void_p * 1)(None)  # a list that ends at once: what is tried is tried on the CPU
-_WHERE = re.compile(r"^.*/(?=[^/]+\.\w+:\d+: )")
 _REASONS = (re.compile(r"GGML_ASSERT|fatal error"), re.compile(r"what\(\): *"))
 
 # Every byte that UTF-8 text may hold, in characters so rare that a tokenizer has to fall back to bytes.
@@ -119,7 +118,7 @@ def _last_words(lines: list[str]) -> str:
     for pattern in _REASONS:
         for line in lines:
             if pattern.search(line):
-                return _WHERE.sub("", line).strip()
+                return without_path(line).strip()
     return lines[-1].strip() if lines else ""
 
 
