@@ -1,5 +1,6 @@
 """Work in threads, for clients that take turns and may leave."""
 
+from functools import partial
 from threading import Event
 
 import pytest
@@ -55,7 +56,7 @@ async def test_clients_take_turns() -> None:
             clients.start_soon(lambda: chores.do(is_free.wait, client="first"))
             for client in ("a", "a", "b"):
                 await trio.testing.wait_all_tasks_blocked()
-                clients.start_soon(lambda who=client: chores.do(lambda: done.append(who), client=who))
+                clients.start_soon(partial(chores.do, partial(done.append, client), client=client))
             await trio.testing.wait_all_tasks_blocked()
             is_free.set()
         nursery.cancel_scope.cancel()

@@ -68,7 +68,7 @@ class Shaping:
         return ThoughtLimit(request.thinking.budget_tokens, closer, self._ends) if closer else None
 
     def constraint(self, request: GenerationRequest, ending: str) -> Constraint | None:
-        """What an answer is held to. Blocks for up to a second.
+        """What an answer is held to. Blocks as `Constraints.compile` does.
 
         Raises InvalidRequest for a grammar that cannot be followed; it names the field and says why.
         """
