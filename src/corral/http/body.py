@@ -1,5 +1,6 @@
 """Request bodies: what one may be, how large, how long it may take, and what all may hold together."""
 
+import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Final, TypeVar
@@ -41,17 +42,22 @@ class _Lists(msgspec.Struct):
 
     @property
     def message_count(self) -> int:
-        """Of lists that begin with an object: `input` may also be a text, or a list of texts or tokens."""
-        lists = [_items.decode(found) for found in (self.messages, self.input) if _begins(found, b"[")]
-        return sum(len(items) for items in lists if items and _begins(items[0], b"{"))
+        """Of lists that begin with an object: `input` may also be a text, or a list of texts or tokens.
+
+        Raises ValidationError for a list with anything else in it.
+        """
+        return sum(
+            len(_objects.decode(found)) for found in (self.messages, self.input) if _OBJECTS.match(found)
+        )
+
+
+class _Object(msgspec.Struct, gc=False):
+    """Of which nothing is kept, so that millions of them are some megabytes."""
 
 
 _lists: Final = msgspec.json.Decoder(_Lists)
-_items: Final = msgspec.json.Decoder(list[msgspec.Raw])
-
-
-def _begins(raw: msgspec.Raw, char: bytes) -> bool:
-    return memoryview(raw)[:1] == char
+_objects: Final = msgspec.json.Decoder(list[_Object])
+_OBJECTS: Final = re.compile(rb"\[[ \t\n\r]*\{")
 
 
 class BodyMemory:

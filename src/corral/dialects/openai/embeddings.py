@@ -22,7 +22,8 @@ from msgspec import Meta
 
 from corral.dialects import Head, Headers
 from corral.dialects.fields import refuse
-from corral.dialects.openai.embeddings_fields import INPUTS, REFUSED
+from corral.dialects.openai import embeddings_bounds
+from corral.dialects.openai.embeddings_fields import REFUSED
 from corral.dialects.openai.errors import OpenAIErrors
 from corral.dialects.openai.sampling import whole
 from corral.dialects.wire import decode
@@ -44,13 +45,17 @@ else:
 
 
 class EmbeddingsBody(_Refused, kw_only=True):
-    """The body as it came, every field of the right type and in its range."""
+    """The body as it came, every field of the right type and in its range; `input` is unread."""
 
-    input: str | Annotated[list[str | _Token | list[_Token]], Meta(min_length=1)]
+    input: msgspec.Raw
     model: str | None = None
     encoding_format: _Format | None = None
     dimensions: _Dimensions | None = None
     priority: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)] | None = None
+
+
+class _Input(msgspec.Struct):
+    input: str | Annotated[list[str | _Token | list[_Token]], Meta(min_length=1)]
 
 
 class _Item(msgspec.Struct, gc=False):
@@ -72,6 +77,7 @@ class _Answer(msgspec.Struct, gc=False):
 
 
 _decoder: Final = msgspec.json.Decoder(EmbeddingsBody)
+_input_decoder: Final = msgspec.json.Decoder(_Input)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +106,9 @@ class EmbeddingsDialect(OpenAIErrors):
         wire = decode(_decoder, body)
         refuse(wire, REFUSED)
         dimensions = None if wire.dimensions is None else whole(wire.dimensions, "dimensions")
-        embed = Embed(_inputs(wire.input), dimensions)
+        embeddings_bounds.check(wire.input)
+        given = decode(_input_decoder, b'{"input":%b}' % bytes(wire.input)).input
+        embed = Embed(_inputs(given), dimensions)
         request = GenerationRequest(embed=embed, priority=wire.priority or 0)
         return EmbeddingsCall(request, wire.model, wire.encoding_format or "float")
 
@@ -110,8 +118,6 @@ def _inputs(given: str | Sequence[str | int | list[int]]) -> tuple[RawPrompt, ..
         return (_input(given, "input"),)
     if all(isinstance(part, int) for part in given):
         return (_input(list(given), "input"),)  # type: ignore[arg-type]  # they are all tokens
-    if len(given) > INPUTS:
-        raise InvalidRequest(f"'input' has {len(given)} inputs; {INPUTS} are taken at a time.", param="input")
     inputs = []
     for number, part in enumerate(given):
         if isinstance(part, int):

@@ -5,11 +5,8 @@ from collections.abc import Iterator, Sequence
 from corral.engine.contract import Embedding
 from corral.engine.local.backend import EmbedShape
 from corral.engine.local.prompts.contract import Prompts
-from corral.errors import ContextExceeded, InvalidRequest
-from corral.request import Embed
-
-REQUEST_TOKENS = 300_000
-"""Of all inputs of one request together, as with OpenAI."""
+from corral.errors import ContextExceeded, InvalidRequest, inputs_too_long
+from corral.request import EMBED_TOKENS, Embed
 
 TURN_BYTES = 32 * 2**10
 """Of text that is tokenized in one turn of its client: some milliseconds."""
@@ -111,14 +108,8 @@ class Inputs:
 
 
 def _check_total(tokens: int) -> None:
-    if tokens > REQUEST_TOKENS:
-        raise ContextExceeded(
-            f"the inputs of one request may have {REQUEST_TOKENS} tokens together, "
-            f"and these have at least {tokens}",
-            prompt_tokens=tokens,
-            limit_tokens=REQUEST_TOKENS,
-            param="input",
-        )
+    if tokens > EMBED_TOKENS:
+        raise inputs_too_long(tokens, EMBED_TOKENS)
 
 
 def _turns(embed: Embed) -> Iterator[list[int]]:
