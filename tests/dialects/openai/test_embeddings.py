@@ -4,6 +4,7 @@ import base64
 import json
 import tracemalloc
 from array import array
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -127,7 +128,7 @@ def test_no_text_is_taken_for_many_inputs_whatever_is_in_it(texts: list[str], is
 @pytest.mark.parametrize("encoding_format", [None, "float", "base64"])
 def test_an_answer_is_what_openai_s_own_types_read(encoding_format: str | None) -> None:
     call = parse(input=["a", "b", "c"], encoding_format=encoding_format)
-    answer = json.loads(call.complete(HEAD, completion()))
+    answer = json.loads(b"".join(call.complete(HEAD, completion())))
     assert answer["object"] == "list"
     assert answer["model"] == "a-model"
     assert answer["usage"] == {"prompt_tokens": 7, "total_tokens": 7}
@@ -140,3 +141,12 @@ def test_an_answer_is_what_openai_s_own_types_read(encoding_format: str | None) 
         assert read == array("f", vector), "the same 32 bits"
     if encoding_format != "base64":
         CreateEmbeddingResponse.model_validate(answer, strict=True)
+
+
+@pytest.mark.parametrize("encoding_format", ["float", "base64"])
+def test_a_large_answer_is_written_vector_by_vector(encoding_format: str) -> None:
+    whole = completion()
+    many = replace(whole, vectors=whole.vectors * 100)
+    pieces = list(parse(input="a", encoding_format=encoding_format).complete(HEAD, many))
+    assert max(map(len, pieces)) < 200
+    assert len(json.loads(b"".join(pieces))["data"]) == 300

@@ -12,7 +12,7 @@ Source: https://platform.openai.com/docs/api-reference/embeddings.
 
 import base64
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from sys import byteorder
 from typing import TYPE_CHECKING, Annotated, Final, Literal
@@ -69,13 +69,15 @@ class _Usage(msgspec.Struct, gc=False):
     total_tokens: int
 
 
-class _Answer(msgspec.Struct, gc=False):
-    data: list[_Item]
+class _Rest(msgspec.Struct, gc=False):
+    """Of an answer, what follows its `data`."""
+
     model: str
     usage: _Usage
     object: str = "list"
 
 
+_encode: Final = msgspec.json.Encoder().encode
 _decoder: Final = msgspec.json.Decoder(EmbeddingsBody)
 _input_decoder: Final = msgspec.json.Decoder(_Input)
 
@@ -88,12 +90,15 @@ class EmbeddingsCall:
     model: str | None
     format: _Format
 
-    def complete(self, head: Head, completion: Completion) -> bytes:
-        """The answer; in any thread, since a large one takes some tenths of a second."""
+    def complete(self, head: Head, completion: Completion) -> Iterator[bytes]:
+        """The answer, a piece for each vector: written at once, a large one would hold all other threads."""
         written = _in_base64 if self.format == "base64" else _numbers
-        items = [_Item(index, written(vector)) for index, vector in enumerate(completion.vectors)]
+        begins = b'{"data":['
+        for index, vector in enumerate(completion.vectors):
+            yield begins + _encode(_Item(index, written(vector)))
+            begins = b","
         tokens = completion.finished.usage.prompt_tokens
-        return msgspec.json.encode(_Answer(items, head.model, _Usage(tokens, tokens)))
+        yield b"]," + _encode(_Rest(head.model, _Usage(tokens, tokens))).removeprefix(b"{")
 
 
 class EmbeddingsDialect(OpenAIErrors):
