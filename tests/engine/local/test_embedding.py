@@ -302,6 +302,31 @@ async def test_a_model_that_only_reads_may_make_one_token_of_many_bytes() -> Non
     assert (await engine.prepare(request, client="somebody")).prompt_tokens == 2
 
 
+async def test_a_text_that_is_too_long_is_not_read_to_its_end() -> None:
+    read = 0
+
+    class Words(ByteVocabulary):
+        def tokenize(self, text: str, *, parse_control: bool, continues: bool = False) -> list[int]:
+            nonlocal read
+            read += len(text)
+            return [len(word) % 256 for word in text.split()]
+
+    backend = ScriptedBackend(generates=False, embeds=embeds())
+    backend.model.vocabulary = Words()
+    engine = LocalEngine(backend, OPTIONS)
+    request = embedding("word " * 12_000)
+    engine.check(request)
+    with pytest.raises(ContextExceeded):
+        await engine.prepare(request, client="somebody")
+    assert 256 * len("word ") < read < 30_000
+
+
+async def test_a_model_that_only_reads_takes_no_megabytes_of_blanks() -> None:
+    error = await refused(embedding("x", " " * 256 * 256 + "x"), generates=False)
+    assert error.param == "input[1]"
+    assert "65536 characters" in error.message
+
+
 async def test_more_dimensions_than_there_are_cannot_be_had() -> None:
     assert (await refused(embedding("x", dimensions=9))).param == "dimensions"
 
