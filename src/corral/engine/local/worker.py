@@ -64,7 +64,7 @@ class Worker:
         self._backend = backend
         self._options = options
         self._outbox = Outbox(deliver, options.stream_interval_ms / 1e3)
-        self._pace = pace or Pace(options.step_budget_ms, backend.batch_tokens)
+        self._pace = pace or Pace(options.promise, backend.batch_tokens)
         self._costs = self._pace.costs
         self._draft_model = draft_model
         self._drafter = Drafter(self._proposers(), self._costs, most_rows=backend.batch_rows)
@@ -221,10 +221,9 @@ class Worker:
 
     def _step(self, delivery: Delivery) -> None:
         load = self._scheduler.load()
-        prefill_first = not self._options.deterministic and self._pace.prefill_first(load)
-        drafts = {} if prefill_first else self._propose(load.decode_depth)
         budget = self._pace.prefill_tokens(load) if load.prefilling else 0
-        step = self._scheduler.plan(budget, drafts, prefill_first=prefill_first)
+        drafts = {} if budget else self._propose(load.decode_depth)
+        step = self._scheduler.plan(budget, drafts)
         self._depth = step.depth
         self._embeds_next = not step.is_prefill or not load.decoding
         self._apply(self._cache.take_operations())
@@ -255,7 +254,7 @@ class Worker:
         None beside a prefill: a wider step makes every stream wait longer for its next token, and the prompt
         for its next turn.
         """
-        if not self._backend.cache.shape.can_cut or not self._scheduler.decodes_next:
+        if not self._backend.cache.shape.can_cut:
             return {}
         wants: dict[Lane, int] = {}
         for running in self._running.values():
