@@ -20,7 +20,9 @@ class Bed:
 
     `command` starts every server; None: corral, on the scripted engine where a figure asks for that. `flags`
     are the user's own, after those of the figure. `model` (a GGUF file; None: the server's default) and
-    `threads` are for corral and for the raw loop. `peer` is a running server to be compared with or measured.
+    `threads` are for corral and for the raw loop. `peer` is a running server to be compared with or measured;
+    `peer_command` starts one for each size
+    that a figure needs ({port}, {slots} and {ctx_tokens} are filled in).
     """
 
     command: str | None = None
@@ -28,6 +30,7 @@ class Bed:
     model: Path | None = None
     threads: int = 2
     peer: Target | None = None
+    peer_command: str | None = None
 
     @property
     def model_file(self) -> Path:
@@ -55,6 +58,16 @@ class Bed:
             yield self.peer
             return
         async with self.server(*flags) as server:
+            yield server.target
+
+    @asynccontextmanager
+    async def rival(self, slots: int, ctx_tokens: int) -> AsyncIterator[Target | None]:
+        """The peer as it is, or one started by its command; None where there is neither."""
+        if self.peer is not None or self.peer_command is None:
+            yield self.peer
+            return
+        command = self.peer_command.replace("{slots}", str(slots)).replace("{ctx_tokens}", str(ctx_tokens))
+        async with serve(command) as server:
             yield server.target
 
     @asynccontextmanager

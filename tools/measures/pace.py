@@ -3,6 +3,8 @@
 What is compared is measured within one repetition; the median of the repetitions' ratios counts.
 """
 
+from dataclasses import dataclass
+
 import msgspec
 import trio
 
@@ -24,6 +26,21 @@ PACED_TOKENS = 1500
 FIRST_DELTAS = 8  # after which a stream counts as decoding
 ALONE_S = 2.0
 ATTEMPTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class PaceAsked:
+    """The prompts of one repetition: a long one alone, the streams, and a long one beside them."""
+
+    alone: list[dict[str, str]]
+    streams: list[list[dict[str, str]]]
+    beside: list[dict[str, str]]
+
+    @classmethod
+    def new(cls, prompts: PromptSource) -> "PaceAsked":
+        """None of them asked before."""
+        [alone, beside] = prompts.take(2, words=LONG_WORDS)
+        return cls(alone, prompts.take(PACED_STREAMS), beside)
 
 
 class PaceRow(msgspec.Struct, frozen=True):
@@ -58,7 +75,7 @@ async def pace(bed: Bed, plan: Plan) -> Sheet:
         await ask(target, prompts.tiny(), broken)
         for _ in range(plan.repeats):
             for _ in range(ATTEMPTS):
-                row = await _pace_round(target, prompts, broken)
+                row = await pace_round(target, PaceAsked.new(prompts), broken)
                 dot()
                 if row is not None:
                     rows.append(row)
@@ -91,9 +108,9 @@ async def pace(bed: Bed, plan: Plan) -> Sheet:
     )
 
 
-async def _pace_round(target: Target, prompts: PromptSource, broken: list[str]) -> PaceRow | None:
+async def pace_round(target: Target, asked: PaceAsked, broken: list[str]) -> PaceRow | None:
     """One repetition; None if a stream was over before the prefill was."""
-    alone = await ask(target, prompts.take(1, words=LONG_WORDS)[0], broken)
+    alone = await ask(target, asked.alone, broken)
     streams: list[Answer] = []
     leaving = [trio.CancelScope() for _ in range(PACED_STREAMS)]
     decoding = DeltaGate(PACED_STREAMS, FIRST_DELTAS)
@@ -104,12 +121,12 @@ async def _pace_round(target: Target, prompts: PromptSource, broken: list[str]) 
         decoding.over()
 
     async with trio.open_nursery() as nursery:
-        for prompt, scope in zip(prompts.take(PACED_STREAMS), leaving, strict=True):
+        for prompt, scope in zip(asked.streams, leaving, strict=True):
             nursery.start_soon(stream, prompt, scope)
         await decoding.opened.wait()
         began_s = trio.current_time()
         await trio.sleep(ALONE_S)
-        beside = await ask(target, prompts.take(1, words=LONG_WORDS)[0], broken)
+        beside = await ask(target, asked.beside, broken)
         for scope in leaving:
             scope.cancel()
     if alone.answered_s is None or beside.answered_s is None or beside.usage is None:

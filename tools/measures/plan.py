@@ -22,6 +22,15 @@ class Plan:
     omp: tuple[str, ...] = ("default",)
     """OpenMP's settings, whose steps are measured."""
 
+    loads: tuple[str, ...] = ()
+    """By their names, of those that two servers are held against each other with; none: all."""
+    load_share: float = 1.0
+    """Of the questions of each load."""
+    behind_s: float = 1.0
+    """Seconds between a long prompt and the short one behind it."""
+    gap_bound_ms: float | None = None
+    """That the server's pace promises; of the p95 of the gaps beside a prefill."""
+
     watchers: tuple[int, ...] = (100, 1000)
     """Readers of the status, beside streams."""
     watchers_stalled: int = 50
@@ -57,6 +66,8 @@ QUICK = Plan(
     repeats=1,
     streams=(1, 2),
     output_tokens=8,
+    load_share=0.1,
+    behind_s=0.1,
     watchers=(3,),
     watch_s=0.5,
     rounds=4,

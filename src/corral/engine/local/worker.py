@@ -74,7 +74,7 @@ class Worker:
         self._running: dict[int, Running] = {}
         embedder = backend.embedder
         self._embeds = None if embedder is None else EmbedSteps(embedder, self._watched)
-        self._embeds_next = False
+        self._owed_ms = 0.0  # to those who generate, before the next step of texts to embed
         self._step_lock = threading.Lock()
         self._step_tokens: dict[int, int] = {}  # of the running step, by key, of those not cancelled
         self._step_size = 0
@@ -129,9 +129,8 @@ class Worker:
         if not self._drain(delivery):
             return None
         try:
-            if self._embeds and (self._embeds_next or not self._running):
-                self._embeds_next = False
-                self._embeds.step(self._embed_ms(), delivery)
+            if self._embeds and (self._owed_ms <= 0 or not self._running):
+                self._embed(self._embeds, delivery)
             elif self._running:
                 self._step(delivery)
             self._apply(self._cache.take_operations())
@@ -214,10 +213,12 @@ class Worker:
 
     # One step
 
-    def _embed_ms(self) -> float:
-        """How long a step of texts to embed may take: while others decode, as long as one of a prompt."""
+    def _embed(self, embeds: EmbedSteps, delivery: Delivery) -> None:
+        """A step of texts to embed, as long as one of a prompt where others decode; then it is their turn."""
         load = self._scheduler.load()
-        return self._pace.budget_ms(load) if load.decoding else IDLE_STEP_MS
+        began_s = perf_counter()
+        embeds.step(self._pace.budget_ms(load) if load.decoding else IDLE_STEP_MS, delivery)
+        self._owed_ms = 1e3 * (perf_counter() - began_s)
 
     def _step(self, delivery: Delivery) -> None:
         load = self._scheduler.load()
@@ -225,7 +226,6 @@ class Worker:
         drafts = {} if budget else self._propose(load.decode_depth)
         step = self._scheduler.plan(budget, drafts)
         self._depth = step.depth
-        self._embeds_next = not step.is_prefill or not load.decoding
         self._apply(self._cache.take_operations())
         began_s = perf_counter()
         try:
@@ -243,8 +243,11 @@ class Worker:
             return
         if step.is_prefill:
             self._pace.observe_prefill(step.tokens, step.depth, elapsed_ms)
+            if not load.decoding:
+                self._owed_ms = 0.0  # prompts and texts take turns
         else:
             self._pace.observe_decode(step.tokens, step.depth, elapsed_ms)
+            self._owed_ms -= elapsed_ms
         self._scheduler.commit(step)
         self._advance(step, delivery)
 
