@@ -15,6 +15,8 @@
     python tools/bench.py steps --omp all           what a llama.cpp step costs, by what is in it
     python tools/bench.py waits                     what those in line are told, against the truth
     python tools/bench.py fair                      one request behind another client's fifty
+    python tools/bench.py policy                    scheduler and pace against curves of costs, with no model
+    python tools/bench.py policy --against          what the laboratory foretells of real runs, and they
     python tools/bench.py all --json rows.json -- --step-budget-ms 60    (flags for the server)
 
 `serve`, `residual`, `retry`, `shared` and `pace` with --peer measure that server instead of one of ours.
@@ -22,7 +24,7 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +33,8 @@ from rich.console import Console
 
 from tools.clients.framing import FramingError
 from tools.clients.target import Target
+from tools.lab.loads import LOADS
+from tools.lab.machines import MACHINES
 from tools.measures.bed import Bed
 from tools.measures.figures import ENGINE, measure
 from tools.measures.plan import Plan
@@ -41,6 +45,7 @@ from tools.sheets.sheet import WIDTH, Sheet, write
 EVERYTHING = "engine"
 MODEST_REPEATS = {"residual": 3, "retry": 3, "shared": 2, "pace": 2, "drafting": 2, "cost": 2, "all": 3}
 """What `engine` measures, in this order, and how often."""
+PEERLESS = {"raw", "cost", "drafting", "crowd", "delay", "steps", "waits", "fair", "policy"}
 REPEATS = {"drafting": 3, "steps": 7, "waits": 2, "fair": 3}  # others: 5
 
 
@@ -54,6 +59,12 @@ async def run(args: argparse.Namespace, what: str, console: Console) -> Sheet:
         slots=args.slots,
         spin_count=args.spin_count,
         omp=tuple(OMP_SETTINGS) if args.omp == "all" else (args.omp,),
+        machines=args.machines,
+        loads=args.loads,
+        lab_slots=args.lab_slots,
+        shares=args.shares,
+        lab_requests=args.requests,
+        against=args.against,
     )
     bed = Bed(
         command=args.server_cmd or None,
@@ -77,6 +88,18 @@ async def _found(url: str, api_key: str | None) -> Target:
 
 def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(","))
+
+
+def _of(known: Container[str]) -> Callable[[str], tuple[str, ...]]:
+    """Reads names that are known, with commas between."""
+
+    def names(text: str) -> tuple[str, ...]:
+        found = tuple(text.split(","))
+        if unknown := [name for name in found if name not in known]:
+            raise argparse.ArgumentTypeError(f"nothing is called {', '.join(unknown)}")
+        return found
+
+    return names
 
 
 def _floats(text: str) -> tuple[float, ...]:
@@ -103,10 +126,28 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--api-key")
     add("--spin-count", default="1000", help="GOMP_SPINCOUNT of the raw loop [%(default)s]")
     add("--omp", choices=[*OMP_SETTINGS, "all"], default="default", help="OpenMP's setting, for steps")
+    own = Plan()
+    of_lab = "of the laboratory"
+    add("--machines", type=_of(MACHINES), default=own.machines, help=f"{of_lab}: {', '.join(MACHINES)}")
+    add("--loads", type=_of(LOADS), default=own.loads, help=f"{of_lab}: {', '.join(LOADS)}")
+    add("--lab-slots", type=_numbers, default=own.lab_slots, metavar="N,N", help=f"{of_lab} [4,64,256]")
+    add("--shares", type=_floats, default=own.shares, metavar="X,X", help=f"{of_lab} [0.5,0.8,1,1.5]")
+    add("--requests", type=int, help="for each row of the laboratory [by the slots]")
+    add("--against", action="store_true", help="policy: hold the laboratory against real runs")
     add("--json", type=Path, help="write all figures there")
     args = parser.parse_args(arguments[:cut])
     args.flags = arguments[cut + 1 :]
-    if args.peer and args.what in ("raw", "cost", "drafting", "crowd", "delay", "steps", "waits", "fair"):
+    if args.peer and args.what in (
+        "raw",
+        "cost",
+        "drafting",
+        "crowd",
+        "delay",
+        "steps",
+        "waits",
+        "fair",
+        "policy",
+    ):
         parser.error(f"{args.what} has no use for --peer")
     return args
 

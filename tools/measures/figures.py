@@ -20,6 +20,7 @@ from tools.measures.idle import idle
 from tools.measures.leaving import leaving
 from tools.measures.pace import pace
 from tools.measures.plan import Plan
+from tools.measures.policy import policy
 from tools.measures.residual import residual
 from tools.measures.retry import retry
 from tools.measures.shared import shared
@@ -48,6 +49,7 @@ ENGINE: dict[str, Figure] = {
     "structure": structure,
     "waits": waits,
     "fair": fair,
+    "policy": policy,
 }
 """What bench.py measures: the server and its engine."""
 

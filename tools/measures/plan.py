@@ -22,6 +22,17 @@ class Plan:
     omp: tuple[str, ...] = ("default",)
     """OpenMP's settings, whose steps are measured."""
 
+    machines: tuple[str, ...] = ("smollm2-2", "h100-8b")
+    """Of the laboratory of policies, by name; so its loads."""
+    loads: tuple[str, ...] = ("short", "long", "mixed")
+    lab_slots: tuple[int, ...] = (4, 64, 256)
+    shares: tuple[float, ...] = (0.5, 0.8, 1.0, 1.5)
+    """Of what a machine could serve."""
+    lab_requests: int | None = None
+    """For each row; None: by the slots."""
+    against: bool = False
+    """Whether the laboratory is held against real runs."""
+
     watchers: tuple[int, ...] = (100, 1000)
     """Readers of the status, beside streams."""
     watchers_stalled: int = 50
@@ -57,6 +68,11 @@ QUICK = Plan(
     repeats=1,
     streams=(1, 2),
     output_tokens=8,
+    machines=("smollm2-2",),
+    loads=("short",),
+    lab_slots=(4,),
+    shares=(0.8,),
+    lab_requests=20,
     watchers=(3,),
     watch_s=0.5,
     rounds=4,
