@@ -37,11 +37,24 @@ def test_every_option_of_llama_cpp_is_the_setting_of_its_name(monkeypatch: pytes
         "kv_type_k": "q8_0",
         "kv_type_v": "q4_0",
         "kv_cache": "per-slot",
+        "pooling": "last",
     }
     assert {"engine", *values} == {own.name for own in fields(LlamaOptions)}
     settings = Settings(slots=3, deterministic=True, **values)
     wiring.open_llama(settings, None)
     assert opened == [LlamaOptions(wiring.pick(EngineOptions, settings), **values)]
+
+
+def test_a_draft_model_makes_no_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[LlamaOptions] = []
+    monkeypatch.setattr(
+        "corral.engine.local.llama.backend.LlamaBackend", lambda path, options: opened.append(options)
+    )
+    monkeypatch.setattr(
+        "corral.engine.local.llama.modelfile.resolve", lambda model: ModelFile(Path("m"), "m", "here", False)
+    )
+    wiring.open_draft(Settings(draft_model="small.gguf", pooling="mean"))
+    assert [options.pooling for options in opened] == ["off"]
 
 
 WIRED = {"model", "draft_model", "certfile", "keyfile", "log_level", "stall_s"}

@@ -45,11 +45,15 @@ class ContextExceeded(InvalidRequest):
 
 
 def prompt_too_long(
-    prompt_tokens: int, limit_tokens: int, about: str = "", *, param: str = "messages"
+    prompt_tokens: int, limit_tokens: int, about: str = "", *, beside: str = "", param: str = "messages"
 ) -> ContextExceeded:
-    """The error for a prompt that does not fit the context; `about` goes before its length."""
+    """The error for a prompt that does not fit the context; `about` stands before its length, `beside` after.
+
+    It has the words that clients look for (Cline, Continue), which are OpenAI's.
+    """
     return ContextExceeded(
-        f"this model's context is {limit_tokens} tokens, but the prompt has {about}{prompt_tokens}",
+        f"this model's maximum context length is {limit_tokens} tokens, "
+        f"but the prompt has {about}{prompt_tokens}{beside}",
         prompt_tokens=prompt_tokens,
         limit_tokens=limit_tokens,
         param=param,

@@ -4,6 +4,7 @@ import { byId, element, setFacts, setText, setWidth } from "./dom.js";
 import { GRAMMARS, OUTCOMES, STATES, clock, count, duration, percent, rate, shortId } from "./format.js";
 import { totalMs } from "./store.js";
 
+const SAMPLING = [["Temperature", "temperature"], ["Top p", "top_p"], ["Top k", "top_k"], ["Min p", "min_p"]];
 const SPENT = [
   ["preparing_ms", "preparing", "preparing"],
   ["queue_ms", "queued", "queue"],
@@ -96,12 +97,11 @@ export class Detail {
       ["Decode", request.decode_tok_s === undefined ? undefined : `${rate(request.decode_tok_s)}/s`],
       ["Thoughts", request.reasoning_tokens ? `${count(request.reasoning_tokens)} tokens${request.thought_cut ? ", cut" : ""}` : undefined],
       ["Tool calls", request.calls ? count(request.calls) : undefined],
+      ["Vectors", params.inputs ? `${count(request.vectors ?? 0)} of ${count(params.inputs)}` : undefined],
+      ["Dimensions", params.dimensions],
       ["Drafts accepted", drafts, request.drafted ? percent(request.accepted / request.drafted) : ""],
       ["Max tokens", count(params.max_tokens)],
-      ["Temperature", params.temperature],
-      ["Top p", params.top_p],
-      ["Top k", params.top_k],
-      ["Min p", params.min_p],
+      ...(params.inputs ? [] : SAMPLING.map(([name, field]) => [name, params[field]])),
       ["Seed", params.seed],
       ["Choices", params.n > 1 ? params.n : undefined],
       ["Stop strings", params.stop],

@@ -25,9 +25,9 @@ ANSWER = (
 )
 
 
-def decoder(*stop: str, one_call: bool = False) -> AnswerDecoder:
+def decoder(*stop: str, one_call: bool = False, prompt: str = "") -> AnswerDecoder:
     ids = count(1)
-    parser = BlockParser(Markers(FORMAT), TOOLS, new_id=lambda: f"call_{next(ids)}")
+    parser = BlockParser(Markers(FORMAT), TOOLS, prompt=prompt, new_id=lambda: f"call_{next(ids)}")
     return AnswerDecoder(parser, stop, one_call=one_call)
 
 
@@ -89,6 +89,41 @@ def test_tokens_of_thought_are_counted() -> None:
         own.feed(word.encode(), None)
     assert own.reasoning_tokens == 4, "those of the thought, and the one that ended it"
     assert not own.is_thinking
+
+
+OPEN = "assistant\n<think>\n"
+
+
+def test_a_thought_that_the_prompt_opens_is_one_before_its_first_token_and_while_that_is_not_decided() -> (
+    None
+):
+    answer = decoder(prompt=OPEN)
+    assert answer.is_thinking
+    for piece in (b"<", b"thin"):  # it may open the thought again
+        answer.feed(piece, None)
+        assert answer.is_thinking
+    answer.feed(b"g", None)
+    assert answer.is_thinking
+
+
+def test_tokens_that_may_yet_be_a_call_are_counted_for_the_budget_of_the_thought_they_began_in() -> None:
+    text = b'<tool_call>\n{"name": "look", "arguments": {"at": "x'
+    thought = decoder(prompt=OPEN)
+    for number in range(len(text)):
+        assert thought.thinking_tokens == number
+        thought.feed(text[number : number + 1], None)
+    assert (thought.thinking_tokens, thought.reasoning_tokens) == (len(text), 0)
+    thought.feed(b"\n</think>", None)
+    assert thought.reasoning_tokens == len(text) + 1
+    assert not thought.is_thinking
+
+    call = decoder(prompt=OPEN)
+    for number in range(len(text)):
+        call.feed(text[number : number + 1], None)
+    call.feed(b'"}}\n</tool_call>', None)
+    events = call.finish("stop")
+    assert [kind for kind, _ in blocks(events)] == ["tool"]
+    assert call.reasoning_tokens == 0, "it was no thought"
 
 
 def test_log_probabilities_go_with_the_text_and_not_with_thoughts() -> None:

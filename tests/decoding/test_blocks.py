@@ -18,7 +18,7 @@ from tests.decoding.forms import (
 )
 
 from corral.decoding.blocks import BlockParser, Markers
-from corral.decoding.formats.form import Format
+from corral.decoding.formats.form import CallForm, Format, NamedBody
 from corral.events import BlockClosed, BlockDelta, BlockOpened
 
 OSLO = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Oslo"}}\n</tool_call>'
@@ -406,3 +406,28 @@ def test_what_the_prompt_has_written_of_a_marker_is_not_written_again() -> None:
     assert parse(PROMPTED, "all\nHello.", prompt="assistant\n\n>>>").text == "Hello."
     assert parse(PROMPTED, 'ping\n{"a": 1}', prompt="assistant\n\n>>>").arguments == [{"a": 1}]
     assert parse(PROMPTED, "nothing here", prompt="assistant\n\n>>>").text == "nothing here"
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+@pytest.mark.parametrize(
+    ("end", "arguments"),
+    [
+        ("\\ud83d", '{"'),
+        ("\\\\ud83d", '{"\\ud83d'),
+        ("\\\\ud83d\\ude00", '{"\\ud83d\ufffd'),
+        ("\\ud83d\\ude00", '{"\U0001f600'),
+    ],
+)
+def test_arguments_in_a_string_that_are_cut_at_half_a_character_keep_what_came_before(
+    end: str, arguments: str, size: int
+) -> None:
+    raw = '<tool_call>\n{"name": "ping", "arguments": "{\\"' + end
+    assert parse(JSON_IN_TAGS, raw, size=size).calls == (("ping", arguments, False),)
+
+
+@pytest.mark.parametrize("size", [1, 50, 1000])
+def test_what_is_too_long_for_a_name_ends_at_the_same_place_in_any_pieces(size: int) -> None:
+    form = Format("learned", (CallForm((NamedBody((" ",)),), begin=("@@",), end="@@\n"),))
+    long = "@@" + "x" * 129
+    answer = parse(form, f"{long}@@get_weather {{}}@@", size=size)
+    assert (answer.names, answer.text) == (["get_weather"], long)

@@ -1,6 +1,7 @@
 """`POST /v1/completions` over a model that continues the alphabet, and ends after z."""
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -317,3 +318,33 @@ async def test_the_status_shows_what_was_asked_where_content_is_shown() -> None:
             [{"role": "prompt", "content": "120 121"}],
         ]
         assert [request["output"] for request in recent] == [[[{"text": "yz"}]], [[{"text": "z"}]]]
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"guided_regex": "[0-9]b+c"}, "[0-9]b+c"),
+        ({"guided_choice": ["left"]}, "left"),
+        ({"grammar": 'root ::= "yes"'}, "yes"),
+        ({"structured_outputs": {"choice": ["left"]}}, "left"),
+        ({"json_schema": {"const": 7}}, "7"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"const": 7}}}}, "7"),
+    ],
+)
+async def test_a_text_has_the_form_that_is_asked_for(fields: dict[str, Any], expected: str) -> None:
+    async with serving(ScriptedBackend(alphabet)) as client:
+        [first, second] = await texts(client, ["uvw", "a"], max_tokens=50, **fields)
+        assert re.fullmatch(expected, first)
+        assert re.fullmatch(expected, second)
+
+
+async def test_a_form_that_cannot_be_followed_is_refused_by_name() -> None:
+    async with serving(ScriptedBackend(alphabet)) as client:
+        refused = complete(client, "a", guided_regex="[a")
+        assert (await refused.json())["error"]["param"] == "guided_regex"
+        assert refused.status == 400
+        both = complete(client, "a", guided_regex="a", json_schema={})
+        assert (await both.json())["error"]["param"] in ("guided_regex", "json_schema")
+        assert both.status == 400
+        await client.service.wait_settled()
+        client.service.check_idle()

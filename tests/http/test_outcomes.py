@@ -88,7 +88,9 @@ async def by_shutdown(client: Client, gate: Gate, clock: trio.testing.MockClock)
 
 async def by_refused(client: Client, gate: Gate, clock: trio.testing.MockClock) -> None:
     answer = client.chat("hello", max_tokens=99_999)
-    assert (await answer.json())["error"]["code"] == "context_length_exceeded"
+    error = (await answer.json())["error"]
+    assert error["code"] == "context_length_exceeded"
+    assert "maximum context length is" in error["message"]  # what Cline and Continue look for
     assert answer.status == 400
     gate.open()
 

@@ -210,6 +210,17 @@ async def test_before_a_call_that_must_come_a_model_may_think(budget: int | None
     assert unthinking["choices"][0]["message"]["tool_calls"]
 
 
+async def test_a_model_that_ends_its_turn_in_a_thought_still_makes_the_call_that_must_come() -> None:
+    backend = ScriptedBackend(replying(lambda _: "<think>\nHm."))
+    backend.model.chat_format = ChatFormat(THINKER, "", "<|im_end|>")
+    async with serving(backend) as client:
+        message, reason = await message_of(client, tools=[WEATHER], tool_choice="required", max_tokens=400)
+        assert message["reasoning_content"].strip() == "Hm."
+        assert message["tool_calls"][0]["function"]["name"] == "weather"
+        ended, reason = await message_of(client, tools=[WEATHER])
+        assert (ended["reasoning_content"].strip(), ended["content"], reason) == ("Hm.", "", "stop")
+
+
 async def test_arguments_stream_as_they_come_and_end_where_the_limit_is() -> None:
     async with serving(saying(CALL)) as client:
         stream = client.chat(stream=True, tools=[WEATHER], max_tokens=60)
@@ -385,28 +396,28 @@ async def test_what_a_request_may_do_is_seen_and_the_names_of_its_tools_only_wit
 
 async def test_a_thought_a_text_and_a_call_are_told_apart_to_who_may_see_them() -> None:
     text = f"<think>Hm.</think>One moment.\n{CALL}"
-    gate = Gate()
     async with (
-        serving(ScriptedBackend(replying(lambda _: text), on_step=gate), status_content=True) as client,
-        opening(gate),
+        serving(saying(text), status_content=True) as client,
         watching(client) as watch,
         watching(client, **{"X-Forwarded-For": "192.0.2.1"}) as remote,
     ):
-        answer = client.chat(tools=[WEATHER], stream=True)
-        await watch.until(lambda watch: watch.state["requests"])
-        gate.let(len(text) - 5)
-        await watch.until(lambda watch: '"Oslo"}' in watch.text())
+        await client.chat(tools=[WEATHER], stream=True).body()
+        await client.service.wait_settled()
+        for seen in (watch, remote):
+            await seen.until(lambda seen: seen.state["history"])
         blocks = [
             {"text": "Hm.", "kind": "reasoning"},
             {"text": "One moment."},
             {"text": '{"city": "Oslo"}', "kind": "tool", "name": "weather"},
         ]
-        assert watch.state["requests"][0]["output"][0] == blocks
-        gate.open()
-        await answer.body()
-        await client.service.wait_settled()
-        for seen in (watch, remote):
-            await seen.until(lambda seen: seen.state["history"])
+        told: list[dict[str, str]] = []
+        for token in (data for event, data in watch.events if event == "token"):
+            about = {name: token[name] for name in ("kind", "name") if name in token}
+            if token.get("block", 0) == len(told):
+                told.append({"text": "", **about})
+            told[-1]["text"] += token["text"]
+            assert told[-1] == {"text": told[-1]["text"], **about}
+        assert told == blocks
         [recent] = (await client.send("GET", "/status/json").json())["recent"]
         assert recent["output"] == [blocks]
         assert b"Oslo" not in remote.raw

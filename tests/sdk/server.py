@@ -17,6 +17,7 @@ from corral.transport.limits import Limits
 from corral.transport.serve import serve
 
 KEEPALIVE_S = 0.1
+SLOTS = 4
 START_S = 30.0
 KEY = "sk-a-key"
 

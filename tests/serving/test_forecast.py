@@ -13,6 +13,7 @@ from tests.engine.tales import TaleEngine, asking, running
 from tests.serving.test_generation import Client, about
 
 from corral.books.ledger import Ledger
+from corral.engine.contract import Embedding
 from corral.errors import QueueFull
 from corral.events import (
     BlockClosed,
@@ -26,7 +27,7 @@ from corral.events import (
     Started,
     Usage,
 )
-from corral.request import GenerationRequest
+from corral.request import Embed, GenerationRequest, RawPrompt
 from corral.serving.estimate import FEWEST_LENGTHS
 from corral.serving.service import MOST_RETRY_S, UNKNOWN_RETRY_S, Service, ServiceOptions
 
@@ -47,8 +48,10 @@ def asked(request: GenerationRequest, max_tokens: int) -> Iterable[list[Event]]:
 
 
 @asynccontextmanager
-async def serving(*, slots: int = 1, queue_requests: int = 64) -> AsyncIterator[Service]:
-    engine = TaleEngine(asked, slots=slots, ctx_tokens=CTX_TOKENS, pause_s=TOKEN_S)
+async def serving(
+    *, slots: int = 1, queue_requests: int = 64, embedding: Embedding | None = None
+) -> AsyncIterator[Service]:
+    engine = TaleEngine(asked, slots=slots, ctx_tokens=CTX_TOKENS, pause_s=TOKEN_S, embedding=embedding)
     async with running(engine) as engine, trio.open_nursery() as nursery:
         service = Service(engine, ServiceOptions(queue_requests=queue_requests), Ledger(slots=slots))
         await nursery.start(service.run)
@@ -94,6 +97,41 @@ async def test_nobody_can_say_how_long_answers_without_a_limit_last_until_some_h
                     assert service.waits_s() == {"second": None}
                 else:
                     assert service.waits_s() == {"second": pytest.approx(10, rel=0.1)}
+
+
+async def test_texts_that_are_embedded_say_nothing_of_how_long_answers_are(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    embedding = Embedding(dimensions=2, input_tokens=100, pooling="mean")
+    async with serving(embedding=embedding) as service, trio.open_nursery() as nursery:
+        for number in range(FEWEST_LENGTHS):
+            request = GenerationRequest(embed=Embed((RawPrompt("a b"),)))
+            with service.open(request, "me", about(f"text {number}"), Client()) as generation:
+                await generation.complete()
+        nursery.start_soon(answer, service, "first", 100)
+        await trio.sleep(0.05)
+        nursery.start_soon(answer, service, "second", 100)
+        await trio.sleep(0.05)
+        assert service.waits_s() == {"second": None}
+
+
+async def test_who_waits_for_texts_to_be_embedded_is_told_how_long(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    embedding = Embedding(dimensions=2, input_tokens=100, pooling="mean")
+    async with serving(embedding=embedding) as service, trio.open_nursery() as nursery:
+
+        async def embed(id: str, count: int) -> None:
+            request = GenerationRequest(embed=Embed((RawPrompt("a b"),) * count))
+            with service.open(request, id, about(id), Client()) as generation:
+                await generation.complete()
+
+        nursery.start_soon(embed, "first", 100)
+        await trio.sleep(50 * TOKEN_S)
+        nursery.start_soon(embed, "second", 1)
+        await trio.sleep(0.05)
+        wait_s = service.waits_s()["second"]
+        assert wait_s == pytest.approx(50 * TOKEN_S, rel=0.3)
 
 
 async def test_who_waits_is_told_again_every_second(autojump_clock: trio.testing.MockClock) -> None:

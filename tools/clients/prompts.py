@@ -8,6 +8,7 @@ prompt without a system message would share all of the template's default one, s
 import time
 from collections.abc import Sequence
 from itertools import cycle, islice
+from random import Random
 
 TOPICS = (
     "the winter a lighthouse keeper spent alone on a rocky island in the northern sea",
@@ -65,6 +66,12 @@ def filler(words: int, *, start: int = 0) -> str:
     return " ".join(islice(cycle(_WORDS), start % len(_WORDS), start % len(_WORDS) + words))
 
 
+def scattered(words: int, *, number: int) -> str:
+    """As `filler`, but in an order of its own for every `number`: nothing in it repeats, as in text that was
+    looked up, and drafts find nothing to copy."""
+    return " ".join(Random(number).choices(_WORDS, k=words))
+
+
 def messages(number: int, *, words: int = 0) -> list[dict[str, str]]:
     """A conversation unlike that of any other `number`: about 55 tokens in ChatML, plus `words` of filler."""
     topic = TOPICS[number % len(TOPICS)]
@@ -102,6 +109,33 @@ class PromptSource:
         first = self._next
         self._next += count
         return [messages(number, words=words) for number in range(first, first + count)]
+
+    def looked_up(self, count: int, *, words: int) -> list[list[dict[str, str]]]:
+        """As `take`, with `words` scattered words before the question."""
+        return [
+            [
+                system,
+                {"role": "user", "content": f"{scattered(words, number=self._number())} {asked['content']}"},
+            ]
+            for system, asked in self.take(count)
+        ]
+
+    def talks(self, count: int, *, turns: int, words: int, shared_words: int) -> list[list[dict[str, str]]]:
+        """What the user of `count` new conversations says in turn, `words` words each time.
+
+        Before the first turn stands a new system prompt of `shared_words` words, which all of them share.
+        """
+        system = {"role": "system", "content": policy(self._number(), words=shared_words)}
+        return [
+            [
+                system,
+                *(
+                    {"role": "user", "content": f"{scattered(words, number=self._number())}. Go on."}
+                    for _ in range(turns)
+                ),
+            ]
+            for _ in range(count)
+        ]
 
     def shared(self, count: int, *, words: int) -> list[list[dict[str, str]]]:
         """`count` new conversations with one new system prompt of `words` words."""

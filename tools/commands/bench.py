@@ -15,6 +15,9 @@
     python tools/bench.py steps --omp all           what a llama.cpp step costs, by what is in it
     python tools/bench.py waits                     what those in line are told, against the truth
     python tools/bench.py fair                      one request behind another client's fifty
+    python tools/bench.py load --peer http://127.0.0.1:8080    loads that agents and retrieval make, in turns
+    python tools/bench.py load --loads talk,short --peer-cmd 'llama-server -m model.gguf --port {port} -t 2
+                               -np {slots} -c {ctx_tokens}'   and a peer that is started for it
     python tools/bench.py policy                    scheduler and pace against curves of costs, with no model
     python tools/bench.py policy --against          what the laboratory foretells of real runs, and they
     python tools/bench.py all --json rows.json -- --step-budget-ms 60    (flags for the server)
@@ -33,11 +36,12 @@ from rich.console import Console
 
 from tools.clients.framing import FramingError
 from tools.clients.target import Target
-from tools.lab.loads import LOADS
+from tools.lab.loads import LOADS as LAB_LOADS
 from tools.lab.machines import MACHINES
 from tools.measures.bed import Bed
 from tools.measures.figures import ENGINE, measure
-from tools.measures.plan import Plan
+from tools.measures.loads import LOADS
+from tools.measures.plan import LabPlan, Plan
 from tools.measures.steps import OMP_SETTINGS
 from tools.servers.server import served_model
 from tools.sheets.sheet import WIDTH, Sheet, write
@@ -59,12 +63,17 @@ async def run(args: argparse.Namespace, what: str, console: Console) -> Sheet:
         slots=args.slots,
         spin_count=args.spin_count,
         omp=tuple(OMP_SETTINGS) if args.omp == "all" else (args.omp,),
-        machines=args.machines,
         loads=args.loads,
-        lab_slots=args.lab_slots,
-        shares=args.shares,
-        lab_requests=args.requests,
-        against=args.against,
+        load_share=args.load_share,
+        gap_bound_ms=args.gap_bound_ms,
+        lab=LabPlan(
+            machines=args.lab_machines,
+            loads=args.lab_loads,
+            slots=args.lab_slots,
+            shares=args.lab_shares,
+            requests=args.lab_requests,
+            is_against=args.against,
+        ),
     )
     bed = Bed(
         command=args.server_cmd or None,
@@ -73,6 +82,7 @@ async def run(args: argparse.Namespace, what: str, console: Console) -> Sheet:
         model=args.model,
         threads=args.threads,
         peer=await _found(args.peer, args.api_key) if args.peer else None,
+        peer_command=args.peer_cmd or None,
     )
     return await measure(what, ENGINE[what], bed, plan, console)
 
@@ -90,6 +100,10 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(","))
 
 
+def _floats(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(","))
+
+
 def _of(known: Container[str]) -> Callable[[str], tuple[str, ...]]:
     """Reads names that are known, with commas between."""
 
@@ -102,8 +116,15 @@ def _of(known: Container[str]) -> Callable[[str], tuple[str, ...]]:
     return names
 
 
-def _floats(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(","))
+def _loads(text: str) -> tuple[str, ...]:
+    """Names of loads; `short` stands for all whose names begin so. Raises ArgumentTypeError."""
+    chosen: list[str] = []
+    for part in text.split(","):
+        found = [name for name in LOADS if name == part or name.startswith(f"{part}-")]
+        if not found:
+            raise argparse.ArgumentTypeError(f"no load {part!r}; there are {', '.join(LOADS)}")
+        chosen += found
+    return tuple(chosen)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -115,7 +136,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("what", choices=[*ENGINE, EVERYTHING])
-    add("--repeats", type=int, help="[5; drafting, fair: 3; steps: 7; waits: 2; engine: 2 or 3 of each]")
+    add(
+        "--repeats",
+        "--rounds",
+        type=int,
+        help="[5; drafting, fair: 3; steps: 7; waits: 2; engine: 2 or 3 of each]",
+    )
     add("--streams", type=_numbers, metavar="N,N", help="of throughput [1,8,16; cost: 1,16,64]")
     add("--output-tokens", type=int, default=64, help="of a stream, for throughput [%(default)s]")
     add("--threads", type=int, default=2)
@@ -123,33 +149,46 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--model", type=Path, help="GGUF file [the server's default]")
     add("--server-cmd", default="", help="command that starts a server; {port} is filled in")
     add("--peer", metavar="URL", help="a running server, to compare with (all) or to measure")
+    add(
+        "--peer-cmd",
+        default="",
+        help="starts a peer, for load; {port}, {slots}, {ctx_tokens} are filled in",
+    )
     add("--api-key")
+    add("--loads", type=_loads, default=(), metavar="NAME,NAME", help=f"of load, in turn [{','.join(LOADS)}]")
+    add("--load-share", type=float, default=1.0, help="of each load's questions [%(default)s]")
+    add("--gap-bound-ms", type=float, help="that the server's pace promises; goal of the load `beside`")
     add("--spin-count", default="1000", help="GOMP_SPINCOUNT of the raw loop [%(default)s]")
     add("--omp", choices=[*OMP_SETTINGS, "all"], default="default", help="OpenMP's setting, for steps")
-    own = Plan()
-    of_lab = "of the laboratory"
-    add("--machines", type=_of(MACHINES), default=own.machines, help=f"{of_lab}: {', '.join(MACHINES)}")
-    add("--loads", type=_of(LOADS), default=own.loads, help=f"{of_lab}: {', '.join(LOADS)}")
-    add("--lab-slots", type=_numbers, default=own.lab_slots, metavar="N,N", help=f"{of_lab} [4,64,256]")
-    add("--shares", type=_floats, default=own.shares, metavar="X,X", help=f"{of_lab} [0.5,0.8,1,1.5]")
-    add("--requests", type=int, help="for each row of the laboratory [by the slots]")
+    lab = LabPlan()
+    add("--lab-machines", type=_of(MACHINES), default=lab.machines, help=f"of {', '.join(MACHINES)}")
+    add("--lab-loads", type=_of(LAB_LOADS), default=lab.loads, help=f"of {', '.join(LAB_LOADS)} [all]")
+    add("--lab-slots", type=_numbers, default=lab.slots, metavar="N,N", help="[4,64,256]")
+    add("--lab-shares", type=_floats, default=lab.shares, metavar="X,X", help="of capacity [0.5,0.8,1,1.5]")
+    add("--lab-requests", type=int, metavar="N", help="for each row of policy [by the slots]")
     add("--against", action="store_true", help="policy: hold the laboratory against real runs")
     add("--json", type=Path, help="write all figures there")
     args = parser.parse_args(arguments[:cut])
     args.flags = arguments[cut + 1 :]
-    if args.peer and args.what in (
-        "raw",
-        "cost",
-        "drafting",
-        "crowd",
-        "delay",
-        "steps",
-        "waits",
-        "fair",
-        "policy",
-    ):
+    if args.peer and args.what in PEERLESS:
         parser.error(f"{args.what} has no use for --peer")
+    if args.peer and args.peer_cmd:
+        parser.error("a peer runs already (--peer) or is started (--peer-cmd)")
+    if args.peer_cmd and args.what != "load":
+        parser.error(f"{args.what} has no use for --peer-cmd")
+    for place in ("{port}", "{slots}", "{ctx_tokens}"):
+        if args.peer_cmd and place not in args.peer_cmd:
+            parser.error(f"--peer-cmd has no {place}")
     return args
+
+
+def _sheets(args: argparse.Namespace) -> list[tuple[str, tuple[str, ...]]]:
+    """What is measured, each with a sheet of its own: loads take minutes, so each has one."""
+    if args.what == EVERYTHING:
+        return [(what, ()) for what in MODEST_REPEATS]
+    if args.what == "load":
+        return [("load", (name,)) for name in args.loads or LOADS]
+    return [(args.what, ())]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -157,7 +196,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     console = Console(width=WIDTH)
     sheets = []
-    for what in MODEST_REPEATS if args.what == EVERYTHING else (args.what,):
+    for what, loads in _sheets(args):
+        args.loads = loads
         sheets.append(trio.run(run, args, what, console))
         if args.json:
             write(args.json, sheets)

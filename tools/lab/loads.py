@@ -1,7 +1,8 @@
 """Who asks for what, and when. Pure: the same seed gives the same requests."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -84,14 +85,13 @@ def poisson(load: Load, *, per_s: float, count: int, seed: int) -> Listed:
 
 
 class Closed:
-    """So many clients, each of which asks again `turnaround_s` after it was answered, `each` times in all.
+    """Clients that ask again `turnaround_s` after they were answered. Of each, the lengths of all it wants.
 
     The turnaround is what a client, the network and a server need beside the engine.
     """
 
-    def __init__(self, load: Load, *, clients: int, each: int, turnaround_s: float, seed: int) -> None:
-        self._lengths = load.asks(clients * each, seed)
-        self._left = dict.fromkeys(range(clients), each)
+    def __init__(self, lengths: Mapping[int, Sequence[tuple[int, int]]], *, turnaround_s: float) -> None:
+        self._left = {client: deque(own) for client, own in lengths.items()}
         self._turnaround_s = turnaround_s
 
     def first(self) -> Sequence[Ask]:
@@ -103,6 +103,10 @@ class Closed:
         return self._ask(ask.client, ended_s + self._turnaround_s)
 
     def _ask(self, client: int, at_s: float) -> Ask:
-        self._left[client] -= 1
-        prompt_tokens, answer_tokens = next(self._lengths)
-        return Ask(at_s, prompt_tokens, answer_tokens, client)
+        return Ask(at_s, *self._left[client].popleft(), client)
+
+
+def closed(load: Load, *, clients: int, each: int, turnaround_s: float, seed: int) -> Closed:
+    """So many clients, each of which asks so often."""
+    lengths = list(load.asks(clients * each, seed))
+    return Closed({client: lengths[client::clients] for client in range(clients)}, turnaround_s=turnaround_s)

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from tools.clients.target import Target
 from tools.servers.server import DEFAULT_COMMAND, SCRIPTED_COMMAND, Server, serve
@@ -20,7 +21,9 @@ class Bed:
 
     `command` starts every server; None: corral, on the scripted engine where a figure asks for that. `flags`
     are the user's own, after those of the figure. `model` (a GGUF file; None: the server's default) and
-    `threads` are for corral and for the raw loop. `peer` is a running server to be compared with or measured.
+    `threads` are for corral and for the raw loop. `peer` is a running server to be compared with or measured;
+    `peer_command` starts one for each size
+    that a figure needs ({port}, {slots} and {ctx_tokens} are filled in).
     """
 
     command: str | None = None
@@ -28,6 +31,7 @@ class Bed:
     model: Path | None = None
     threads: int = 2
     peer: Target | None = None
+    peer_command: str | None = None
 
     @property
     def model_file(self) -> Path:
@@ -39,13 +43,15 @@ class Bed:
         return resolve(None).path
 
     @asynccontextmanager
-    async def server(self, *flags: str, env: Mapping[str, str] | None = None) -> AsyncIterator[Server]:
-        """A server on a real model. Raises SystemExit where it does not come up."""
+    async def server(
+        self, *flags: str, env: Mapping[str, str] | None = None, log: IO[bytes] | None = None
+    ) -> AsyncIterator[Server]:
+        """A server on a real model, which writes to `log`. Raises SystemExit where it does not come up."""
         own = [] if self.command else ["--threads", str(self.threads)]
         if own and self.model is not None:
             own += ["--model", str(self.model)]
         command = self.command or DEFAULT_COMMAND
-        async with serve(command, [*flags, *own, *self.flags], env=env) as server:
+        async with serve(command, [*flags, *own, *self.flags], env=env, log=log) as server:
             yield server
 
     @asynccontextmanager
@@ -55,6 +61,16 @@ class Bed:
             yield self.peer
             return
         async with self.server(*flags) as server:
+            yield server.target
+
+    @asynccontextmanager
+    async def rival(self, slots: int, ctx_tokens: int) -> AsyncIterator[Target | None]:
+        """The peer as it is, or one started by its command; None where there is neither."""
+        if self.peer is not None or self.peer_command is None:
+            yield self.peer
+            return
+        command = self.peer_command.replace("{slots}", str(slots)).replace("{ctx_tokens}", str(ctx_tokens))
+        async with serve(command) as server:
             yield server.target
 
     @asynccontextmanager

@@ -18,6 +18,7 @@ from tools.measures.eviction import eviction
 from tools.measures.fair import fair
 from tools.measures.idle import idle
 from tools.measures.leaving import leaving
+from tools.measures.load import load
 from tools.measures.pace import pace
 from tools.measures.plan import Plan
 from tools.measures.policy import policy
@@ -49,6 +50,7 @@ ENGINE: dict[str, Figure] = {
     "structure": structure,
     "waits": waits,
     "fair": fair,
+    "load": load,
     "policy": policy,
 }
 """What bench.py measures: the server and its engine."""
@@ -70,9 +72,9 @@ async def measure(name: str, figure: Figure, bed: Bed, plan: Plan, console: Cons
     Raises SystemExit where a server does not come up, and OSError, FramingError or ProcessEnded, or groups of
     them, where one does not do what it should.
     """
-    load = os.getloadavg()
-    print(f"{name}: load average {load_text(load)} ", end="", file=sys.stderr, flush=True)
-    sheet = msgspec.structs.replace(await figure(bed, plan), load_average=load)
+    average = os.getloadavg()
+    print(f"{name}: load average {load_text(average)} ", end="", file=sys.stderr, flush=True)
+    sheet = msgspec.structs.replace(await figure(bed, plan), load_average=average)
     print(file=sys.stderr)
     sheet.show(console)
     return sheet

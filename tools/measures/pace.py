@@ -3,6 +3,8 @@
 What is compared is measured within one repetition; the median of the repetitions' ratios counts.
 """
 
+from dataclasses import dataclass
+
 import msgspec
 import trio
 
@@ -16,7 +18,7 @@ from tools.measures.bed import Bed, dot
 from tools.measures.plan import Plan
 from tools.sheets.goal import Goal
 from tools.sheets.sheet import Sheet, middle, number
-from tools.sheets.summary import gaps, percentile
+from tools.sheets.summary import gaps_within, percentile
 
 LONG_WORDS = 1945
 PACED_STREAMS = 4
@@ -24,6 +26,21 @@ PACED_TOKENS = 1500
 FIRST_DELTAS = 8  # after which a stream counts as decoding
 ALONE_S = 2.0
 ATTEMPTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class PaceAsked:
+    """The prompts of one repetition: a long one alone, the streams, and a long one beside them."""
+
+    alone: list[dict[str, str]]
+    streams: list[list[dict[str, str]]]
+    beside: list[dict[str, str]]
+
+    @classmethod
+    def new(cls, prompts: PromptSource) -> "PaceAsked":
+        """None of them asked before."""
+        [alone, beside] = prompts.take(2, words=LONG_WORDS)
+        return cls(alone, prompts.take(PACED_STREAMS), beside)
 
 
 class PaceRow(msgspec.Struct, frozen=True):
@@ -58,7 +75,7 @@ async def pace(bed: Bed, plan: Plan) -> Sheet:
         await ask(target, prompts.tiny(), broken)
         for _ in range(plan.repeats):
             for _ in range(ATTEMPTS):
-                row = await _pace_round(target, prompts, broken)
+                row = await pace_round(target, PaceAsked.new(prompts), broken)
                 dot()
                 if row is not None:
                     rows.append(row)
@@ -91,9 +108,9 @@ async def pace(bed: Bed, plan: Plan) -> Sheet:
     )
 
 
-async def _pace_round(target: Target, prompts: PromptSource, broken: list[str]) -> PaceRow | None:
+async def pace_round(target: Target, asked: PaceAsked, broken: list[str]) -> PaceRow | None:
     """One repetition; None if a stream was over before the prefill was."""
-    alone = await ask(target, prompts.take(1, words=LONG_WORDS)[0], broken)
+    alone = await ask(target, asked.alone, broken)
     streams: list[Answer] = []
     leaving = [trio.CancelScope() for _ in range(PACED_STREAMS)]
     decoding = DeltaGate(PACED_STREAMS, FIRST_DELTAS)
@@ -104,12 +121,12 @@ async def _pace_round(target: Target, prompts: PromptSource, broken: list[str]) 
         decoding.over()
 
     async with trio.open_nursery() as nursery:
-        for prompt, scope in zip(prompts.take(PACED_STREAMS), leaving, strict=True):
+        for prompt, scope in zip(asked.streams, leaving, strict=True):
             nursery.start_soon(stream, prompt, scope)
         await decoding.opened.wait()
         began_s = trio.current_time()
         await trio.sleep(ALONE_S)
-        beside = await ask(target, prompts.take(1, words=LONG_WORDS)[0], broken)
+        beside = await ask(target, asked.beside, broken)
         for scope in leaving:
             scope.cancel()
     if alone.answered_s is None or beside.answered_s is None or beside.usage is None:
@@ -118,10 +135,10 @@ async def _pace_round(target: Target, prompts: PromptSource, broken: list[str]) 
         broken += [answer.fate for answer in streams if answer.ending not in ("left", "done")]
         return None
     sent_s = beside.sent_s
-    before = [1e3 * gap for answer in streams for gap in gaps_within(answer, began_s, sent_s)]
-    during = [
-        1e3 * gap for answer in streams for gap in gaps_within(answer, sent_s, sent_s + beside.answered_s)
-    ]
+    until_s = sent_s + beside.answered_s
+    times = [answer.content_s for answer in streams]
+    before = [1e3 * gap for own in times for gap in gaps_within(own, began_s, sent_s)]
+    during = [1e3 * gap for own in times for gap in gaps_within(own, sent_s, until_s)]
     return PaceRow(
         gap_p50_ms=percentile(before, 0.5),
         gap_p95_ms=percentile(before, 0.95),
@@ -131,10 +148,3 @@ async def _pace_round(target: Target, prompts: PromptSource, broken: list[str]) 
         beside_ttft_ms=1e3 * beside.answered_s,
         prefilled_tokens=beside.usage.prefilled_tokens,
     )
-
-
-def gaps_within(answer: Answer, begin_s: float, end_s: float) -> list[float]:
-    """Gaps of a stream that lie in an interval, with the one that begins in it and ends behind it."""
-    inside = [at for at in answer.content_s if begin_s <= at <= end_s]
-    after = [at for at in answer.content_s if at > end_s][:1]
-    return gaps(inside + after)

@@ -1,6 +1,21 @@
 """How much is measured."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class LabPlan:
+    """Which rows the laboratory of policies has: all loads on all machines, and so on. Names are its own."""
+
+    machines: tuple[str, ...] = ("smollm2-2", "h100-8b")
+    loads: tuple[str, ...] = ("short", "long", "mixed")
+    slots: tuple[int, ...] = (4, 64, 256)
+    shares: tuple[float, ...] = (0.5, 0.8, 1.0, 1.5)
+    """Of what a machine could serve."""
+    requests: int | None = None
+    """For each row; None: by the slots."""
+    is_against: bool = False
+    """Whether it is held against real runs instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,16 +37,16 @@ class Plan:
     omp: tuple[str, ...] = ("default",)
     """OpenMP's settings, whose steps are measured."""
 
-    machines: tuple[str, ...] = ("smollm2-2", "h100-8b")
-    """Of the laboratory of policies, by name; so its loads."""
-    loads: tuple[str, ...] = ("short", "long", "mixed")
-    lab_slots: tuple[int, ...] = (4, 64, 256)
-    shares: tuple[float, ...] = (0.5, 0.8, 1.0, 1.5)
-    """Of what a machine could serve."""
-    lab_requests: int | None = None
-    """For each row; None: by the slots."""
-    against: bool = False
-    """Whether the laboratory is held against real runs."""
+    loads: tuple[str, ...] = ()
+    """By their names, of those that two servers are held against each other with; none: all."""
+    load_share: float = 1.0
+    """Of the questions of each load."""
+    behind_s: float = 1.0
+    """Seconds between a long prompt and the short one behind it."""
+    gap_bound_ms: float | None = None
+    """That the server's pace promises; of the p95 of the gaps beside a prefill."""
+
+    lab: LabPlan = field(default_factory=LabPlan)
 
     watchers: tuple[int, ...] = (100, 1000)
     """Readers of the status, beside streams."""
@@ -68,11 +83,9 @@ QUICK = Plan(
     repeats=1,
     streams=(1, 2),
     output_tokens=8,
-    machines=("smollm2-2",),
-    loads=("short",),
-    lab_slots=(4,),
-    shares=(0.8,),
-    lab_requests=20,
+    load_share=0.1,
+    behind_s=0.1,
+    lab=LabPlan(machines=("smollm2-2",), loads=("short",), slots=(4,), shares=(0.8,), requests=20),
     watchers=(3,),
     watch_s=0.5,
     rounds=4,

@@ -4,14 +4,15 @@ Hours of load take seconds, so a change of the scheduler or of the pace shows wh
 once. Only where the laboratory foretells what was measured (`--against`) do its other rows mean something.
 """
 
-from collections.abc import Sequence
+from itertools import product
 
 import trio
 
-from corral.engine.local.options import EngineOptions
 from tools.lab.figures import LabRow, measure
 from tools.lab.loads import LOADS
 from tools.lab.machines import MACHINES
+from tools.lab.options import engine_options
+from tools.measures.against import against
 from tools.measures.bed import Bed, dot
 from tools.measures.plan import Plan
 from tools.sheets.goal import Goal
@@ -23,38 +24,20 @@ LEAST_REQUESTS = 200
 REQUESTS_A_SLOT = 4
 
 
-def engine_options(flags: Sequence[str], slots: int) -> EngineOptions:
-    """What `corral serve` would tell its engine with these flags. Raises SettingsError, SystemExit."""
-    from argparse import ArgumentParser
-
-    from corral.settings import add_flags, load
-    from corral.wiring import pick  # it takes a second, and few figures need it
-
-    parser = ArgumentParser(prog="bench policy --", allow_abbrev=False)
-    source = add_flags(parser)
-    settings = load({**source(parser.parse_args(list(flags))), "slots": slots})
-    return pick(EngineOptions, settings)
-
-
 async def policy(bed: Bed, plan: Plan) -> Sheet:
     """Every load on every machine, with so many slots, at these shares of what could be served."""
+    lab = plan.lab
+    if lab.is_against:
+        return await against(bed, plan)
     rows: list[LabRow] = []
-    for machine in plan.machines:
-        for load in plan.loads:
-            for slots in plan.lab_slots:
-                options = engine_options(bed.flags, slots)
-                for share in plan.shares:
-                    rows.append(
-                        measure(
-                            MACHINES[machine],
-                            LOADS[load],
-                            options,
-                            share=share,
-                            requests=plan.lab_requests or max(LEAST_REQUESTS, REQUESTS_A_SLOT * slots),
-                        )
-                    )
-                    dot()
-                    await trio.lowlevel.checkpoint()
+    for machine, load, slots in product(lab.machines, lab.loads, lab.slots):
+        options = engine_options(bed.flags, slots)
+        requests = lab.requests or max(LEAST_REQUESTS, REQUESTS_A_SLOT * slots)
+        for share in lab.shares:
+            row = measure(MACHINES[machine], LOADS[load], options, share=share, requests=requests)
+            rows.append(row)
+            dot()
+            await trio.lowlevel.checkpoint()
     widest = [row.planner_share for row in rows if row.slots == WIDEST]
     return Sheet(
         name="policy",
@@ -78,7 +61,7 @@ async def policy(bed: Bed, plan: Plan) -> Sheet:
         if widest
         else [],
         definitions=f"""\
-{", ".join(f"{name}: {MACHINES[name].source}" for name in plan.machines)}.
+{", ".join(f"{name}: {MACHINES[name].source}" for name in lab.machines)}.
   The engine's own planner, scheduler, pace, cache books, drafts and line of waiters, in virtual time. Of
   capacity: Poisson arrivals, by what the machine could serve with no turn lost (each prompt at the speed of
   the best chunk, each answer in steps of the best width). Queue: who waits for a slot, in the mean over time.

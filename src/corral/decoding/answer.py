@@ -48,6 +48,7 @@ class AnswerDecoder:
     """
 
     __slots__ = (
+        "_held_tokens",
         "_includes_stop",
         "_kind",
         "_logprobs",
@@ -82,11 +83,18 @@ class AnswerDecoder:
         """The stop string that ended the answer, if one did. `feed` then returns nothing more."""
         self.reasoning_tokens = 0
         """Tokens that were thought, so far."""
+        self._held_tokens = 0
+        """At the beginning of an open thought: they may yet be a call instead."""
 
     @property
     def is_thinking(self) -> bool:
         """In an open thought, be it that the prompt has opened it."""
         return self._parser.is_thinking
+
+    @property
+    def thinking_tokens(self) -> int:
+        """As `reasoning_tokens`, with those that are held because they may yet be a call."""
+        return self.reasoning_tokens + self._held_tokens
 
     @property
     def ended(self) -> FinishReason | None:
@@ -108,6 +116,7 @@ class AnswerDecoder:
         """Take the next token: its bytes or, of a control token, its name. Often there is no event."""
         if self.ended is not None:
             return []
+        was_open = self._parser.is_thinking
         was_thinking = self._kind == "reasoning"
         if self._kind in ("reasoning", "tool"):
             self._logprobs.clear()
@@ -123,6 +132,11 @@ class AnswerDecoder:
         # A thought's end is known when something follows it: the token that follows is none of it.
         begins_other = any(isinstance(event, BlockOpened) and event.kind != "reasoning" for event in events)
         self.reasoning_tokens += self._kind == "reasoning" or (was_thinking and not begins_other)
+        if self._kind is not None:
+            self.reasoning_tokens += self._held_tokens if self._kind == "reasoning" else 0
+            self._held_tokens = 0
+        elif was_open and self._parser.is_thinking and not was_thinking:
+            self._held_tokens += 1
         return events
 
     def finish(self, reason: FinishReason) -> list[Event]:

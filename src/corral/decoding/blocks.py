@@ -159,6 +159,7 @@ class BlockParser:
         reader, markers = self._reader, self._markers
         self._writer.marker()
         if is_prefilled:
+            self.is_thinking = True  # from the first token on, which is not seen yet
             # Some models open again what the prompt has opened.
             yield from reader.accept(markers.thought_opener)
         yield from self._reasoning((markers.thought_closer,))

@@ -16,7 +16,8 @@ _MOST_NAME = 128
 _NAME = re.compile(r"[\w.\-:/@$]+")
 _PLAUSIBLE = re.compile(r"[\w.\-:/@$ ]+")
 _COUNTER = re.compile(r":\d*$")
-_OPEN_PAIR = re.compile(r"\\u[dD][89abAB][0-9a-fA-F]{2}$")
+_OPEN_PAIR = re.compile(r"(?<!\\)(?:\\\\)*(\\u[dD][89abAB][0-9a-fA-F]{2})$")
+"""Half a character at the end of a text in JSON; a backslash that is escaped begins none."""
 
 
 class Outcome(Enum):
@@ -88,10 +89,9 @@ class CallReader:
             text = carry + text
             if outer.done:
                 text = text[:-1]
-            elif _OPEN_PAIR.search(text):
-                carry = text
-                return
-            carry = ""
+            half = None if outer.done else _OPEN_PAIR.search(text)
+            carry = "" if half is None else text[half.start(1) :]
+            text = text.removesuffix(carry)
             # Half a pair by itself must not be taken for a control token.
             plain = json.loads(f'"{text}"').encode("utf-16", "surrogatepass").decode("utf-16", "replace")
             if not inner.done:
@@ -142,7 +142,8 @@ class CallReader:
             quote = c if c in ("'", '"') else ""
             reader.at += len(quote)
             while (yield from reader.more()):
-                match = _NAME.match(reader.text, reader.at)
+                # No further than the limit: what is too long ends at the same place in any pieces.
+                match = _NAME.match(reader.text, reader.at, reader.at + _MOST_NAME + 1 - len(text))
                 if match is None:
                     break
                 text += match[0]

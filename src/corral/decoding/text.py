@@ -24,6 +24,7 @@ class TextDecoder:
     calls = 0
     """There are none in a text, nor thoughts."""
     reasoning_tokens = 0
+    thinking_tokens = 0
     is_thinking = False
 
     __slots__ = ("_decoded_chars", "_is_open", "_logprobs", "_shown_chars", "_stops", "_utf8")

@@ -31,6 +31,13 @@ MESSAGES = (
     Message("assistant", "Sunny."),
     Message("user", "Thanks."),
 )
+SYSTEM_SPEAKS_AGAIN = (
+    Message("system", "Be briefer."),
+    Message("assistant", "Yes."),
+    Message("system", "The user has moved."),
+    Message("user", "And here?"),
+    Message("system", "Say it in rhyme."),
+)
 CALLS = """{%- for m in messages -%}{{- '<|' + m.role + '|>' + (m.content or '') -}}
 {%- if m.tool_calls -%}CHECK{%- for c in m.tool_calls -%}
 {{- '<|call|>' + c.function.name + '<|args|>' + (c.function.arguments ARGUMENTS) + '<|/call|>' -}}
@@ -131,7 +138,66 @@ def test_what_the_user_says_is_marked_and_what_we_write_is_not() -> None:
 @pytest.mark.parametrize("path", llama_models.templates(), ids=lambda path: path.name)
 def test_every_vendors_template_takes_the_whole_conversation(path: Path) -> None:
     source = path.read_text(encoding="utf-8")
-    written = conversation(learned_from(source), MESSAGES, TOOLS)
+    written = conversation(learned_from(source), MESSAGES + SYSTEM_SPEAKS_AGAIN, TOOLS)
     text = ChatTemplate(source).render(written.messages, written.tools)
     for word in ("Be brief.", "How is Oslo?", "Oslo", "ping", "sunny", "no line", "Thanks.", "get_weather"):
         assert word in text
+    for message in SYSTEM_SPEAKS_AGAIN:
+        assert message.content in text
+
+
+LATE = (
+    Message("system", "Be brief."),
+    Message("user", "One."),
+    Message("system", "Behind a question."),
+    Message("assistant", "", tool_calls=(OSLO,)),
+    Message("tool", "sunny", tool_call_id=OSLO.id),
+    Message("developer", "Behind a result."),
+    Message("assistant", "Sunny."),
+    Message("system", "Before a question."),
+    Message("user", "Two."),
+)
+NO_LATE_SYSTEM = """{%- for m in messages -%}
+{%- if m.role == 'system' and not loop.first -%}{{ raise_exception('only at the beginning') }}{%- endif -%}
+{{- '<|' + m.role + '|>' + (m.content or '') -}}{%- endfor -%}"""
+LAST_SYSTEM_WINS = """{%- set ns = namespace(system='') -%}
+{%- for m in messages if m.role == 'system' -%}{%- set ns.system = m.content -%}{%- endfor -%}
+{{- ns.system -}}
+{%- for m in messages if m.role != 'system' -%}{{- '<|' + m.role + '|>' + (m.content or '') -}}{%- endfor -%}"""
+
+
+def roles_and_texts(learned: Learned, messages: tuple[Message, ...]) -> list[tuple[str, str]]:
+    return [(each["role"], each["content"]) for each in conversation(learned, messages).messages]
+
+
+@pytest.mark.parametrize("source", [NO_LATE_SYSTEM, LAST_SYSTEM_WINS])
+def test_a_late_system_message_goes_into_the_turn_it_is_next_to_where_the_template_wants_none(
+    source: str,
+) -> None:
+    found = learned_from(source)
+    assert found.capabilities.system
+    assert not found.capabilities.late_system
+    written = roles_and_texts(found, LATE)
+    assert [role for role, _ in written].count("system") == 1
+    assert written[:2] == [("system", "Be brief."), ("user", "One.\n\nBehind a question.")]
+    assert "sunny\n\nBehind a result." in written[3][1]
+    assert written[-1] == ("user", "Before a question.\n\nTwo.")
+
+
+def test_what_was_folded_stays_when_the_conversation_goes_on() -> None:
+    found = learned_from(NO_LATE_SYSTEM)
+    whole = roles_and_texts(found, LATE)
+    for ends in (3, 6, 9):
+        so_far = roles_and_texts(found, LATE[:ends])
+        assert so_far == whole[: len(so_far)]
+
+
+def test_a_late_system_message_behind_an_answer_is_the_users_own_turn() -> None:
+    messages = (Message("user", "One."), Message("assistant", "A."), Message("system", "Late."))
+    assert roles_and_texts(learned_from(NO_LATE_SYSTEM), messages)[-1] == ("user", "Late.")
+
+
+def test_a_late_system_message_stays_where_the_template_takes_it() -> None:
+    found = with_calls()
+    assert found.capabilities.late_system
+    assert [role for role, _ in roles_and_texts(found, LATE)].count("system") == 4

@@ -14,7 +14,7 @@ from tests.dialects.answers import answers, block, finished
 from corral.dialects import Head
 from corral.dialects.anthropic.messages import MessagesCall, MessagesDialect
 from corral.errors import ContextExceeded, EngineFailed, InvalidRequest, QueueFull
-from corral.events import Event, collect
+from corral.events import Event, Prefill, Queued, Started, collect
 from corral.request import Message as Turn
 from corral.request import Thinking, ToolChoice
 
@@ -104,6 +104,22 @@ def test_a_keepalive_is_what_claude_code_counts_as_life_and_adds_nothing() -> No
     assert message.content[2].input == {"city": "Oslo"}  # type: ignore[union-attr]
     kinds = [data["delta"].get("type", name) for name, data in parsed(raw) if "delta" in data]
     assert {"thinking_delta", "text_delta", "input_json_delta", "message_delta"} <= set(kinds)
+
+
+def test_a_ping_tells_where_a_request_is_until_it_answers() -> None:
+    stream = call_of(stream=True).stream(HEAD)
+    assert parsed(stream.keepalive())[0] == ("ping", {"type": "ping"})
+    told = []
+    for event in (Queued(2, 41.52), Queued(1), Prefill(4, 9, 3, 120.0), Started(9, 3)):
+        assert stream.encode(0, event) == b""
+        [ping, *_] = parsed(stream.keepalive())
+        told.append({name: value for name, value in ping[1].items() if name != "type"})
+    assert told == [
+        {"queue_progress": {"position": 2, "eta_s": 41.5}},
+        {"queue_progress": {"position": 1, "eta_s": None}},
+        {"prompt_progress": {"total": 9, "cache": 3, "processed": 4, "time_ms": 120}},
+        {},
+    ]
 
 
 def test_a_thought_is_signed_and_known_when_it_comes_back() -> None:

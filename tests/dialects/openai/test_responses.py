@@ -17,7 +17,7 @@ from corral.dialects import Head
 from corral.dialects.openai.responses import ResponsesCall, ResponsesDialect
 from corral.dialects.openai.responses_store import ResponsesStore
 from corral.errors import Cancelled, EngineFailed, InvalidRequest, PreviousResponseNotFound
-from corral.events import Event, TokenLogprob, collect
+from corral.events import Event, Prefill, Queued, Started, TokenLogprob, collect
 from corral.request import Message, Thinking, ToolCall, ToolChoice
 
 HEAD = Head("resp_1", 1700000000, "smol", prompt_tokens=9)
@@ -98,6 +98,20 @@ def test_a_keepalive_is_progress_with_the_next_number_and_the_same_response() ->
     frames = parsed(raw + stream.end())
     folded(frames)
     assert [frame["sequence_number"] for frame in frames] == list(range(len(frames)))
+
+
+def test_a_keepalive_tells_where_a_request_is_until_it_answers() -> None:
+    stream = call_of(stream=True).stream(HEAD)
+    told = []
+    for event in (Queued(2, 41.52), Prefill(4, 9, 3, 120.0), Started(9, 3)):
+        assert stream.encode(0, event) == b""
+        [frame] = parsed(stream.keepalive())
+        told.append({name: frame[name] for name in ("queue_progress", "prompt_progress") if name in frame})
+    assert told == [
+        {"queue_progress": {"position": 2, "eta_s": 41.5}},
+        {"prompt_progress": {"total": 9, "cache": 3, "processed": 4, "time_ms": 120}},
+        {},
+    ]
 
 
 @given(answers())

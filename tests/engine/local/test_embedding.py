@@ -1,7 +1,6 @@
 """Texts embedded by the worker, beside those that generate; and what the engine refuses of them."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -96,23 +95,29 @@ def test_progress_is_told_in_tokens() -> None:
     assert len(progress) >= 3, "of more tokens than a step takes there are several"
 
 
-def test_a_stream_waits_for_no_more_than_one_step_of_inputs_between_two_of_its_own() -> None:
+def test_streams_keep_half_of_their_pace_and_wait_for_one_step_of_inputs_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     order: list[str] = []
-    backend = ScriptedBackend(embeds=embeds(cells=4096, input_tokens=4096))
-    embedder = embedder_of(backend)
-    worker = worker_on(backend)
+    now_s = 0.0
+
+    def compute(chunks: Sequence[Chunk]) -> None:
+        nonlocal now_s
+        is_embedding = 3 in chunks[0].tokens
+        order.append("embed" if is_embedding else "decode")
+        now_s += 1 / 32 if is_embedding else 1 / 128
+
+    monkeypatch.setattr("corral.engine.local.worker.perf_counter", lambda: now_s)
+    worker = worker_on(ScriptedBackend(embeds=embeds(cells=4096, input_tokens=4096), on_step=compute))
     events = Events(worker)
     worker.submit_nowait(generating(1, 30))
-    worker.submit_nowait(EmbedTask(2, [[3] * 1000], DIMENSIONS))
-    while 1 not in events.released:
-        before = len(embedder.steps), len(backend.steps)
-        events.step()
-        if len(embedder.steps) > before[0]:
-            order.append("embed")
-        if len(backend.steps) > before[1]:
-            order.append("decode")
-    assert "embed" in order
-    assert ("embed", "embed") not in pairwise(order)
+    worker.submit_nowait(EmbedTask(2, [[3] * 4000], DIMENSIONS))
+    events.until_released(1)
+    told = "".join("E" if kind == "embed" else "d" for kind in order)
+    assert told.startswith("EdE"), "a prompt takes turns with it"
+    runs = told.strip("d").split("E")[2:-1]
+    assert len(runs) >= 5
+    assert set(runs) == {"dddd"}, "as long as a step of inputs takes they decode, and no longer"
 
 
 def test_a_cancelled_task_leaves_nothing_and_says_what_was_in_vain() -> None:
@@ -149,6 +154,48 @@ def test_the_running_step_is_cut_short_when_those_who_leave_own_most_of_it() -> 
     assert events.released[1].prefill_dropped > 0
     [vector] = collect(events.by_key[2]).vectors
     assert np.frombuffer(vector, "<f4") == pytest.approx(alone(backend, [2] * 10), abs=1e-6)
+
+
+def test_where_nothing_is_left_of_an_aborted_step_who_stays_begins_again() -> None:
+    worker: Worker
+    steps = 0
+
+    def leave(chunks: Sequence[Chunk]) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == 2:
+            worker.cancel_nowait(1)
+
+    backend = ScriptedBackend(embeds=embeds(can_undo=False), on_step=leave)
+    worker = worker_on(backend)
+    events = Events(worker)
+    worker.submit_nowait(EmbedTask(1, [[1] * 120], DIMENSIONS))
+    worker.submit_nowait(EmbedTask(2, [[2] * 100], DIMENSIONS))
+    events.until_released(2)
+    [vector] = collect(events.by_key[2]).vectors
+    assert np.frombuffer(vector, "<f4") == pytest.approx(alone(backend, [2] * 100), abs=1e-6)
+    assert embedder_of(backend).held_tokens == 0
+    worker.check_idle()
+
+
+def test_where_it_cannot_be_found_out_who_was_at_fault_all_of_a_step_fail() -> None:
+    has_failed = False
+
+    def fail(chunks: Sequence[Chunk]) -> None:
+        nonlocal has_failed
+        if not has_failed:
+            has_failed = True
+            raise EngineFailed("that cannot be computed")
+
+    backend = ScriptedBackend(embeds=embeds(can_undo=False), on_step=fail)
+    worker = worker_on(backend)
+    events = Events(worker)
+    for key in (1, 2):
+        worker.submit_nowait(EmbedTask(key, [[key] * 100], DIMENSIONS))
+    for key in (1, 2):
+        events.until_released(key)
+        assert isinstance(events.by_key[key][-1], Failed)
+    worker.check_idle()
 
 
 def test_only_the_input_that_cannot_be_computed_fails() -> None:

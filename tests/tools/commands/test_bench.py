@@ -16,3 +16,28 @@ def test_a_peer_that_nobody_would_ask_is_refused(capsys: pytest.CaptureFixture[s
     with pytest.raises(SystemExit):
         parse(["drafting", "--peer", "http://127.0.0.1:1"])
     assert "no use for --peer" in capsys.readouterr().err
+
+
+def test_a_family_of_loads_goes_by_its_first_name() -> None:
+    assert parse(["load", "--loads", "talk,short"]).loads == ("talk", "short-1", "short-8", "short-16")
+    assert parse(["load"]).loads == ()
+
+
+def test_a_load_that_there_is_not_is_refused_with_those_that_there_are(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        parse(["load", "--loads", "heavy"])
+    assert "no load 'heavy'; there are retrieval, long" in capsys.readouterr().err
+
+
+def test_a_peer_runs_already_or_is_started(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["load", "--peer", "http://127.0.0.1:1", "--peer-cmd", "peer {port} {slots} {ctx_tokens}"])
+    assert "runs already (--peer) or is started (--peer-cmd)" in capsys.readouterr().err
+
+
+def test_a_command_for_a_peer_takes_its_size(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["load", "--peer-cmd", "peer --port {port}"])
+    assert "--peer-cmd has no {slots}" in capsys.readouterr().err

@@ -5,7 +5,7 @@ import msgspec
 from corral.engine.local.options import EngineOptions
 from tools.lab.engine import Lab, Record
 from tools.lab.figures import LabRow, ideal_s, measure
-from tools.lab.loads import MIXED, SHORT, Ask, Closed, Lengths, Listed, Load
+from tools.lab.loads import MIXED, SHORT, Ask, Lengths, Listed, Load, closed
 from tools.lab.machines import H100_8B, SMOLLM2_2_THREADS, Machine
 from tools.lab.stream import Stream
 
@@ -40,14 +40,14 @@ def test_the_same_seed_gives_the_same_hours() -> None:
 
 def test_everybody_is_answered_in_full_and_nothing_stays_in_the_cache() -> None:
     lab = Lab(SMOLLM2_2_THREADS, FOUR_SLOTS, repeats=0.4)
-    record = lab.run(Closed(RETRIEVAL, clients=12, each=3, turnaround_s=0.015, seed=1))
+    record = lab.run(closed(RETRIEVAL, clients=12, each=3, turnaround_s=0.015, seed=1))
     lab.check_idle()
     assert [stream.said_tokens for stream in record.streams] == [48] * 36
 
 
 def test_prompts_of_a_retrieval_load_use_the_machine_for_what_it_is_worth() -> None:
     lab = Lab(SMOLLM2_2_THREADS, FOUR_SLOTS)
-    record = lab.run(Closed(RETRIEVAL, clients=12, each=4, turnaround_s=0.015, seed=1))
+    record = lab.run(closed(RETRIEVAL, clients=12, each=4, turnaround_s=0.015, seed=1))
     share = len(record.streams) * ideal_s(SMOLLM2_2_THREADS, 4, 390, 48) / record.ended_s
     assert 0.78 <= share <= 1.0
 
@@ -76,7 +76,7 @@ def test_at_half_of_its_capacity_the_median_request_finds_a_slot_at_once() -> No
 
 def test_the_costs_of_a_gpu_are_learned_from_the_seed_of_a_small_cpu() -> None:
     lab = Lab(H100_8B, EngineOptions(slots=32))
-    lab.run(Closed(RETRIEVAL, clients=32, each=4, turnaround_s=0.0, seed=1))
+    lab.run(closed(RETRIEVAL, clients=32, each=4, turnaround_s=0.0, seed=1))
     truth = H100_8B.costs()
     for rows in (16, 32):
         assert 0.8 <= lab.pace.costs.step_ms(rows, 400.0) / truth.step_ms(rows, 400.0) <= 1.25

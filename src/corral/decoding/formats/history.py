@@ -1,9 +1,9 @@
 """A conversation in the shapes that a template takes, by what was learned of it.
 
 What the template renders itself is given to it as it wants it: arguments as an object or a text, content
-beside calls empty, null or absent, ids of nine characters, one call a turn. What it does not render is
-written as text: calls in the format that the model is read by, results in tags, tools in the system message
-with our own instruction.
+beside calls empty, null or absent, ids of nine characters, one call a turn, no system message but the first.
+What it does not render is written as text: calls in the format that the model is read by, results in tags,
+tools in the system message with our own instruction.
 """
 
 import hashlib
@@ -102,10 +102,12 @@ class _Writer:
             system.append(self._mark(first.content))
         if tools and not self._can.tools and self._form is not None:
             system.append(instruction(self._form, tools, self._mark))
-        if not system:
-            return [_marked(message, self._mark) for message in rest]
-        text = "\n\n".join(filter(None, system))
         marked = [_marked(message, self._mark) for message in rest]
+        if not self._can.late_system:
+            marked = _without_late_system(marked)
+        if not system:
+            return marked
+        text = "\n\n".join(filter(None, system))
         if self._can.system or (role == "developer" and self._can.developer):
             role = role if role == "system" or self._can.developer else "system"
             return [Message(role="developer" if role == "developer" else "system", content=text), *marked]
@@ -218,6 +220,39 @@ class _Writer:
         if not self._can.short_ids or _SHORT_ID.fullmatch(call_id):
             return call_id
         return hashlib.blake2b(call_id.encode(), digest_size=8).hexdigest()[:9]
+
+
+def _without_late_system(messages: Sequence[Message]) -> list[Message]:
+    """What is said by the system in mid-conversation, in the turn that it is next to.
+
+    The user's next, if that is the next message; else the user's or the tool's before it. So it stays where
+    it is when the conversation goes on, and what was computed of it is of use again.
+    """
+    folded: list[Message] = []
+    held: list[str] = []
+
+    def put_behind() -> None:
+        last = folded[-1] if folded else None
+        text = "\n\n".join(held)
+        held.clear()
+        if last is not None and last.role in ("user", "tool"):
+            folded[-1] = replace(last, content=f"{last.content}\n\n{text}")
+        elif text:
+            folded.append(Message(role="user", content=text))
+
+    for message in messages:
+        if message.role in ("system", "developer"):
+            held.append(message.content)
+        elif held and message.role == "user":
+            folded.append(replace(message, content="\n\n".join([*held, message.content])))
+            held.clear()
+        else:
+            if held:
+                put_behind()
+            folded.append(message)
+    if held:
+        put_behind()
+    return folded
 
 
 def _one_call_a_turn(messages: Sequence[Message]) -> list[Message]:

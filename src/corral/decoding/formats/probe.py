@@ -68,6 +68,8 @@ class Capabilities:
     results: bool = False
     """Messages of the role tool are rendered."""
     system: bool = False
+    late_system: bool = False
+    """Behind the first turn, too: many refuse a system message there, or leave it out."""
     developer: bool = False
     arguments: Literal["object", "string"] = "object"
     content_beside_calls: ContentBesideCalls = "empty"
@@ -220,6 +222,7 @@ def probe(prober: Prober) -> Capabilities:
     prober.capabilities = Capabilities(
         tools=with_tools is not None and with_tools != plain and NAMES[0] in with_tools,
         system=_shows(prober, "system"),
+        late_system=_shows_late_system(prober),
         developer=_shows(prober, "developer"),
         **shapes,
     )
@@ -243,6 +246,25 @@ def _shows(prober: Prober, role: str) -> bool:
     messages: Messages = [{"role": role, "content": CONTENT}, {"role": "user", "content": USER}]
     text = prober.render(messages, generation=True)
     return text is not None and CONTENT in text
+
+
+def _shows_late_system(prober: Prober) -> bool:
+    """Between an answer and the user, and last of all: coding agents send both. Some templates write the last
+    system message in the place of the first."""
+    turn: Messages = [
+        {"role": "system", "content": NAMES[0]},
+        {"role": "user", "content": USER},
+        {"role": "assistant", "content": THOUGHT},
+    ]
+    late: Messages = [{"role": "system", "content": CONTENT}]
+    ask: Messages = [{"role": "user", "content": RESULT}]
+    texts = (
+        prober.render([*turn, *late, *ask], generation=True),
+        prober.render([*turn, *ask, *late], generation=True),
+    )
+    return all(
+        text is not None and all(word in text for word in (NAMES[0], CONTENT, RESULT)) for text in texts
+    )
 
 
 def _call_shapes(prober: Prober) -> dict[str, Any]:

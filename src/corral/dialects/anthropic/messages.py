@@ -6,7 +6,8 @@ events map to them one to one. Decisions where the reference leaves room or real
 - `message_start` goes out on acceptance, with the prompt's tokens. How many of them were cached is known
   later, so the last `message_delta` tells the whole usage; Anthropic's helpers let it win.
 - A keepalive is a `ping`, which Claude Code does not count as life, and then something that it does: an empty
-  delta of the open block, or between blocks a `message_delta` that says nothing new.
+  delta of the open block, or between blocks a `message_delta` that says nothing new. The `ping` tells where a
+  request is that does not answer yet, which all of Anthropic's clients overlook.
 - A thought is signed, so that clients keep it. The signature of one that was asked to be left out holds it:
   it is known when it comes back. Thoughts without a signature, or with somebody else's, are taken too.
 - An answer that ended because the context is full says `model_context_window_exceeded`.
@@ -22,11 +23,13 @@ from dataclasses import dataclass
 from typing import Final
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from corral.decoding.json_scan import complete_json
 from corral.dialects import Head, Headers
 from corral.dialects.anthropic.errors import AnthropicErrors, error_frame
 from corral.dialects.anthropic.messages_request import ANTHROPIC_CALL, OUR_CALL, parse_count, parse_messages
+from corral.dialects.progress import PromptProgress, QueueProgress, Whereabouts
 from corral.dialects.seal import Seal
 from corral.dialects.wire import frame
 from corral.errors import CorralError
@@ -39,7 +42,10 @@ from corral.events import (
     Completion,
     Event,
     Finished,
+    Prefill,
+    Queued,
     Sampled,
+    Started,
     Usage,
 )
 from corral.request import GenerationRequest
@@ -146,6 +152,11 @@ class _InputTokens(msgspec.Struct, gc=False):
     input_tokens: int
 
 
+class _Ping(msgspec.Struct, gc=False, tag_field="type", tag="ping"):
+    queue_progress: QueueProgress | UnsetType = UNSET
+    prompt_progress: PromptProgress | UnsetType = UNSET
+
+
 _PING: Final = b'event: ping\ndata: {"type":"ping"}\n\n'
 _MESSAGE_STOP: Final = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
 _EMPTY: Final = msgspec.Raw(b"{}")
@@ -162,6 +173,7 @@ class MessagesStream:
         """Of the open block."""
         self._thought: list[str] = []
         self._output_tokens = 0
+        self._whereabouts = Whereabouts()
 
     def start(self) -> bytes:
         head = self._head
@@ -181,6 +193,9 @@ class MessagesStream:
                 return self._opened(event)
             case BlockClosed():
                 return self._closed()
+            case Queued() | Prefill() | Started():
+                self._whereabouts.hear(event)
+                return b""
             case Finished():
                 reason, sequence = _stop(event, self._call.request, self._head)
                 usage = _usage(event.usage)
@@ -198,8 +213,12 @@ class MessagesStream:
     def keepalive(self) -> bytes:
         if self._kind is None:
             usage = _DeltaUsage(self._output_tokens)
-            return _PING + _event("message_delta", _MessageDelta(_Stop(None, None), usage))
+            return self._ping() + _event("message_delta", _MessageDelta(_Stop(None, None), usage))
         return _PING + self._delta(_delta(self._kind, ""))
+
+    def _ping(self) -> bytes:
+        where = self._whereabouts
+        return _event("ping", _Ping(where.queue, where.prompt)) if where.is_known else _PING
 
     def end(self) -> bytes:
         return _MESSAGE_STOP

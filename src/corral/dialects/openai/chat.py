@@ -29,7 +29,7 @@ from corral.dialects import Head, Headers
 from corral.dialects.openai.chat_request import generation_request, read_chat, wants_usage
 from corral.dialects.openai.chat_tools import custom_tools
 from corral.dialects.openai.errors import OpenAIErrors, error_frame
-from corral.dialects.openai.progress import PromptProgress, QueueProgress, prompt_progress, queue_progress
+from corral.dialects.progress import PromptProgress, QueueProgress, prompt_progress, queue_progress
 from corral.dialects.wire import frame
 from corral.events import (
     Block,

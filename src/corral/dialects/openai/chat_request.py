@@ -15,13 +15,13 @@ from corral.dialects.fields import refuse
 from corral.dialects.openai.chat_tools import (
     ToolFields,
     choice_of,
-    grammar_of,
     template_kwargs_of,
     thinking_of,
     tools_of,
 )
 from corral.dialects.openai.fields import REFUSED
 from corral.dialects.openai.sampling import agreed, max_tokens_of, sampling_of, stop_of, whole
+from corral.dialects.openai.structure import grammar_of
 from corral.dialects.wire import decode
 from corral.errors import InvalidRequest
 from corral.request import GenerationRequest, Message, Role, ToolCall

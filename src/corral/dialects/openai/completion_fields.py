@@ -5,11 +5,13 @@ Sources: OpenAI's API reference; `CompletionRequest` of vLLM and of SGLang, as o
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Final
 
 from corral.dialects.fields import Field, Honoured, Refused
 from corral.dialects.openai.fields import FIELDS
-from corral.dialects.openai.sampling import LIMITS, SamplingFields
+from corral.dialects.openai.sampling import LIMITS
+from corral.dialects.openai.structure import GrammarFields
 
 _AS_IN_CHAT: Final = {field.name: field for field in FIELDS}
 _HARMLESS_AS_IN_CHAT: Final = (
@@ -45,8 +47,9 @@ def _honoured() -> Iterator[Field]:
     yield Honoured("return_progress", "L", True, "as for chat completions")
     yield Honoured("priority", "VS", 1, "as for chat completions")
     yield Honoured("no_stop_trim", "S", True, "as `include_stop_str_in_output`")
-    own = {*LIMITS}
-    for name in SamplingFields.__struct_fields__:
+    own = {*LIMITS, "response_format"}
+    yield replace(_AS_IN_CHAT["response_format"], servers="LVS")  # OpenAI has it for conversations alone
+    for name in GrammarFields.__struct_fields__:
         if name not in own:
             yield _AS_IN_CHAT[name]
 
@@ -60,16 +63,6 @@ def _refused() -> Iterator[Field]:
     no: tuple[Any, ...] = (False,)
     empty: tuple[Any, ...] = ([],)
     # What the answer may be
-    yield Refused("response_format", "LVS", {"type": "json_object"}, "", ({"type": "text"},))
-    yield Refused("grammar", "L", 'root ::= "a"', "")
-    yield Refused("json_schema", "LS", {}, "")
-    yield Refused("structured_outputs", "V", {}, "")
-    yield Refused("guided_json", "V", {}, "")
-    yield Refused("guided_regex", "V", "a", "")
-    yield Refused("guided_choice", "V", ["a"], "")
-    yield Refused("guided_grammar", "V", "a", "")
-    yield Refused("regex", "S", "a", "")
-    yield Refused("ebnf", "S", "a", "")
     yield Refused("format", "A", "json", "")
     yield Refused("tools", "L", [{}], "they are for conversations", empty)
     yield Refused("stop_regex", "S", "a", "", (*empty, ""))

@@ -15,13 +15,13 @@ from msgspec import Meta
 from corral.dialects.openai.completion_fields import COMPLETION_REFUSED
 from corral.dialects.openai.sampling import (
     LIMITS,
-    SamplingFields,
     agreed,
     max_tokens_of,
     sampling_of,
     stop_of,
     whole,
 )
+from corral.dialects.openai.structure import GrammarFields, grammar_of
 from corral.dialects.wire import decode
 from corral.errors import InvalidRequest
 from corral.request import GenerationRequest, RawPrompt
@@ -39,12 +39,12 @@ class _StreamOptions(msgspec.Struct):
 
 if TYPE_CHECKING:
 
-    class _Refused(SamplingFields):
+    class _Refused(GrammarFields):
         """Fields whose effect corral does not have, of any type."""
 
 else:
     _Refused = msgspec.defstruct(
-        "_Refused", [(name, object, None) for name in COMPLETION_REFUSED], bases=(SamplingFields,)
+        "_Refused", [(name, object, None) for name in COMPLETION_REFUSED], bases=(GrammarFields,)
     )
 
 
@@ -99,6 +99,7 @@ def generation_requests(wire: CompletionBody) -> tuple[GenerationRequest, ...]:
         top_logprobs=0 if top_logprobs is None and has_to_rank else top_logprobs,
         n=candidates,
         scores_prompt=scores_prompt(wire),
+        grammar=grammar_of(wire),
         priority=wire.priority or 0,
     )
     return tuple(replace(first, prompt=prompt) for prompt in _prompts(wire))

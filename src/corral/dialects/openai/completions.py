@@ -31,7 +31,7 @@ from corral.dialects.openai.completion_request import (
     wants_usage,
 )
 from corral.dialects.openai.errors import OpenAIErrors, error_frame
-from corral.dialects.openai.progress import PromptProgress, QueueProgress, prompt_progress, queue_progress
+from corral.dialects.progress import PromptProgress, QueueProgress, prompt_progress, queue_progress
 from corral.dialects.wire import frame
 from corral.events import (
     BlockDelta,

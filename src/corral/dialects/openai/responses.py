@@ -6,7 +6,8 @@ room or real clients need more:
 
 - `response.created` and `response.in_progress` go out on acceptance. A keepalive is
   `response.in_progress` again: Codex counts parsed events only. It repeats all that was said, the open item
-  included, because openai-node goes on from what is in it. `sequence_number` has no gaps.
+  included, because openai-node goes on from what is in it. `sequence_number` has no gaps. While a request
+  waits or its prompt is read, it tells where it is, in fields of its own.
 - A thought is streamed as `reasoning_text`, as servers of open models do; a client that asks for a
   summary gets it as the summary instead, since it reads nothing else. Never both.
 - A tool with free input is called by the model with JSON; clients get the text that the JSON spells, as
@@ -26,6 +27,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from corral.decoding.string_field import StringField
 from corral.dialects import Head, Headers
@@ -39,6 +41,7 @@ from corral.dialects.openai.responses_request import (
     parse_responses,
 )
 from corral.dialects.openai.responses_store import OwnResponses, ResponsesStore, Turn
+from corral.dialects.progress import PromptProgress, QueueProgress, Whereabouts
 from corral.dialects.seal import Seal
 from corral.dialects.wire import frame
 from corral.errors import Cancelled, CorralError
@@ -50,6 +53,9 @@ from corral.events import (
     Completion,
     Event,
     Finished,
+    Prefill,
+    Queued,
+    Started,
     TokenLogprob,
     Usage,
 )
@@ -185,6 +191,8 @@ class _Lifecycle(msgspec.Struct, gc=False):
     type: str
     sequence_number: int
     response: Response
+    queue_progress: QueueProgress | UnsetType = UNSET
+    prompt_progress: PromptProgress | UnsetType = UNSET
 
 
 class _ItemEvent(msgspec.Struct, gc=False):
@@ -244,6 +252,7 @@ class ResponsesStream:
         self._has_closed = False
         """The open item has all of its text; how it ended is known with the next event."""
         self._finished: Finished | None = None
+        self._whereabouts = Whereabouts()
 
     @property
     def may_be_kept(self) -> bool:
@@ -273,12 +282,16 @@ class ResponsesStream:
             case Finished():
                 self._finished = event
                 return self._closed(_last_status(event))
+            case Queued() | Prefill() | Started():
+                self._whereabouts.hear(event)
+                return b""
             case _:
                 return b""
 
     def keepalive(self) -> bytes:
-        output = self._said_so_far("in_progress")
-        return self._lifecycle("in_progress", self._call.response(self._head, "in_progress", output))
+        response = self._call.response(self._head, "in_progress", self._said_so_far("in_progress"))
+        where = self._whereabouts
+        return _frame(_Lifecycle("response.in_progress", self._next(), response, where.queue, where.prompt))
 
     def end(self) -> bytes:
         assert self._finished is not None

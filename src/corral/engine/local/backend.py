@@ -217,6 +217,8 @@ class EmbedShape:
     sequences: int
     cells: int
     can_split: bool
+    can_undo: bool = True
+    """Whether a step that failed leaves what was there before; else it leaves nothing of its inputs."""
 
 
 class Embedder(Protocol):
@@ -229,8 +231,8 @@ class Embedder(Protocol):
         """The vectors of a step: [chunks, dimensions], pooled over each chunk alone.
 
         A chunk is the next part of an input, by the number of its sequence: 0 to `shape.sequences` - 1.
-        Raises EngineFailed or StepAborted, and what is held of the inputs is then as it was before; or
-        BackendLost.
+        Raises EngineFailed or StepAborted, and what is held of the inputs is then as it was before or,
+        if it cannot undo, nothing; or BackendLost.
         """
         ...
 

@@ -24,7 +24,7 @@ from corral.engine.local.shaping import Shaping
 from corral.engine.local.task import Delivery, EmbedTask, Task
 from corral.engine.local.texts import LocalTexts
 from corral.engine.local.worker import Worker
-from corral.errors import ContextExceeded, EngineFailed, InvalidRequest
+from corral.errors import EngineFailed, InvalidRequest, prompt_too_long
 from corral.events import Failed
 from corral.request import GenerationRequest
 
@@ -319,12 +319,8 @@ class LocalEngine:
             wanted = min(wanted, max(room, 1))
         if room < 1 or (wanted is not None and wanted > room):
             asked = f" and {wanted} of output" if wanted is not None and room >= 1 else ""
-            raise ContextExceeded(
-                f"this model's context is {limit} tokens, but the prompt has {prompt_tokens}{asked}",
-                prompt_tokens=prompt_tokens,
-                limit_tokens=limit,
-                param=request.prompt_param if room < 1 else "max_tokens",
-            )
+            param = request.prompt_param if room < 1 else "max_tokens"
+            raise prompt_too_long(prompt_tokens, limit, beside=asked, param=param)
         return wanted or room
 
     async def _supervise(self, worker: Worker) -> None:

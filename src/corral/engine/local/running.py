@@ -49,8 +49,15 @@ class Running:
         """The next token, from a row of logits. Raises EngineFailed where the grammar cannot be followed."""
         if self._forced:
             return self._forced.popleft()
-        if self._mask is None or self.decoder.is_thinking:
+        if self._mask is None:
             return self.sampler.sample(row)
+        if self.decoder.is_thinking:
+            token = self.sampler.sample(row)
+            limit = self.task.thought
+            if limit is None or token not in limit.ends:
+                return token
+            self._forced.extend(limit.closer)  # what it has to say is still to come
+            return self._forced.popleft()
         token = self.sampler.sample(row, self._mask.allowed)
         self._mask.accept(token)
         return token
@@ -74,7 +81,7 @@ class Running:
             limit is not None
             and limit.tokens is not None
             and self.decoder.is_thinking
-            and self.decoder.reasoning_tokens >= limit.tokens
+            and self.decoder.thinking_tokens >= limit.tokens
         ):
             self.end_thought()
 

@@ -26,6 +26,7 @@ from corral.engine.local.backend import (
     StepAborted,
 )
 from corral.engine.local.prompts.contract import Prompts
+from corral.errors import EngineFailed
 from corral.events import TokenLogprob
 from corral.request import Sampling
 
@@ -216,9 +217,15 @@ class ScriptedEmbedder:
         self._held: dict[int, list[int]] = {}
 
     def embed(self, chunks: Sequence[Chunk]) -> NDArray[np.float32]:
-        self._backend.on_step(chunks)
-        if self._backend.is_aborting:
-            raise StepAborted
+        try:
+            self._backend.on_step(chunks)
+            if self._backend.is_aborting:
+                raise StepAborted
+        except (EngineFailed, StepAborted):
+            if not self.shape.can_undo:
+                for chunk in chunks:
+                    self.forget(chunk.sequence)
+            raise
         self.steps.append(tuple(chunks))
         assert 0 < sum(len(chunk.tokens) for chunk in chunks) <= self.shape.batch_tokens
         assert len({chunk.sequence for chunk in chunks}) == len(chunks) <= self.shape.sequences
@@ -267,9 +274,10 @@ def embeds(
     sequences: int = 16,
     cells: int = 256,
     can_split: bool = True,
+    can_undo: bool = True,
 ) -> EmbedShape:
     """A shape for tests."""
-    return EmbedShape(pooling, dimensions, input_tokens, batch_tokens, sequences, cells, can_split)
+    return EmbedShape(pooling, dimensions, input_tokens, batch_tokens, sequences, cells, can_split, can_undo)
 
 
 class ScriptedBackend:

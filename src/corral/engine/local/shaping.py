@@ -65,7 +65,7 @@ class Shaping:
     def thought(self, request: GenerationRequest) -> ThoughtLimit | None:
         """How a thought is ended, and after how much of it."""
         closer = self._end if _must_call(request) else self._closer
-        return ThoughtLimit(request.thinking.budget_tokens, closer) if closer else None
+        return ThoughtLimit(request.thinking.budget_tokens, closer, self._ends) if closer else None
 
     def constraint(self, request: GenerationRequest, ending: str) -> Constraint | None:
         """What an answer is held to. Blocks for up to a second.

@@ -52,10 +52,14 @@ class EmbedTask:
 
 @dataclass(frozen=True, slots=True)
 class ThoughtLimit:
-    """After `tokens` of thought, if that is a number, `closer` is said for the model; it never is empty."""
+    """After `tokens` of thought, if that is a number, `closer` is said for the model; it never is empty.
+
+    Where the answer must look like something, it is said in place of one of the `ends` of an answer, too.
+    """
 
     tokens: int | None
     closer: tuple[int, ...]
+    ends: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,7 @@ class Worker:
         self._running: dict[int, Running] = {}
         embedder = backend.embedder
         self._embeds = None if embedder is None else EmbedSteps(embedder, self._watched)
-        self._embeds_next = False
+        self._owed_ms = 0.0  # to those who generate, before the next step of texts to embed
         self._step_lock = threading.Lock()
         self._step_tokens: dict[int, int] = {}  # of the running step, by key, of those not cancelled
         self._step_size = 0
@@ -122,9 +122,8 @@ class Worker:
         if not self._drain(delivery):
             return None
         try:
-            if self._embeds and (self._embeds_next or not self._running):
-                self._embeds_next = False
-                self._embeds.step(self._embed_ms(), delivery)
+            if self._embeds and (self._owed_ms <= 0 or not self._running):
+                self._embed(self._embeds, delivery)
             elif self._running:
                 self._step(delivery)
             self._apply(self._cache.take_operations())
@@ -207,15 +206,16 @@ class Worker:
 
     # One step
 
-    def _embed_ms(self) -> float:
-        """How long a step of texts to embed may take: while others decode, as long as one of a prompt."""
+    def _embed(self, embeds: EmbedSteps, delivery: Delivery) -> None:
+        """A step of texts to embed, as long as one of a prompt where others decode; then it is their turn."""
         load = self._scheduler.load()
-        return self._pace.budget_ms(load) if load.decoding else IDLE_STEP_MS
+        began_s = perf_counter()
+        embeds.step(self._pace.budget_ms(load) if load.decoding else IDLE_STEP_MS, delivery)
+        self._owed_ms = 1e3 * (perf_counter() - began_s)
 
     def _step(self, delivery: Delivery) -> None:
         step = self._planner.plan(self._running.values())
         self._depth = step.depth
-        self._embeds_next = not step.is_prefill or not self._planner.load.decoding
         self._apply(self._cache.take_operations())
         began_s = perf_counter()
         try:
@@ -231,6 +231,10 @@ class Worker:
             self._isolate(step, error, delivery)
             return
         self._planner.computed(step, elapsed_ms)
+        if not step.is_prefill:
+            self._owed_ms -= elapsed_ms
+        elif not self._planner.load.decoding:
+            self._owed_ms = 0.0  # prompts and texts take turns
         self._advance(step, delivery)
 
     def _decode(self, step: Step) -> float:

@@ -6,14 +6,22 @@ from pathlib import Path
 import llama_cpp
 import numpy as np
 import pytest
+import trio
 from numpy.typing import NDArray
+from tests.engine.test_contract import Listener, started
 from tests.fuzz.encoder import small_encoder
 
-from corral.engine.local.backend import Chunk, Embedder, StepAborted
+from corral.engine.contract import Embedding
+from corral.engine.local.backend import Backend, Chunk, Embedder, StepAborted
+from corral.engine.local.engine import LocalEngine
 from corral.engine.local.llama.backend import LlamaBackend
 from corral.engine.local.llama.options import LlamaOptions
 from corral.engine.local.options import EngineOptions
 from corral.errors import StartupError
+from corral.events import collect
+from corral.request import Embed, GenerationRequest, RawPrompt
+from corral.settings import Settings
+from corral.wiring import open_llama
 
 TEXTS = (
     "The cat sat on the mat.",
@@ -33,12 +41,12 @@ def opened(path: Path, pooling: str = "auto", slots: int = 2) -> LlamaBackend:
     )
 
 
-def embedder_of(backend: LlamaBackend) -> Embedder:
+def embedder_of(backend: Backend) -> Embedder:
     assert backend.embedder is not None
     return backend.embedder
 
 
-def tokens_of(backend: LlamaBackend, text: str) -> list[int]:
+def tokens_of(backend: Backend, text: str) -> list[int]:
     vocabulary = backend.model.vocabulary
     bos = [] if vocabulary.bos is None else [vocabulary.bos]
     return [*bos, *vocabulary.tokenize(text, parse_control=False), *vocabulary.closers]
@@ -202,6 +210,28 @@ def test_a_whole_step_of_an_encoder_can_be_cut_short(encoder: LlamaBackend) -> N
         embedder_of(encoder).embed([Chunk(0, 0, tokens, len(tokens))])
     encoder.rearm()
     assert np.isfinite(alone(embedder_of(encoder), tokens)).all()
+
+
+async def test_an_encoder_is_served_from_its_file_to_the_vectors_of_texts(encoder_path: Path) -> None:
+    backend, name = await trio.to_thread.run_sync(open_llama, Settings(), str(encoder_path))
+    try:
+        assert name == "small-encoder"
+        engine = LocalEngine(backend, EngineOptions(slots=2))
+        listener = Listener()
+        async with started(engine):
+            request = GenerationRequest(embed=Embed((RawPrompt("the cat"), RawPrompt("a [SEP] dog"))))
+            engine.check(request)
+            prepared = await engine.prepare(request, client="somebody")
+            engine.submit(prepared, 0, listener, max_tokens=0)
+            await listener.is_released.wait()
+        assert engine.embedding == Embedding(32, 64, "cls", reads_only=True)
+        vectors = collect(listener.events_so_far).vectors
+        expected = alone(embedder_of(backend), tokens_of(backend, "the cat"))
+        made = np.frombuffer(vectors[0], "<f4")
+        assert made == pytest.approx(expected / np.linalg.norm(expected), abs=1e-4)
+        assert len(vectors) == 2
+    finally:
+        backend.close()
 
 
 def test_the_setting_wins_over_the_file(encoder_path: Path) -> None:

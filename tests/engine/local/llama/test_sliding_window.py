@@ -5,9 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from tests.engine.local.drive import FixedCosts, FixedPace, run_tasks
 
+from corral.engine.local.backend import Chunk, StepAborted
 from corral.engine.local.llama.backend import LlamaBackend
 from corral.engine.local.llama.options import LlamaOptions
 from corral.engine.local.options import EngineOptions
@@ -34,6 +37,31 @@ def gemma(request: pytest.FixtureRequest, gemma_path: Path) -> Iterator[LlamaBac
     options = LlamaOptions(EngineOptions(slots=2), ctx_tokens=8192, threads=2, kv_cache=request.param)
     backend = LlamaBackend(gemma_path, options)
     yield backend
+    backend.close()
+
+
+def test_a_text_is_embedded_in_pieces_and_begins_again_after_an_abort(gemma_path: Path) -> None:
+    options = LlamaOptions(EngineOptions(slots=1), ctx_tokens=1024, threads=2, pooling="last")
+    backend = LlamaBackend(gemma_path, options)
+    embedder = backend.embedder
+    assert embedder is not None
+    assert (embedder.shape.can_split, embedder.shape.can_undo) == (True, False)
+    tokens = river(backend)[:200]
+
+    def whole(step: int) -> NDArray[np.float32]:
+        for at in range(0, len(tokens), step):
+            part = tokens[at : at + step]
+            vectors = embedder.embed([Chunk(0, at, part, len(part))])
+        embedder.forget(0)
+        return np.asarray(vectors[0] / np.linalg.norm(vectors[0]))
+
+    expected = whole(128)
+    embedder.embed([Chunk(0, 0, tokens[:60], 60)])
+    backend.abort()
+    with pytest.raises(StepAborted):
+        embedder.embed([Chunk(0, 60, tokens[60:100], 40)])
+    backend.rearm()
+    assert float(whole(100) @ expected) > 0.99
     backend.close()
 
 

@@ -33,3 +33,4 @@ def test_more_bytes_or_messages_than_there_can_be_tokens_for_are_refused(message
     with pytest.raises(ContextExceeded) as exceeded:
         check(*messages)
     assert (exceeded.value.prompt_tokens, exceeded.value.limit_tokens) == (11, 10)
+    assert "maximum context length is 10 tokens" in exceeded.value.message

@@ -30,6 +30,15 @@ def test_a_text_is_its_tokens_behind_the_one_that_prompts_begin_with() -> None:
     assert tokens(RawPrompt(""), writer(bos=START)) == [START]
 
 
+def test_a_text_to_be_embedded_is_between_the_tokens_that_belong_around_it() -> None:
+    made = writer(bos=START)
+    made._vocabulary.closers = (END,)  # type: ignore[misc]
+    texts = ["hi", "<|im_end|>"]
+    assert [tokens.tolist() for tokens in made.inputs(texts)] == [
+        [START, *text.encode(), END] for text in texts
+    ]
+
+
 def test_tokens_are_taken_as_they_are() -> None:
     assert tokens(RawPrompt(tokens=(104, END)), writer(bos=START)) == [104, END]
 

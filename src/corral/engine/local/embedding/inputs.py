@@ -69,16 +69,16 @@ class Inputs:
             if prompt.tokens is not None:
                 self._check_length(embed, number, len(prompt.tokens))
                 least += len(prompt.tokens)
-                unknown = next((token for token in prompt.tokens if token >= self._known_tokens), None)
-                if unknown is not None:
-                    message = f"token {unknown} is not one of the model's {self._known_tokens}"
-                    raise InvalidRequest(message, param=_param(embed, number))
             elif not self._reads_only:
                 size = len(prompt.text.encode(errors="surrogatepass"))
                 fewest = -(-size // self._longest_token_bytes)
                 self._check_length(embed, number, fewest, "at least ")
                 least += fewest
         _check_total(least)
+        for number, prompt in enumerate(embed.inputs):
+            if (highest := max(prompt.tokens or (), default=0)) >= self._known_tokens:
+                message = f"token {highest} is not one of the model's {self._known_tokens}"
+                raise InvalidRequest(message, param=_param(embed, number))
 
     async def tokens(self, embed: Embed, *, client: str) -> Sequence[Sequence[int]]:
         """Of all inputs that were checked, in their order; cancelling and errors as of `Engine.prepare`."""

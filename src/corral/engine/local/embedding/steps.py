@@ -74,6 +74,7 @@ class EmbedSteps:
         except StepAborted:
             for piece in pieces:
                 piece.embedding.aborted_tokens += len(piece.chunk.tokens)
+            self._undo(pieces)
             return  # who left is released by the command that came before the abort; the rest is done again
         except BackendLost:
             raise
@@ -92,14 +93,27 @@ class EmbedSteps:
         with self._watched(tokens):
             return list(self._embedder.embed([piece.chunk for piece in pieces]))
 
+    def _undo(self, pieces: Sequence[Piece]) -> None:
+        """A step gave nothing: its inputs begin again where it has taken all of them along."""
+        if not self._embedder.shape.can_undo:
+            for piece in pieces:
+                embedding = piece.embedding
+                embedding.aborted_tokens += embedding.computed
+                embedding.begin_again()
+
     def _isolate(self, pieces: Sequence[Piece], error: EngineFailed, delivery: Delivery) -> None:
-        """A step failed: compute its pieces one by one, so that only who is at fault fails."""
+        """A step failed: compute its pieces one by one, so that only who is at fault fails.
+
+        Where nothing is left of its inputs that cannot be found out, and all of its tasks fail.
+        """
+        is_found = len(pieces) > 1 and self._embedder.shape.can_undo
+        self._undo(pieces)
         for piece in pieces:
             key = piece.embedding.key
             if key not in self._running:
                 continue  # another of its inputs was at fault
             try:
-                if len(pieces) == 1:
+                if not is_found:
                     raise error
                 vectors = self._computed([piece])
             except StepAborted:

@@ -68,6 +68,11 @@ class Embedding:
     def held_cells(self) -> int:
         return 0 if self.sequence is None else len(self.task.inputs[self.index])
 
+    def begin_again(self) -> None:
+        """What was computed of its input is gone."""
+        self.done_tokens -= self.computed
+        self.computed, self.sequence, self._pooled = 0, None, None
+
     def take(self, piece: Piece, vector: Vector, pooling: Pooling) -> Vector | None:
         """A piece is computed, and this is its vector; that of the whole input if it was its last."""
         chunk = piece.chunk

@@ -62,9 +62,11 @@ class LlamaBackend:
         try:
             self._embed_plan = plan(self.model, options)
             self._shape, self._is_split = _shape(self.model, options, self._embed_plan)
-            embed_ctx_tokens = 0 if self._embed_plan is None else self._embed_plan.ctx_tokens
-            own_ctx_tokens = self._shape.ctx_tokens if self.generates else 0
-            check_fits(self.model.pointer, own_ctx_tokens + embed_ctx_tokens, options)
+            ctx_tokens, beside_bytes = self._shape.ctx_tokens if self.generates else 0, 0
+            if self._embed_plan is not None:
+                ctx_tokens += self._embed_plan.ctx_tokens
+                beside_bytes = self._embed_plan.step_bytes
+            check_fits(self.model.pointer, ctx_tokens, options, beside_bytes)
             self.batch_rows = max(self._shape.sequences, 2 * options.slots + DRAFT_ROWS)
             self.cache = self._open()
         except StartupError:

@@ -32,13 +32,18 @@ INPUT_TOKENS = 8192
 WHOLE_TOKENS = 2048
 """The same, of a model that has to see it in one pass, which takes memory by the square of this."""
 
-CHUNK_TOKENS = 256
-"""Of a step where inputs can be split. llama.cpp makes room for the logits of all of them, 50 MB with 49,152
-tokens; above it a token costs hardly less."""
+CHUNK_TOKENS = range(64, 257)
+"""How many a step may have where inputs can be split: above it a token costs hardly less."""
+
+CHUNK_BYTES, WHOLE_BYTES = 2**27, 2**29
+"""For the logits of a step, which llama.cpp makes room for, of every token, though nobody wants them."""
 
 LEAST_BATCH_TOKENS = 512
 SEQUENCES = 32
 """Inputs in a step."""
+
+STATES = 4
+"""The same, of a model that keeps a state for each, which may be large."""
 
 POOLINGS: dict[Pooling, int] = {
     "mean": llama_cpp.LLAMA_POOLING_TYPE_MEAN,
@@ -49,10 +54,13 @@ POOLINGS: dict[Pooling, int] = {
 
 @dataclass(frozen=True, slots=True)
 class EmbedPlan:
-    """What an embedder will be: its shape, and its KV cache in tokens, 0 if it has none."""
+    """What an embedder will be: its shape, and its KV cache in tokens, 0 if it has none. Beside that it takes
+    `step_bytes`, while it computes and for what comes out of it.
+    """
 
     shape: EmbedShape
     ctx_tokens: int
+    step_bytes: int
 
 
 def plan(model: LlamaModel, options: LlamaOptions) -> EmbedPlan | None:
@@ -60,21 +68,27 @@ def plan(model: LlamaModel, options: LlamaOptions) -> EmbedPlan | None:
     pooling = _pooling(model, options)
     if pooling is None:
         return None
-    can_split = model.generates and model.can_cut
-    limit = INPUT_TOKENS if can_split else WHOLE_TOKENS
-    input_tokens = min(model.train_tokens, options.ctx_tokens or limit)
-    batch_tokens = CHUNK_TOKENS if can_split else max(input_tokens, LEAST_BATCH_TOKENS)
+    can_split = model.generates
+    row_bytes = 4 * len(model.vocabulary.pieces)
+    if can_split:
+        input_tokens = min(model.train_tokens, options.ctx_tokens or INPUT_TOKENS)
+        batch_tokens = min(max(CHUNK_BYTES // row_bytes, CHUNK_TOKENS[0]), CHUNK_TOKENS[-1])
+    else:
+        limit = min(max(WHOLE_BYTES // row_bytes, LEAST_BATCH_TOKENS), WHOLE_TOKENS)
+        input_tokens = min(model.train_tokens, options.ctx_tokens or limit)
+        batch_tokens = max(input_tokens, LEAST_BATCH_TOKENS)
     cells = max(input_tokens, batch_tokens)
     shape = EmbedShape(
         pooling=pooling,
         dimensions=model.vector_dimensions,
         input_tokens=input_tokens,
         batch_tokens=batch_tokens,
-        sequences=SEQUENCES,
+        sequences=STATES if model.keeps_state else SEQUENCES,
         cells=cells,
         can_split=can_split,
+        can_undo=model.can_cut or not can_split,
     )
-    return EmbedPlan(shape, cells if model.generates else 0)
+    return EmbedPlan(shape, cells if model.generates else 0, 2 * batch_tokens * row_bytes)
 
 
 def _pooling(model: LlamaModel, options: LlamaOptions) -> Pooling | None:
@@ -130,7 +144,8 @@ class LlamaEmbedder:
         if code != 0:
             if self._memory is not None:
                 for chunk in chunks:
-                    llama_cpp.llama_memory_seq_rm(self._memory, chunk.sequence, chunk.position, -1)
+                    start = chunk.position if self.shape.can_undo else -1
+                    llama_cpp.llama_memory_seq_rm(self._memory, chunk.sequence, start, -1)
             raise decode_failure(code)
         return np.array([self._vector(id) for id in ids], np.float32)
 

@@ -60,12 +60,14 @@ def is_split(model: llama_cpp.llama_model_p, ctx_tokens: int, options: LlamaOpti
     return bool(needed <= SPLIT_SHARE * free)
 
 
-def check_fits(model: llama_cpp.llama_model_p, ctx_tokens: int, options: LlamaOptions) -> None:
-    """Raise StartupError if the KV cache is larger than the memory there is."""
+def check_fits(
+    model: llama_cpp.llama_model_p, ctx_tokens: int, options: LlamaOptions, beside_bytes: int = 0
+) -> None:
+    """Raise StartupError if the KV cache and what is needed beside it are larger than the memory there is."""
     available = available_bytes()
     if available is None or options.gpu_layers != 0:
         return
-    needed = kv_cache_bytes(model, ctx_tokens, options.kv_type_k, options.kv_type_v)
+    needed = beside_bytes + kv_cache_bytes(model, ctx_tokens, options.kv_type_k, options.kv_type_v)
     if needed > available:
         shared = "--kv-cache shared, " if options.kv_cache == "per-slot" else ""
         raise StartupError(

@@ -52,13 +52,16 @@ class LlamaModel:
         return int(llama_cpp.llama_model_n_ctx_train(self.pointer))
 
     @property
+    def keeps_state(self) -> bool:
+        """Whether it keeps a state for each sequence, of the same size however long that is."""
+        return bool(
+            llama_cpp.llama_model_is_recurrent(self.pointer) or llama_cpp.llama_model_is_hybrid(self.pointer)
+        )
+
+    @property
     def can_cut(self) -> bool:
         """Not where the model keeps one state for all positions, or only the last ones of some layers."""
-        return not (
-            llama_cpp.llama_model_is_recurrent(self.pointer)
-            or llama_cpp.llama_model_is_hybrid(self.pointer)
-            or llama_cpp.llama_model_n_swa(self.pointer) > 0
-        )
+        return not self.keeps_state and llama_cpp.llama_model_n_swa(self.pointer) == 0
 
     @cached_property
     def generates(self) -> bool:

@@ -1,12 +1,14 @@
-"""Where a request is that does not answer yet, in chunks for clients that ask (`return_progress`).
+"""Where a request is that does not answer yet: in chunks for clients that ask (`return_progress`), and in the
+keepalives of APIs whose clients were seen to bear it there.
 
 `prompt_progress` is llama-server's, with its meaning: of `total` tokens `processed` are there, `cache` of
 them from before, after `time_ms`. Nothing there tells of a queue: `queue_progress` is our own.
 """
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
-from corral.events import Prefill, Queued, Started
+from corral.events import Event, Prefill, Queued, Started
 
 
 class QueueProgress(msgspec.Struct, gc=False):
@@ -32,3 +34,26 @@ def prompt_progress(event: Prefill | Started) -> PromptProgress:
     if isinstance(event, Started):
         return PromptProgress(event.prompt_tokens, event.cached_tokens, event.prompt_tokens, time_ms)
     return PromptProgress(event.total, event.cached, event.done, time_ms)
+
+
+class Whereabouts:
+    """What was last heard of where a request is; nothing once it answers."""
+
+    __slots__ = ("prompt", "queue")
+
+    def __init__(self) -> None:
+        self.queue: QueueProgress | UnsetType = UNSET
+        self.prompt: PromptProgress | UnsetType = UNSET
+
+    @property
+    def is_known(self) -> bool:
+        return self.queue is not UNSET or self.prompt is not UNSET
+
+    def hear(self, event: Event) -> None:
+        match event:
+            case Queued():
+                self.queue = queue_progress(event)
+            case Prefill():
+                self.queue, self.prompt = UNSET, prompt_progress(event)
+            case Started():
+                self.queue = self.prompt = UNSET
