@@ -190,7 +190,7 @@ class Lab:
 
     def _step(self, source: Source) -> None:
         began_s = thread_time()
-        step = self._planner.plan(self._running.values())
+        step = self._planner.plan(self._running)
         operations = self._scheduler.cache.take_operations()
         planned_s = thread_time()
         self._apply(operations)

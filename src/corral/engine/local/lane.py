@@ -61,7 +61,8 @@ class Lane:
 
     @property
     def is_decoding(self) -> bool:
-        return self.pending == 1 and len(self.tokens) > len(self.prompt)
+        tokens = len(self.tokens)  # asked for every lane several times a step, so it asks no other property
+        return tokens - self.computed == 1 and tokens > self.prompt.size
 
     def computed_tokens(self) -> Tokens:
         """What the cache holds of it."""

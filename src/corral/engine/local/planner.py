@@ -7,7 +7,7 @@
 The worker does the steps with a model; tools/lab does them in virtual time, against a curve of costs.
 """
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Protocol
 
 from corral.engine.local.backend import CacheShape
@@ -73,8 +73,8 @@ class Planner:
         self._drafter = drafter
         self._is_deterministic = is_deterministic
 
-    def plan(self, running: Iterable[Generating]) -> Step:
-        """The next step of those who run, each of whom is in the scheduler; it is empty if nobody does."""
+    def plan(self, running: Mapping[int, Generating]) -> Step:
+        """The next step of those who run, by their lanes' keys; it is empty if nobody does."""
         load = self.load = self._scheduler.load()
         prefill_first = not self._is_deterministic and self._pace.prefill_first(load)
         drafts = {} if prefill_first else self._propose(running, load.decode_depth)
@@ -100,7 +100,7 @@ class Planner:
         if accepted < drafted:
             self._scheduler.cache.cut(lane, lane.computed - drafted + accepted)
 
-    def _propose(self, running: Iterable[Generating], depth: float) -> dict[Lane, list[int]]:
+    def _propose(self, running: Mapping[int, Generating], depth: float) -> dict[Lane, list[int]]:
         """Drafts, if the next step may carry any.
 
         None beside a prefill: a wider step makes every stream wait longer for its next token, and the prompt
@@ -109,13 +109,13 @@ class Planner:
         if not self._scheduler.cache.shape.can_cut or not self._scheduler.decodes_next:
             return {}
         wants: dict[Lane, int] = {}
-        owners: dict[Lane, Generating] = {}
-        for one in running:
+        for one in running.values():
             lane = one.lane
             if lane.is_decoding:
-                owners[lane] = one
                 wants[lane] = one.tokens_left - 1  # beside each draft a token of its own comes out
             elif lane.has_begun:
                 return {}
         drafts = self._drafter.propose(wants, depth)
-        return {lane: fitting for lane, draft in drafts.items() if (fitting := owners[lane].fitting(draft))}
+        return {
+            lane: fitting for lane, draft in drafts.items() if (fitting := running[lane.key].fitting(draft))
+        }

@@ -214,7 +214,7 @@ class Worker:
         self._owed_ms = 1e3 * (perf_counter() - began_s)
 
     def _step(self, delivery: Delivery) -> None:
-        step = self._planner.plan(self._running.values())
+        step = self._planner.plan(self._running)
         self._depth = step.depth
         self._apply(self._cache.take_operations())
         began_s = perf_counter()

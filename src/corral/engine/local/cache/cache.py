@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from corral.engine.local.backend import CacheShape
 from corral.engine.local.cache.cells import CellTable
 from corral.engine.local.cache.operations import Copy, Cut, Forget, Load, Operation
-from corral.engine.local.cache.prefixes import PrefixIndex, common_prefix
+from corral.engine.local.cache.prefixes import PrefixIndex, common_prefix, may_share_more
 from corral.engine.local.cache.saved import SavedStates
 from corral.engine.local.costs import Costs
 from corral.engine.local.lane import Lane
@@ -117,6 +117,8 @@ class CacheBooks:
             best = Source(self.reusable(kept[1]), sequence=kept[0])
         if self.reuses_beginnings:
             for other in self._lanes:
+                if not may_share_more(other.prompt, wanted, best.length):
+                    continue
                 length = self.reusable(min(common_prefix(other.prompt, wanted), other.computed))
                 if length > best.length:
                     best = Source(length, sequence=other.sequence)
