@@ -19,7 +19,7 @@ from tests.sdk.npm_packages import needs_npm
 from tests.sdk.server import KEEPALIVE_S, Server, running
 from tests.sdk.tales import COMMAND
 
-pytestmark = needs_npm
+pytestmark = [needs_npm, pytest.mark.npm]
 
 SILENCE_S = 14.0
 WAITING_KEEPALIVE_S = 3.0  # the server's default

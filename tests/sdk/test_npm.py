@@ -9,7 +9,7 @@ from tests.sdk.covers import covering
 from tests.sdk.npm_packages import FOLDER, needs_npm
 from tests.sdk.server import KEY, Server
 
-pytestmark = needs_npm
+pytestmark = [needs_npm, pytest.mark.npm]
 
 LIMIT_S = 60.0
 TEXT = "Hello there, wörld ☂."

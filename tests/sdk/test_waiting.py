@@ -64,6 +64,7 @@ def test_anthropics_package_in_line_overlooks_its_place(claude: anthropic.Anthro
 
 
 @needs_npm
+@pytest.mark.npm
 def test_clients_from_npm_in_line_overlook_their_place(gpt: openai.OpenAI, full: Server) -> None:
     with ExitStack() as stack:
         nodes = [

@@ -148,7 +148,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--slots", type=int, help="for throughput [the largest number of streams]")
     add("--model", type=Path, help="GGUF file [the server's default]")
     add("--server-cmd", default="", help="command that starts a server; {port} is filled in")
-    add("--peer", metavar="URL", help="a running server, to compare with (all) or to measure")
+    add("--peer", metavar="URL", help="a running server, to compare with (all, load) or to measure")
     add(
         "--peer-cmd",
         default="",

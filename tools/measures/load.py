@@ -198,7 +198,7 @@ def _folded(values: Sequence[float | None], is_worst: bool) -> float | None:
 
 def _note(name: str, each: Load, ours: Sequence[Seen], peers: Sequence[Seen]) -> str:
     """A line on what the load is, and what came of it at each side."""
-    sides = [_side("corral", ours), _side("peer", peers) if peers else "no peer with so many slots"]
+    sides = [_side("corral", ours), _side("peer", peers) if peers else f"no peer of {each.slots} slots"]
     return f"{name}: {each.about}; {'; '.join(sides)}"
 
 

@@ -3,7 +3,7 @@
 A load draws what it asks once in every round; then each server gets that very script in turn.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -52,6 +52,8 @@ class Seen(msgspec.Struct, frozen=True):
 Script = Callable[[Target], Awaitable[Seen]]
 """One round, drawn and ready to be played to a server."""
 
+Draw = Callable[[PromptSource, Random, Plan], Script]
+
 
 @dataclass(frozen=True, slots=True)
 class Looked:
@@ -62,7 +64,7 @@ class Looked:
     """
 
     name: str
-    limits: dict[str, float]
+    limits: Mapping[str, float]
     by_peer: bool = True
     is_rate: bool = False
     is_worst: bool = False
@@ -74,7 +76,7 @@ class Load:
     """A load: what is drawn for a round, what is looked at, and the slots and the context that it needs."""
 
     about: str
-    draw: Callable[[PromptSource, Random, Plan], Script]
+    draw: Draw
     looked: Sequence[Looked]
     slots: int = SLOTS
     ctx_tokens: int = CTX_TOKENS
@@ -108,66 +110,68 @@ def _seen(round_: Round, figures: dict[str, float | None]) -> Seen:
 
 
 def _some(count: int, plan: Plan) -> int:
-    return max(2, round(count * plan.load_share))
+    return max(1, round(count * plan.load_share))
 
 
-def _closed(questions: Sequence[Question], clients: int) -> Script:
-    """So many clients who go on asking."""
+def _closed(clients: int, draw: Callable[[PromptSource, Random, Plan], list[Question]]) -> Draw:
+    """So many clients, who go on asking until all has been asked."""
 
-    async def play(target: Target) -> Seen:
-        round_ = await ask_all(target, questions, clients)
-        figures = {
-            RATE: round_.tokens_s,
-            TTFT: round_.ttft_p50_s,
-            GAP: round_.longest_gap_s,
-            ANSWERS: round_.answers_min,
-        }
-        return _seen(round_, figures)
+    def drawn(prompts: PromptSource, random: Random, plan: Plan) -> Script:
+        questions = draw(prompts, random, plan)
 
-    return play
+        async def play(target: Target) -> Seen:
+            round_ = await ask_all(target, questions, clients)
+            figures = {
+                RATE: round_.tokens_s,
+                TTFT: round_.ttft_p50_s,
+                GAP: round_.longest_gap_s,
+                ANSWERS: round_.answers_min,
+            }
+            return _seen(round_, figures)
+
+        return play
+
+    return drawn
 
 
-def _retrieval(prompts: PromptSource, _random: Random, plan: Plan) -> Script:
+def _retrieval(prompts: PromptSource, _random: Random, plan: Plan) -> list[Question]:
     asked = prompts.looked_up(_some(36, plan), words=LOOKED_UP_WORDS)
-    return _closed([Question(prompt, ANSWER_TOKENS) for prompt in asked], CLIENTS)
+    return [Question(prompt, ANSWER_TOKENS) for prompt in asked]
 
 
-def _long(prompts: PromptSource, _random: Random, plan: Plan) -> Script:
+def _long(prompts: PromptSource, _random: Random, plan: Plan) -> list[Question]:
     asked = prompts.looked_up(_some(12, plan), words=LONG_WORDS)
-    return _closed([Question(prompt, ANSWER_TOKENS) for prompt in asked], 6)
+    return [Question(prompt, ANSWER_TOKENS) for prompt in asked]
 
 
-def _short(clients: int, count: int) -> Callable[[PromptSource, Random, Plan], Script]:
-    def draw(prompts: PromptSource, _random: Random, plan: Plan) -> Script:
-        asked = prompts.take(_some(count, plan))
-        return _closed([Question(prompt, SHORT_TOKENS) for prompt in asked], clients)
+def _short(count: int) -> Callable[[PromptSource, Random, Plan], list[Question]]:
+    def draw(prompts: PromptSource, _random: Random, plan: Plan) -> list[Question]:
+        return [Question(prompt, SHORT_TOKENS) for prompt in prompts.take(_some(count, plan))]
 
     return draw
 
 
-def _impatient(prompts: PromptSource, random: Random, plan: Plan) -> Script:
-    """Every other question is asked by somebody who gives up twice."""
+def impatient(prompts: PromptSource, random: Random, plan: Plan) -> list[Question]:
+    """Every other one is asked by somebody who gives up twice, and stays the third time."""
     asked = prompts.looked_up(_some(24, plan), words=LOOKED_UP_WORDS)
-    tries = [
-        (random.uniform(*PATIENCE_S), random.uniform(*PATIENCE_S), None) if index % 2 else STAYS
-        for index in range(len(asked))
+    return [
+        Question(
+            prompt,
+            ANSWER_TOKENS,
+            (random.uniform(*PATIENCE_S), random.uniform(*PATIENCE_S), None) if index % 2 else STAYS,
+        )
+        for index, prompt in enumerate(asked)
     ]
-    return _closed(
-        [Question(prompt, ANSWER_TOKENS, each) for prompt, each in zip(asked, tries, strict=True)], CLIENTS
-    )
 
 
-def _fickle(prompts: PromptSource, random: Random, plan: Plan) -> Script:
-    """Of ten questions six are given up, whichever these are."""
+def fickle(prompts: PromptSource, random: Random, plan: Plan) -> list[Question]:
+    """Of ten six are given up, whichever these are."""
     asked = prompts.looked_up(_some(60, plan), words=LOOKED_UP_WORDS)
     given_up = set(random.sample(range(len(asked)), round(0.6 * len(asked))))
-    return _closed(
-        [
-            Question(prompt, ANSWER_TOKENS, (random.uniform(*PATIENCE_S),) if index in given_up else STAYS)
-            for index, prompt in enumerate(asked)
-        ],
-        CLIENTS,
-    )
+    return [
+        Question(prompt, ANSWER_TOKENS, (random.uniform(*PATIENCE_S),) if index in given_up else STAYS)
+        for index, prompt in enumerate(asked)
+    ]
 
 
 def _talk(prompts: PromptSource, _random: Random, plan: Plan) -> Script:
@@ -249,7 +253,7 @@ def _beside(prompts: PromptSource, _random: Random, _plan: Plan) -> Script:
 LOADS: dict[str, Load] = {
     "retrieval": Load(
         f"{CLIENTS} clients, some 390 tokens in, {ANSWER_TOKENS} out",
-        _retrieval,
+        _closed(CLIENTS, _retrieval),
         (
             Looked(RATE, _limits(0.95, 1.0), is_rate=True, digits=1),
             Looked(TTFT, _limits(1.05, 1.0)),
@@ -258,7 +262,7 @@ LOADS: dict[str, Load] = {
     ),
     "long": Load(
         f"6 clients, some 1,500 tokens in, {ANSWER_TOKENS} out",
-        _long,
+        _closed(6, _long),
         (
             Looked(RATE, _limits(0.95, 1.0), is_rate=True, digits=1),
             Looked(GAP, _limits(0.5)),
@@ -268,7 +272,7 @@ LOADS: dict[str, Load] = {
     **{
         f"short-{clients}": Load(
             f"some 55 tokens in, {SHORT_TOKENS} out, clients: {clients}",
-            _short(clients, count),
+            _closed(clients, _short(count)),
             (Looked(RATE, _limits(1.0), is_rate=True, digits=1), Looked(TTFT, {}), Looked(GAP, {})),
         )
         for clients, count in ((1, 12), (8, 32), (16, 48))
@@ -281,12 +285,12 @@ LOADS: dict[str, Load] = {
     ),
     "impatient": Load(
         "as retrieval, but every other question is given up after 0.1 to 3 s and asked again, twice",
-        _impatient,
+        _closed(CLIENTS, impatient),
         (Looked(ANSWERS, _limits(1.1), is_rate=True, digits=1),),
     ),
     "fickle": Load(
         "as retrieval, but of ten questions six are given up after 0.1 to 3 s for another one",
-        _fickle,
+        _closed(CLIENTS, fickle),
         (Looked(ANSWERS, _limits(1.3), is_rate=True, digits=1),),
     ),
     "behind": Load(

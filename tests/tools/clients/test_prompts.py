@@ -25,3 +25,18 @@ def test_the_same_system_prompt_or_others_of_its_length() -> None:
     assert len({conversation[0]["content"] for conversation in apart}) == 8
     assert len({len(conversation[0]["content"]) for conversation in shared + apart}) == 1
     assert len({conversation[1]["content"] for conversation in shared + apart}) == 16
+
+
+def test_words_that_were_looked_up_repeat_nothing_that_drafts_could_copy() -> None:
+    [one, another] = PromptSource().looked_up(2, words=300)
+    words = one[1]["content"].split()
+    assert len({tuple(words[at : at + 4]) for at in range(300)}) > 295
+    assert words[:4] != another[1]["content"].split()[:4]
+
+
+def test_conversations_share_their_system_prompt_and_nothing_else() -> None:
+    talks = PromptSource().talks(3, turns=5, words=80, shared_words=300)
+    assert len({system["content"] for system, *_ in talks}) == 1
+    said = [turn["content"] for _, *turns in talks for turn in turns]
+    assert len(set(said)) == len(said) == 15
+    assert all(len(text.split()) == 82 for text in said)

@@ -2,12 +2,14 @@ from dataclasses import replace
 from random import Random
 
 import pytest
+import trio
+from tests.tools.fakeserver import DONE, HEAD, LAST, FakeServer, Script, chunked, delta, serving, usage
 
 from tools.clients.prompts import PromptSource
 from tools.measures.bed import Bed
 from tools.measures.load import goals, has_slots, load, load_row, pace_of
-from tools.measures.loads import LOADS, RATE, Looked, Seen
-from tools.measures.plan import QUICK
+from tools.measures.loads import LOADS, RATE, Looked, Seen, fickle, impatient
+from tools.measures.plan import QUICK, Plan
 from tools.servers.server import SCRIPTED_COMMAND, serve
 
 LOOKED = Looked(RATE, {"balanced": 0.95}, is_rate=True)
@@ -53,16 +55,98 @@ def test_the_goals_are_those_of_the_pace_that_the_server_has(flags: tuple[str, .
     assert pace_of(flags) == pace
 
 
-async def test_every_load_can_be_measured_that_needs_no_real_model() -> None:
+async def test_the_loads_can_be_measured() -> None:
     prompts = PromptSource()
-    loads = {
-        name: each for name, each in LOADS.items() if name != "beside"
-    }  # bytes are tokens here: too long
-    async with serve(f"{SCRIPTED_COMMAND} --step-ms 2", ["--slots", "4"]) as server:
-        for name, each in loads.items():
+    async with serve(SCRIPTED_COMMAND, ["--slots", "4"]) as server:
+        for name, each in LOADS.items():
+            if name in ("behind", "beside"):  # where nothing takes time there is nothing to come behind
+                continue
             seen = await each.draw(prompts, Random(0), QUICK)(server.target)
             assert seen.broken == [], name
             assert all(seen.figures[looked.name] is not None for looked in each.looked), name
+
+
+async def test_what_is_drawn_for_a_round_is_asked_of_every_server() -> None:
+    script = LOADS["fickle"].draw(PromptSource(), Random(0), QUICK)
+    async with serving(told(48)) as (one, target), serving(told(48)) as (another, other):
+        await script(target)
+        await script(other)
+    assert sorted(_bodies(one)) == sorted(_bodies(another)) != []
+
+
+def _bodies(server: FakeServer) -> list[bytes]:
+    return [visit.request.partition(b"\r\n\r\n")[2] for visit in server.visits]
+
+
+def told(tokens: int) -> Script:
+    """A server that says at once that it has written so many tokens."""
+
+    async def answer(stream: trio.SocketStream) -> None:
+        written = delta("a") + delta("b", finish='"length"') + usage(tokens) + DONE
+        await stream.send_all(HEAD + chunked(written) + LAST)
+
+    return answer
+
+
+def test_every_other_client_gives_up_twice_and_then_stays() -> None:
+    questions = impatient(PromptSource(), Random(0), Plan())
+    assert [len(question.tries_s) for question in questions] == [1, 3] * 12
+    assert {question.tries_s[-1] for question in questions} == {None}
+    given_up_s = [at_s for question in questions for at_s in question.tries_s[:-1]]
+    assert all(at_s is not None and 0.1 <= at_s <= 3.0 for at_s in given_up_s)
+
+
+def test_six_of_ten_are_given_up_for_another_question() -> None:
+    questions = fickle(PromptSource(), Random(0), Plan())
+    assert sum(question.tries_s != (None,) for question in questions) == 36
+    assert len({question.prompt[1]["content"] for question in questions}) == len(questions)
+
+
+def test_the_same_clients_give_up_at_the_same_time_in_every_run() -> None:
+    one, another, later = (
+        [question.tries_s for question in fickle(PromptSource(), Random(seed), Plan())]
+        for seed in ("fickle 0", "fickle 0", "fickle 1")
+    )
+    assert one == another != later
+
+
+async def test_a_short_prompt_counts_that_came_while_the_long_one_was_computed() -> None:
+    has_come = trio.Event()
+    waiting = 0
+
+    async def long_waits_for_short(stream: trio.SocketStream) -> None:
+        nonlocal waiting
+        waiting += 1
+        if waiting % 2:
+            await has_come.wait()
+            await told(48)(stream)
+        else:
+            await trio.sleep(0.05)
+            await told(8)(stream)
+            has_come.set()
+
+    one_try = replace(QUICK, load_share=0.0, behind_s=0.02)
+    async with serving(long_waits_for_short) as (_, target):
+        seen = await LOADS["behind"].draw(PromptSource(), Random(0), one_try)(target)
+    assert seen.broken == []
+    ttft_s = seen.figures["TTFT worst s"]
+    assert ttft_s is not None
+    assert ttft_s >= 0.05
+
+
+async def test_a_short_prompt_after_the_long_ones_answer_shows_nothing() -> None:
+    one_try = replace(QUICK, load_share=0.0, behind_s=0.1)
+    count = 0
+
+    async def at_once(stream: trio.SocketStream) -> None:
+        nonlocal count
+        count += 1
+        await told(48 if count % 2 else 8)(stream)
+
+    async with serving(at_once) as (_, target):
+        seen = await LOADS["behind"].draw(PromptSource(), Random(0), one_try)(target)
+    assert seen.broken == []
+    assert set(seen.figures.values()) == {None}
 
 
 async def test_a_server_and_a_peer_take_turns() -> None:
