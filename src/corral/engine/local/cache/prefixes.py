@@ -98,7 +98,6 @@ class PrefixIndex:
             if not may_share_more(own, tokens, found):
                 continue
             length = common_prefix(own, tokens)
-            if whole_only and length < len(own):
-                continue
-            best, found = (entry, length), length
+            if length > found and not (whole_only and length < len(own)):
+                best, found = (entry, length), length
         return best
