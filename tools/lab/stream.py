@@ -9,6 +9,7 @@ from tools.lab.loads import Ask
 REPETITION_ENDS = 0.1
 """How likely a text that repeats itself ceases to, at each token."""
 NEW_TOKEN_BITS = 30
+TEMPLATE_TOKENS = 3
 
 
 @dataclass(slots=True, eq=False)
@@ -48,8 +49,10 @@ class Stream:
         return draft
 
     def prompt(self) -> list[int]:
-        """Tokens that nobody else's begins with."""
-        return [self.chance.getrandbits(NEW_TOKEN_BITS) for _ in range(self.ask.prompt_tokens)]
+        """A template's beginning, as everybody's, and then tokens that nobody else has."""
+        own = max(1, self.ask.prompt_tokens - TEMPLATE_TOKENS)
+        shared = range(self.ask.prompt_tokens - own)
+        return [*shared, *(self.chance.getrandbits(NEW_TOKEN_BITS) for _ in range(own))]
 
     def next_token(self) -> int:
         """Say one more token; the last one does not go on."""
