@@ -186,6 +186,8 @@ def learned(table: str, *, name: str = "learned", token_bytes: int = 23_040) -> 
     rows = _ROW.findall(table)
     if found is None or not rows:
         raise ValueError("there is no table of costs")
+    if not all(float(ms) for row in rows for ms in row[1:]):
+        raise ValueError("there is a step that took no time")
     decode_cell_us, prefill_cell_us, copy_token_us = map(float, found.groups())
     return Machine(
         name=name,

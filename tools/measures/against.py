@@ -82,10 +82,10 @@ async def against(bed: Bed, plan: Plan) -> Sheet:
     rows: list[AgainstRow] = []
     broken: list[str] = []
     runs: list[tuple[str, int, Run]] = [(crowd.name, crowd.slots, _crowd_run(crowd)) for crowd in CROWDS]
-    runs += [(BESIDE, BESIDE_SLOTS, _beside_run), (BEHIND, 4, _behind_run)]
+    runs += [(BESIDE, BESIDE_SLOTS, _beside_run), (BEHIND, 4, behind_run)]
     for _ in range(plan.repeats):
         for name, slots, run in runs:
-            rows += await _compare(bed, name, slots, run, broken)
+            rows += await compare(bed, name, slots, run, broken)
             dot()
     by_figure: dict[tuple[str, str], list[AgainstRow]] = {}
     for row in rows:
@@ -118,8 +118,8 @@ def _cells(rows: Sequence[AgainstRow]) -> list[str]:
     ]
 
 
-async def _compare(bed: Bed, name: str, slots: int, run: Run, broken: list[str]) -> list[AgainstRow]:
-    """One run, and what the laboratory says of it."""
+async def compare(bed: Bed, name: str, slots: int, run: Run, broken: list[str]) -> list[AgainstRow]:
+    """One run, and what the laboratory says of it; `broken` is told of what was not as it should be."""
     with TemporaryFile() as log:
         async with bed.server("--slots", str(slots), "--log-level", "debug", *NO_DRAFTS, log=log) as server:
             await ask(server.target, PromptSource().tiny(), broken)
@@ -246,7 +246,8 @@ def _beside_figures(said_s: Sequence[Sequence[float]], sent_s: float, ttft_s: fl
     }
 
 
-async def _behind_run(target: Target, broken: list[str]) -> tuple[Figures, Callable[[Lab], Figures]] | None:
+async def behind_run(target: Target, broken: list[str]) -> tuple[Figures, Callable[[Lab], Figures]] | None:
+    """A short prompt, 1 s behind a long one."""
     prompts = PromptSource()
     long, short = prompts.take(1, words=BEHIND_WORDS)[0], prompts.tiny()
     answers: list[Answer] = []
