@@ -72,6 +72,7 @@ async def run(args: argparse.Namespace, what: str, console: Console) -> Sheet:
             slots=args.lab_slots,
             shares=args.lab_shares,
             requests=args.lab_requests,
+            costs=args.lab_costs,
             is_against=args.against,
         ),
     )
@@ -162,6 +163,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--omp", choices=[*OMP_SETTINGS, "all"], default="default", help="OpenMP's setting, for steps")
     lab = LabPlan()
     add("--lab-machines", type=_of(MACHINES), default=lab.machines, help=f"of {', '.join(MACHINES)}")
+    add("--lab-costs", type=Path, metavar="LOG", help="the machine whose engine wrote this, instead")
     add("--lab-loads", type=_of(LAB_LOADS), default=lab.loads, help=f"of {', '.join(LAB_LOADS)} [all]")
     add("--lab-slots", type=_numbers, default=lab.slots, metavar="N,N", help="[4,64,256]")
     add("--lab-shares", type=_floats, default=lab.shares, metavar="X,X", help="of capacity [0.5,0.8,1,1.5]")

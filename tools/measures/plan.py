@@ -1,6 +1,7 @@
 """How much is measured."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +15,8 @@ class LabPlan:
     """Of what a machine could serve."""
     requests: int | None = None
     """For each row; None: by the slots."""
+    costs: Path | None = None
+    """A log with what an engine has learned of its costs: the only machine then."""
     is_against: bool = False
     """Whether it is held against real runs instead."""
 

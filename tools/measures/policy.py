@@ -10,11 +10,11 @@ import trio
 
 from tools.lab.figures import LabRow, measure
 from tools.lab.loads import LOADS
-from tools.lab.machines import MACHINES
+from tools.lab.machines import MACHINES, Machine, learned
 from tools.lab.options import engine_options
 from tools.measures.against import against
 from tools.measures.bed import Bed, dot
-from tools.measures.plan import Plan
+from tools.measures.plan import LabPlan, Plan
 from tools.sheets.goal import Goal
 from tools.sheets.sheet import Sheet, number
 
@@ -30,11 +30,12 @@ async def policy(bed: Bed, plan: Plan) -> Sheet:
     if lab.is_against:
         return await against(bed, plan)
     rows: list[LabRow] = []
-    for machine, load, slots in product(lab.machines, lab.loads, lab.slots):
+    machines = _machines(lab)
+    for machine, load, slots in product(machines, lab.loads, lab.slots):
         options = engine_options(bed.flags, slots)
         requests = lab.requests or max(LEAST_REQUESTS, REQUESTS_A_SLOT * slots)
         for share in lab.shares:
-            row = measure(MACHINES[machine], LOADS[load], options, share=share, requests=requests)
+            row = measure(machine, LOADS[load], options, share=share, requests=requests)
             rows.append(row)
             dot()
             await trio.lowlevel.checkpoint()
@@ -61,7 +62,7 @@ async def policy(bed: Bed, plan: Plan) -> Sheet:
         if widest
         else [],
         definitions=f"""\
-{", ".join(f"{name}: {MACHINES[name].source}" for name in lab.machines)}.
+{"; ".join(f"{machine.name}: {machine.source}" for machine in machines)}.
   The engine's own planner, scheduler, pace, cache books, drafts and line of waiters, in virtual time. Of
   capacity: Poisson arrivals, by what the machine could serve with no turn lost (each prompt at the speed of
   the best chunk, each answer in steps of the best width). Queue: who waits for a slot, in the mean over time.
@@ -69,6 +70,16 @@ async def policy(bed: Bed, plan: Plan) -> Sheet:
   from it, by the step's virtual time.""",
         notes=[f"{sum(row.hours for row in rows):.1f} hours of load"],
     )
+
+
+def _machines(lab: LabPlan) -> list[Machine]:
+    """Raises SystemExit where a log says nothing of costs."""
+    if lab.costs is None:
+        return [MACHINES[name] for name in lab.machines]
+    try:
+        return [learned(lab.costs.read_text(errors="replace"))]
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"bench: {lab.costs}: {error}") from None
 
 
 def _cells(row: LabRow) -> list[str]:
