@@ -72,6 +72,8 @@ class Plan:
     """That the server has given, one after the other, when waits begin to be foretold."""
     arrivals: int = 160
     """Of requests whose waits are foretold."""
+    step_ms: float = 20.0
+    """Of the engine that serves these."""
     crowd_requests: int = 50
     """Of the client that comes first, before another asks once."""
     window_s: float = 4.0
@@ -99,6 +101,7 @@ QUICK = Plan(
     subscribers=(5,),
     answers_before=2,
     arrivals=12,
+    step_ms=2.0,
     crowd_requests=6,
     window_s=0.3,
     settle_s=0.2,

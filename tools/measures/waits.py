@@ -1,11 +1,11 @@
 """What those in line are told of their wait, held against what came.
 
-The arrivals are the same in every run: calm and busy spells in turns, of prompts and answers of very
-different lengths. How long an answer will be stands in the prompt, where only the scripted engine looks.
+The arrivals are the same in every run: drawn, in calm and busy spells, and as they were recorded elsewhere.
+How long an answer will be stands in the prompt, where only the scripted engine looks.
 """
 
-import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Final
 
 import msgspec
 import trio
@@ -14,6 +14,7 @@ from tools.clients.http1 import chat
 from tools.clients.prompts import filler
 from tools.clients.sse import Answer
 from tools.clients.target import Chat, Target
+from tools.measures.arrivals import ARRIVALS_STEP_MS, Arrival, drawn, recorded
 from tools.measures.bed import Bed, dot
 from tools.measures.plan import Plan
 from tools.sheets.goal import Goal
@@ -21,19 +22,11 @@ from tools.sheets.sheet import Sheet, middle, number
 from tools.sheets.summary import percentile
 
 SLOTS = 4
-STEP_MS = 20.0
 AHEAD_S = 1.0
 """Of what is told later than so long before the slot, the error is no share of anything."""
 GOAL_ERROR = 0.3
 GOAL_LEAST = 0.25
-
-
-class Arrival(msgspec.Struct, frozen=True):
-    """A request: when it comes, the words of its prompt, the tokens of its answer."""
-
-    at_s: float
-    words: int
-    answer_tokens: int
+ARRIVALS: Final[dict[str, Callable[[int, int], list[Arrival]]]] = {"drawn": drawn, "recorded": recorded}
 
 
 class Foretold(msgspec.Struct, frozen=True):
@@ -52,54 +45,50 @@ class Foretold(msgspec.Struct, frozen=True):
         return abs(self.told_s - self.true_s) / self.true_s
 
 
-def arrivals(count: int, seed: int) -> list[Arrival]:
-    """`count` of them. In busy spells they come half as fast again as they can be served, in calm ones half
-    as fast."""
-    draw = random.Random(seed)
-    at_s, coming = 0.0, []
-    for index in range(count):
-        words, tokens = int(draw.lognormvariate(4, 0.8)), int(draw.lognormvariate(4, 0.6))
-        coming.append(Arrival(at_s, min(words, 400), 1 + min(tokens, 400)))
-        is_busy = index // 40 % 2 == 0
-        at_s += draw.expovariate(4.2 if is_busy else 1.4)
-    return coming
-
-
 async def waits(bed: Bed, plan: Plan) -> Sheet:
     """Estimates of waits, told in streams, against the truth."""
-    rows: list[Foretold] = []
+    rows: dict[str, list[Foretold]] = {name: [] for name in ARRIVALS}
     broken: list[str] = []
     unsaid = 0
-    async with bed.scripted(
-        "--slots", str(SLOTS), "--queue-requests", "1000", step_ms=STEP_MS, script="told"
-    ) as server:
-        for repetition in range(plan.repeats):
-            before = 0 if repetition else plan.answers_before
-            coming = arrivals(before + plan.arrivals, repetition)
-            answers = await _play(server.target, coming, before, repetition)
-            for answer in answers:
-                if not answer.is_whole:
-                    broken.append(answer.fate)
-                unsaid += sum(wait_s is None for _, wait_s in answer.waits)
-                rows += foretold(answer)
-            dot()
+    quicker = plan.step_ms / ARRIVALS_STEP_MS
+    for name, arrivals in ARRIVALS.items():
+        async with bed.scripted(
+            "--slots", str(SLOTS), "--queue-requests", "1000", step_ms=plan.step_ms, script="told"
+        ) as server:
+            for repetition in range(plan.repeats):
+                before = 0 if repetition else plan.answers_before
+                coming = arrivals(before + plan.arrivals, repetition)
+                coming = [msgspec.structs.replace(one, at_s=quicker * one.at_s) for one in coming]
+                answers = await _play(server.target, coming, before, repetition)
+                for answer in answers:
+                    if not answer.is_whole:
+                        broken.append(answer.fate)
+                    unsaid += sum(wait_s is None for _, wait_s in answer.waits)
+                    rows[name] += foretold(answer)
+                dot()
     return Sheet(
         name="waits",
         columns=["told", "times", "error p50", "error p90", "told / true: least", "p5", "p95", "most"],
-        cells=[_cells("on arrival", [row for row in rows if row.is_first]), _cells("every second", rows)],
-        rows=rows,
-        goals=[
-            Goal("|told - true| / true, median", GOAL_ERROR, middle([row.error for row in rows]), True),
-            Goal("told / true, least", GOAL_LEAST, min((row.ratio for row in rows), default=None), False),
-        ],
+        cells=[cells for name, own in rows.items() for cells in _cells(name, own)],
+        rows=[row for own in rows.values() for row in own],
+        goals=[goal for name, own in rows.items() for goal in _goals(name, own)],
         definitions=f"""\
-{plan.arrivals} requests on {SLOTS} slots of the scripted engine ({STEP_MS:g} ms a step), in busy and calm
-  spells; the server has seen {plan.answers_before} answers before, one at a time, and nobody names a limit.
-  Told: the estimate of the wait for a slot, in the stream (return_progress). True: from then until the stream
-  says that its prompt is worked on. What was told less than {AHEAD_S:g} s ahead is left out.""",
+{plan.arrivals} requests on {SLOTS} slots of the scripted engine ({plan.step_ms:g} ms a step), drawn in busy
+  and calm spells, and as they came to a service of Azure's in 2023; {plan.answers_before} answers were given
+  before, one at a time, and nobody names a limit. Told: the estimate of the wait for a slot, in the stream
+  (return_progress). True: from then until the stream says that its prompt is worked on. What was told less
+  than {AHEAD_S:g} s ahead is left out.""",
         broken=broken,
         notes=[f"no estimate could be given {unsaid} times"] if unsaid else [],
     )
+
+
+def _goals(name: str, rows: Sequence[Foretold]) -> list[Goal]:
+    least = min((row.ratio for row in rows), default=None)
+    return [
+        Goal(f"{name}: |told - true| / true, median", GOAL_ERROR, middle([row.error for row in rows]), True),
+        Goal(f"{name}: told / true, least", GOAL_LEAST, least, False),
+    ]
 
 
 def foretold(answer: Answer) -> list[Foretold]:
@@ -137,7 +126,12 @@ async def _play(target: Target, coming: Sequence[Arrival], before: int, repetiti
     return answers
 
 
-def _cells(name: str, rows: Sequence[Foretold]) -> list[str]:
+def _cells(name: str, rows: Sequence[Foretold]) -> list[list[str]]:
+    first = [row for row in rows if row.is_first]
+    return [_row(f"{name}, on arrival", first), _row(f"{name}, every second", rows)]
+
+
+def _row(name: str, rows: Sequence[Foretold]) -> list[str]:
     errors, ratios = [row.error for row in rows], [row.ratio for row in rows]
     return [
         name,

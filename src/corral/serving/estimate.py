@@ -17,7 +17,8 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-KEPT_LENGTHS = 200
+KEPT_LENGTHS = 64
+"""Fewer follow a change sooner, more are surer of what does not change (docs/benchmarks.md, "Waits")."""
 FEWEST_LENGTHS = 10
 """So many whole answers must be known before their lengths say anything."""
 
