@@ -164,7 +164,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     lab = LabPlan()
     add("--lab-machines", type=_of(MACHINES), default=lab.machines, help=f"of {', '.join(MACHINES)}")
     add("--lab-costs", type=Path, metavar="LOG", help="the machine whose engine wrote this, instead")
-    add("--lab-loads", type=_of(LAB_LOADS), default=lab.loads, help=f"of {', '.join(LAB_LOADS)} [all]")
+    add(
+        "--lab-loads",
+        type=_of(LAB_LOADS),
+        default=lab.loads,
+        help=f"of {', '.join(LAB_LOADS)} [all but retrieval]",
+    )
     add("--lab-slots", type=_numbers, default=lab.slots, metavar="N,N", help="[4,64,256]")
     add("--lab-shares", type=_floats, default=lab.shares, metavar="X,X", help="of capacity [0.5,0.8,1,1.5]")
     add("--lab-requests", type=int, metavar="N", help="for each row of policy [by the slots]")

@@ -45,8 +45,9 @@ class Load:
 
 SHORT = Load("short", Lengths(55, 0.3, 400), Lengths(64, 0.5, 256))
 LONG = Load("long", Lengths(1500, 0.3, 3000), Lengths(48, 0.5, 256))
+RETRIEVAL = Load("retrieval", Lengths(390), Lengths(48))
 MIXED = Load("mixed", Lengths(150, 1.2, 3000), Lengths(64, 0.8, 400))
-LOADS = {load.name: load for load in (SHORT, LONG, MIXED)}
+LOADS = {load.name: load for load in (SHORT, RETRIEVAL, LONG, MIXED)}
 
 
 class Source(Protocol):

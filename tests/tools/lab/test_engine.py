@@ -5,11 +5,10 @@ import msgspec
 from corral.engine.local.options import EngineOptions
 from tools.lab.engine import Lab, Record
 from tools.lab.figures import LabRow, ideal_s, measure
-from tools.lab.loads import MIXED, SHORT, Ask, Lengths, Listed, Load, closed
+from tools.lab.loads import MIXED, RETRIEVAL, SHORT, Ask, Listed, Load, closed
 from tools.lab.machines import H100_8B, SMOLLM2_2_THREADS, Machine
 from tools.lab.stream import Stream
 
-RETRIEVAL = Load("retrieval", Lengths(390), Lengths(48))
 FOUR_SLOTS = EngineOptions(slots=4)
 
 
