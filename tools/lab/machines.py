@@ -177,25 +177,34 @@ MACHINES = {
 
 
 _ROW = re.compile(r"^\s*(\d+)\s+([\d.]+)\*?\s+([\d.]+)\*?\s*$", re.MULTILINE)
+_SPENT = re.compile(r"(?:decode|prefill) (\d+) ms, by this table (\d+)")
 _ATTENTION = re.compile(r"decode ([\d.]+), prefill ([\d.]+); copying ([\d.]+) us")
 
 
 def learned(table: str, *, name: str = "learned", token_bytes: int = 23_040) -> Machine:
-    """What an engine has learned, as `Costs.table` prints it. Raises ValueError where it does not."""
+    """What an engine has learned, as `Costs.table` prints it. Raises ValueError where it does not.
+
+    What is in the table counts the last steps most; the curves are scaled so that all steps together take
+    what they took.
+    """
     found = _ATTENTION.search(table)
     rows = _ROW.findall(table)
-    if found is None or not rows:
+    spent = _SPENT.findall(table)
+    if found is None or not rows or len(spent) != 2:
         raise ValueError("there is no table of costs")
     if not all(float(ms) for row in rows for ms in row[1:]):
         raise ValueError("there is a step that took no time")
+    decode, prefill = (float(took) / float(by_now) if float(by_now) else 1.0 for took, by_now in spent)
     decode_cell_us, prefill_cell_us, copy_token_us = map(float, found.groups())
     return Machine(
         name=name,
         source="learned by an engine while it ran",
-        decode_ms=without_attention({int(size): float(ms) for size, ms, _ in rows}, 0.0, 0.0),
-        prefill_ms=_without_own({int(size): float(ms) for size, _, ms in rows}, prefill_cell_us),
-        decode_cell_us=decode_cell_us,
-        prefill_cell_us=prefill_cell_us,
+        decode_ms=without_attention({int(size): decode * float(ms) for size, ms, _ in rows}, 0.0, 0.0),
+        prefill_ms=_without_own(
+            {int(size): prefill * float(ms) for size, _, ms in rows}, prefill * prefill_cell_us
+        ),
+        decode_cell_us=decode * decode_cell_us,
+        prefill_cell_us=prefill * prefill_cell_us,
         copy_token_us=copy_token_us,
         token_bytes=token_bytes,
     )
