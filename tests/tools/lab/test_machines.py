@@ -28,6 +28,18 @@ def test_an_engines_own_table_gives_its_curves_back() -> None:
         assert again.prefill_ms(size, 500.0) == pytest.approx(costs.prefill_ms(size, 500.0), rel=0.03)
 
 
+def test_where_steps_became_slower_the_curves_stand_for_all_of_them() -> None:
+    costs = Costs()
+    times_ms = [20.0] * 40 + [60.0] * 8
+    for ms in times_ms:
+        costs.observe_prefill(64, 0.0, 2 * ms)
+        costs.observe_step(4, 0.0, ms)
+    machine = learned(costs.table()).costs()
+    assert 48 * machine.step_ms(4, 0.0) == pytest.approx(sum(times_ms), rel=0.05)
+    assert 48 * machine.prefill_ms(64, 0.0) == pytest.approx(2 * sum(times_ms), rel=0.05)
+    assert costs.step_ms(4, 0.0) > 45.0
+
+
 def test_a_log_without_a_table_is_no_machine() -> None:
     with pytest.raises(ValueError, match="no table"):
         learned("INFO: listening")
