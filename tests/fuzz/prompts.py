@@ -50,7 +50,9 @@ KWARGS: tuple[dict[str, Any], ...] = (
 
 
 def hostile(chance: random.Random, controls: list[str]) -> Text:
-    """Makes texts out of control texts, whole and cut, and of PIECES."""
+    """Makes texts out of control texts, whole and cut, and of PIECES. No two are the same, as in `plain`:
+    templates compare messages."""
+    numbers = iter(range(10**9))
 
     def piece() -> str:
         text = chance.choice(controls)
@@ -68,7 +70,7 @@ def hostile(chance: random.Random, controls: list[str]) -> Text:
             case _:
                 return chance.choice(PIECES)
 
-    return lambda: "x" + "".join(piece() for _ in range(chance.choice([1, 1, 2, 5, 20])))
+    return lambda: f"x{next(numbers)}" + "".join(piece() for _ in range(chance.choice([1, 1, 2, 5, 20])))
 
 
 def plain() -> Text:
