@@ -119,8 +119,12 @@ class Scheduler:
     def _depth(self, chunks: list[tuple[Lane, Chunk]]) -> float:
         if self.cache.shape.shares_cells:
             return float(self.cache.used)
-        cells = sum(chunk.position * len(chunk.tokens) for _, chunk in chunks)
-        return cells / max(1, sum(len(chunk.tokens) for _, chunk in chunks))
+        cells = tokens = 0
+        for _, chunk in chunks:
+            own = len(chunk.tokens)
+            tokens += own
+            cells += chunk.position * own
+        return cells / max(1, tokens)
 
     # Decode
 
@@ -130,9 +134,10 @@ class Scheduler:
         chunks: list[tuple[Lane, Chunk]] = []
         for lane in decoding:
             assert lane.sequence is not None
-            draft = drafts.get(lane, ())[: max(spare, 0)]
-            spare -= len(draft)
-            tokens = [lane.tokens[-1], *draft]
+            tokens = lane.tokens[-1:]
+            if (draft := drafts.get(lane)) and spare > 0:
+                tokens += draft[:spare]
+                spare -= len(tokens) - 1
             chunks.append((lane, Chunk(lane.sequence, lane.computed, tokens, len(tokens))))
         return chunks
 
