@@ -3,6 +3,7 @@
 import msgspec
 
 from corral.engine.local.options import EngineOptions
+from corral.engine.local.pace import PROMISES
 from tools.lab.engine import Lab, Record
 from tools.lab.figures import LabRow, ideal_s, measure
 from tools.lab.loads import MIXED, RETRIEVAL, SHORT, Ask, Listed, Load, closed
@@ -48,7 +49,7 @@ def test_prompts_of_a_retrieval_load_use_the_machine_for_what_it_is_worth() -> N
     lab = Lab(SMOLLM2_2_THREADS, FOUR_SLOTS)
     record = lab.run(closed(RETRIEVAL, clients=12, each=4, turnaround_s=0.015, seed=1))
     share = len(record.streams) * ideal_s(SMOLLM2_2_THREADS, 4, 390, 48) / record.ended_s
-    assert 0.78 <= share <= 1.0
+    assert 0.9 <= share <= 1.0
 
 
 def test_streams_keep_their_pace_beside_a_long_prompt_and_it_comes_to_its_turn() -> None:
@@ -57,8 +58,13 @@ def test_streams_keep_their_pace_beside_a_long_prompt_and_it_comes_to_its_turn()
     for client in range(4):
         stream = by_client(record, client)
         gaps_ms = [1e3 * (b - a) for a, b in zip(stream.said_s, stream.said_s[1:], strict=False)]
-        assert max(gaps_ms) <= 600.0
-    assert ttft_s(by_client(record, 9)) <= 3.0 * ttft_s(by_client(alone, 9))
+        assert max(gaps_ms) <= 1.1 * PROMISES["balanced"].gap_ms
+    assert ttft_s(by_client(record, 9)) <= 1.4 * ttft_s(by_client(alone, 9))
+
+
+def test_a_short_prompt_is_not_behind_the_whole_of_a_long_one() -> None:
+    record = run([Ask(0.0, 1632, 8, client=1), Ask(1.0, 18, 8, client=2)])
+    assert ttft_s(by_client(record, 2)) <= 0.5
 
 
 def test_more_load_than_can_be_served_does_not_make_it_serve_less() -> None:
