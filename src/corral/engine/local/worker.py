@@ -385,6 +385,8 @@ class Worker:
         """How long until the next step's text, if nothing comes between."""
         if not self._running or not self._commands.empty():
             return None
+        if self._embeds and self._owed_ms <= 0:
+            return None  # texts to embed come next, for as long as a step of a prompt
         if not all(running.lane.is_decoding for running in self._running.values()):
             return None
         return 1e-3 * self._costs.step_ms(len(self._running), self._depth)
