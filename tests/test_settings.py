@@ -155,6 +155,7 @@ def test_every_setting_has_a_unit_or_a_reason_and_a_description() -> None:
         "allowed_hosts",
         "log_level",
         "deterministic",
+        "pace",
         "pooling",
     }
     for name, field in Settings.model_fields.items():

@@ -60,6 +60,17 @@ def prompt_too_long(
     )
 
 
+def inputs_too_long(tokens: int, limit_tokens: int) -> ContextExceeded:
+    """The error for texts to be embedded that have at least so many tokens together, more than allowed."""
+    return ContextExceeded(
+        f"the inputs of one request may have {limit_tokens} tokens together, "
+        f"and these have at least {tokens}",
+        prompt_tokens=tokens,
+        limit_tokens=limit_tokens,
+        param="input",
+    )
+
+
 class PreviousResponseNotFound(InvalidRequest):
     """The request goes on from a response that is not stored (any more)."""
 

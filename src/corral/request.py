@@ -9,6 +9,8 @@ import msgspec
 GrammarKind = Literal["json_object", "json_schema", "regex", "choice", "lark", "gbnf"]
 HeldTo = GrammarKind | Literal["tools"]
 HELD_TO: tuple[HeldTo, ...] = (*get_args(GrammarKind), "tools")
+EMBED_TOKENS = 300_000
+"""Of all texts of one request that are to be embedded together, as with OpenAI."""
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 
 

@@ -105,11 +105,14 @@ class Settings(BaseSettings):
         "first's (cls), or the last's. It takes a KV cache of its own (docs/engine.md). auto: as the model's "
         "file says, which most models that chat do not; off: no vectors are made.",
     )
-    step_budget_ms: float = Field(
-        30.0,
-        gt=0,
-        allow_inf_nan=False,
-        description="Longest a step may spend on prefill while other streams decode.",
+    pace: Literal["smooth", "balanced", "throughput"] = Field(
+        "balanced",
+        description="What streams are promised while prompts are computed: the longest gap between two "
+        "tokens, and the least share of the time that is theirs. smooth: 100 ms and a third; balanced: 300 "
+        "ms and a tenth; throughput: 1 s and a fiftieth.",
+    )
+    step_budget_ms: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="Another gap than that of --pace."
     )
     max_output_tokens: int = Field(
         0, ge=0, description="Cap on the tokens of one answer. 0: only the context limits it."

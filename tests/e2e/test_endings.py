@@ -16,6 +16,7 @@ from pathlib import Path
 import h2.connection
 import pytest
 from tests.e2e.processes import CORRAL, Server, corral, free_port, launch
+from tests.e2e.troubled import HANGS
 
 ROOT = Path(__file__).parents[2]
 LEFT_BEHIND = 128 + signal.SIGTERM
@@ -44,7 +45,7 @@ def troubled(tmp_path: Path) -> Iterator[Troubled]:
             path = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
             server = launch(tmp_path, command, port=port, PYTHONPATH=path, CORRAL_MODEL=model)
             server.exit_code = exit_code
-            server.may_log = ["does not end: leaving it"]
+            server.may_log = ["does not end: leaving it", HANGS]
             running.callback(server.stop)
             if model == "slow":
                 server.until_listening()
@@ -139,7 +140,8 @@ def left_a_loop(server: Server) -> socket.socket:
 
 def left_a_hung_step(server: Server) -> socket.socket:
     sock = ask(server, "HANG")
-    until(server, '"state":"prefill"')
+    while HANGS not in server.errors.read_text():
+        time.sleep(0.01)
     sock.close()
     until(server, '"state":"write"')
     return server.connect()

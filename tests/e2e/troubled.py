@@ -30,11 +30,13 @@ LOOP = (
     "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}{% endif %}"
 )
 CHILD = "child"
+HANGS = "this step never returns"
 
 
 def step(chunks: Sequence[Chunk]) -> None:
     """What a step of the engine takes."""
     if any(b"HANG" in bytes(token for token in chunk.tokens if token < 256) for chunk in chunks):
+        print(HANGS, file=sys.stderr, flush=True)
         threading.Event().wait()
     time.sleep(STEP_S)
 

@@ -54,6 +54,8 @@ CLASSES = (
 )  # fmt: skip
 """What patterns tell apart: letters by case and script, digits, blanks, marks, contractions."""
 
+CODE_POINTS = [*range(0xD800), *range(0xE000, 0x110000, 64)]
+
 
 def text(chance: random.Random) -> str:
     """One text; how long is drawn first, so that there are as many short ones as long ones."""
@@ -69,9 +71,7 @@ def text(chance: random.Random) -> str:
             pair = chance.choice(CLASSES) + chance.choice(CLASSES)
             made = pair * size
         case 3:
-            made = "".join(
-                chr(chance.choice([*range(0xD800), *range(0xE000, 0x110000, 64)])) for _ in range(size // 8)
-            )
+            made = "".join(map(chr, chance.choices(CODE_POINTS, k=size // 8)))
         case _:
             made = " ".join(
                 "".join(chance.choices("abcdefghij,.'", k=chance.randrange(1, 12))) for _ in range(size // 6)

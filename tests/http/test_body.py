@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -18,7 +19,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from corral.dialects.openai.chat import ChatDialect
 from corral.engine.local.scripted import ScriptedBackend, replying
 from corral.errors import Overloaded
-from corral.http.body import BESIDE_PROMPT_BYTES, PARSE_ON_LOOP_BYTES, BodyMemory
+from corral.http.body import BESIDE_PROMPT_BYTES, PARSE_ON_LOOP_BYTES, Bodies, BodyMemory
 from corral.http.connection import UNREAD_BYTES, UnhurriedBody
 
 CHAT = "/v1/chat/completions"
@@ -180,6 +181,18 @@ async def test_more_messages_than_the_context_has_tokens_are_refused_before_they
         assert exchange.status == 400
         assert str(many) in error["message"]
     assert not parsed_in
+
+
+@pytest.mark.parametrize("begins", ["1", '{"a":1},{}'])
+def test_messages_are_counted_without_being_built(begins: str) -> None:
+    body = f'{{"input":[ {begins}{",1" * 500_000}]}}'.encode()
+    bodies = Bodies(limit_bytes=2**24, memory_bytes=2**26, timeout_s=1, prompt_bytes=None, ctx_tokens=1000)
+    tracemalloc.start()
+    try:
+        assert trio.run(bodies.parse, len, body) == len(body)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
 
 
 async def test_many_large_bodies_leave_room_for_a_small_one(mock_clock: trio.testing.MockClock) -> None:

@@ -67,6 +67,14 @@ async def test_every_input_has_its_own_vector(
         assert vector == pytest.approx(expected(made, own), abs=1e-6)
 
 
+async def test_a_large_answer_has_a_vector_for_every_input_too() -> None:
+    made = ScriptedBackend(embeds=embeds(dimensions=64))
+    async with serving(made) as client:
+        found = await vectors(client, [[number] for number in range(256)] * 2)
+    for number in (0, 255):
+        assert found[256 + number] == pytest.approx(expected(made, [number], 64), abs=1e-6)
+
+
 async def test_tokens_are_counted_and_the_path_is_there_without_v1() -> None:
     async with serving(backend()) as client:
         answer = await embed(client, ["abc", [7, 8]], path="/embeddings").json()
@@ -137,6 +145,28 @@ async def test_it_waits_in_line_and_past_that_comes_back_later() -> None:
         for exchange in (first, second):
             await exchange.body()
             assert exchange.status == 200
+
+
+async def test_what_the_texts_of_all_requests_hold_is_bounded_as_long_as_they_live() -> None:
+    gate = Gate()
+    sizes: dict[str, Any] = {"body_limit_bytes": 10_000, "body_memory_bytes": 20_000}
+    for texts in (["x" * 200] * 30, ["x" * 60 + "😀"] * 30, [[7] * 200]):
+        async with serving(backend(on_step=gate), **sizes) as client, opening(gate):
+            first = embed(client, texts)
+            await gate.wait_arrived()
+            for _ in range(2):
+                refused = embed(client, texts)
+                assert "texts" in (await refused.json())["error"]["message"]
+                assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+            small = embed(client, "abc")
+            gate.open()
+            for exchange in (first, small):
+                await exchange.body()
+                assert exchange.status == 200
+            again = embed(client, texts)
+            await again.body()
+            assert again.status == 200, "all of it has come back"
+        gate = Gate()
 
 
 @pytest.mark.parametrize("where", ["computed", "in line"])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from corral.serving.estimate import FEWEST_LENGTHS, KEPT_LENGTHS, Lengths, Speeds, Work, waits_s
 
-SPEEDS = Speeds(prefill_tokens_per_s=100.0, decode_tokens_per_s=10.0)
+SPEEDS = Speeds(prefill_tokens_per_s=100.0, decode_tokens_per_s=10.0, embed_tokens_per_s=50.0)
 
 
 def knowing(*tokens: int) -> Lengths:

@@ -9,7 +9,7 @@ from statistics import median
 import pytest
 import trio
 import trio.testing
-from tests.engine.tales import TaleEngine, asking, running
+from tests.engine.tales import Tale, TaleEngine, asking, running
 from tests.serving.test_generation import Client, about
 
 from corral.books.ledger import Ledger
@@ -49,9 +49,9 @@ def asked(request: GenerationRequest, max_tokens: int) -> Iterable[list[Event]]:
 
 @asynccontextmanager
 async def serving(
-    *, slots: int = 1, queue_requests: int = 64, embedding: Embedding | None = None
+    tale: Tale = asked, *, slots: int = 1, queue_requests: int = 64, embedding: Embedding | None = None
 ) -> AsyncIterator[Service]:
-    engine = TaleEngine(asked, slots=slots, ctx_tokens=CTX_TOKENS, pause_s=TOKEN_S, embedding=embedding)
+    engine = TaleEngine(tale, slots=slots, ctx_tokens=CTX_TOKENS, pause_s=TOKEN_S, embedding=embedding)
     async with running(engine) as engine, trio.open_nursery() as nursery:
         service = Service(engine, ServiceOptions(queue_requests=queue_requests), Ledger(slots=slots))
         await nursery.start(service.run)
@@ -120,18 +120,55 @@ async def test_who_waits_for_texts_to_be_embedded_is_told_how_long(
 ) -> None:
     embedding = Embedding(dimensions=2, input_tokens=100, pooling="mean")
     async with serving(embedding=embedding) as service, trio.open_nursery() as nursery:
-
-        async def embed(id: str, count: int) -> None:
-            request = GenerationRequest(embed=Embed((RawPrompt("a b"),) * count))
-            with service.open(request, id, about(id), Client()) as generation:
-                await generation.complete()
-
-        nursery.start_soon(embed, "first", 100)
+        nursery.start_soon(embed, service, "first", 100)
         await trio.sleep(50 * TOKEN_S)
-        nursery.start_soon(embed, "second", 1)
+        nursery.start_soon(embed, service, "second", 1)
         await trio.sleep(0.05)
         wait_s = service.waits_s()["second"]
         assert wait_s == pytest.approx(50 * TOKEN_S, rel=0.3)
+
+
+async def embed(service: Service, id: str, texts: int) -> None:
+    """So many texts of two words, each of which takes as long as a token."""
+    request = GenerationRequest(embed=Embed((RawPrompt("a b"),) * texts))
+    with service.open(request, id, about(id), Client()) as generation:
+        await generation.complete()
+
+
+async def test_texts_that_are_embedded_are_not_expected_in_the_cache_where_prompts_are(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    def cached(request: GenerationRequest, max_tokens: int) -> Iterable[list[Event]]:
+        yield [Started(20, 19), BlockOpened(0, "text"), Sampled(1), BlockDelta(0, "x"), BlockClosed(0)]
+        yield [Finished("stop", None, Usage(20, 19, 1))]
+
+    embedding = Embedding(dimensions=2, input_tokens=100, pooling="mean")
+    async with serving(cached, embedding=embedding) as service, trio.open_nursery() as nursery:
+        for number in range(10):
+            await answer(service, f"chat {number}", 1, words=20)
+        await embed(service, "before", 100)
+        nursery.start_soon(embed, service, "first", 100)
+        await trio.sleep(0.01)
+        nursery.start_soon(embed, service, "second", 100)
+        await trio.sleep(0.01)
+        nursery.start_soon(embed, service, "third", 1)
+        await trio.sleep(0.01)
+        assert service.waits_s()["third"] == pytest.approx(200 * TOKEN_S, rel=0.1)
+
+
+async def test_how_fast_texts_are_embedded_says_nothing_of_prompts(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    embedding = Embedding(dimensions=2, input_tokens=100, pooling="mean")
+    async with serving(embedding=embedding) as service, trio.open_nursery() as nursery:
+        await answer(service, "chat", 10, words=1000, max_tokens=10)
+        for number in range(10):
+            await embed(service, f"slow {number}", 500)
+        nursery.start_soon(partial(answer, service, "first", 10, words=1000, max_tokens=10))
+        await trio.sleep(0.01)
+        nursery.start_soon(partial(answer, service, "second", 10, words=1000, max_tokens=10))
+        await trio.sleep(0.01)
+        assert service.waits_s()["second"] == pytest.approx(110 * TOKEN_S, rel=0.1), "ten words in a batch"
 
 
 async def test_who_waits_is_told_again_every_second(autojump_clock: trio.testing.MockClock) -> None:

@@ -18,6 +18,8 @@
     python tools/bench.py load --peer http://127.0.0.1:8080    loads that agents and retrieval make, in turns
     python tools/bench.py load --loads talk,short --peer-cmd 'llama-server -m model.gguf --port {port} -t 2
                                -np {slots} -c {ctx_tokens}'   and a peer that is started for it
+    python tools/bench.py policy                    scheduler and pace against curves of costs, with no model
+    python tools/bench.py policy --against          what the laboratory foretells of real runs, and they
     python tools/bench.py all --json rows.json -- --step-budget-ms 60    (flags for the server)
 
 `serve`, `residual`, `retry`, `shared` and `pace` with --peer measure that server instead of one of ours.
@@ -25,7 +27,7 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,10 +36,12 @@ from rich.console import Console
 
 from tools.clients.framing import FramingError
 from tools.clients.target import Target
+from tools.lab.loads import LOADS as LAB_LOADS
+from tools.lab.machines import MACHINES
 from tools.measures.bed import Bed
 from tools.measures.figures import ENGINE, measure
 from tools.measures.loads import LOADS
-from tools.measures.plan import Plan
+from tools.measures.plan import LabPlan, Plan
 from tools.measures.steps import OMP_SETTINGS
 from tools.servers.server import served_model
 from tools.sheets.sheet import WIDTH, Sheet, write
@@ -45,6 +49,7 @@ from tools.sheets.sheet import WIDTH, Sheet, write
 EVERYTHING = "engine"
 MODEST_REPEATS = {"residual": 3, "retry": 3, "shared": 2, "pace": 2, "drafting": 2, "cost": 2, "all": 3}
 """What `engine` measures, in this order, and how often."""
+PEERLESS = {"raw", "cost", "drafting", "crowd", "delay", "steps", "waits", "fair", "policy"}
 REPEATS = {"drafting": 3, "steps": 7, "waits": 2, "fair": 3}  # others: 5
 
 
@@ -61,6 +66,15 @@ async def run(args: argparse.Namespace, what: str, console: Console) -> Sheet:
         loads=args.loads,
         load_share=args.load_share,
         gap_bound_ms=args.gap_bound_ms,
+        lab=LabPlan(
+            machines=args.lab_machines,
+            loads=args.lab_loads,
+            slots=args.lab_slots,
+            shares=args.lab_shares,
+            requests=args.lab_requests,
+            costs=args.lab_costs,
+            is_against=args.against,
+        ),
     )
     bed = Bed(
         command=args.server_cmd or None,
@@ -89,6 +103,18 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 def _floats(text: str) -> tuple[float, ...]:
     return tuple(float(part) for part in text.split(","))
+
+
+def _of(known: Container[str]) -> Callable[[str], tuple[str, ...]]:
+    """Reads names that are known, with commas between."""
+
+    def names(text: str) -> tuple[str, ...]:
+        found = tuple(text.split(","))
+        if unknown := [name for name in found if name not in known]:
+            raise argparse.ArgumentTypeError(f"nothing is called {', '.join(unknown)}")
+        return found
+
+    return names
 
 
 def _loads(text: str) -> tuple[str, ...]:
@@ -135,10 +161,23 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--gap-bound-ms", type=float, help="that the server's pace promises; goal of the load `beside`")
     add("--spin-count", default="1000", help="GOMP_SPINCOUNT of the raw loop [%(default)s]")
     add("--omp", choices=[*OMP_SETTINGS, "all"], default="default", help="OpenMP's setting, for steps")
+    lab = LabPlan()
+    add("--lab-machines", type=_of(MACHINES), default=lab.machines, help=f"of {', '.join(MACHINES)}")
+    add("--lab-costs", type=Path, metavar="LOG", help="the machine whose engine wrote this, instead")
+    add(
+        "--lab-loads",
+        type=_of(LAB_LOADS),
+        default=lab.loads,
+        help=f"of {', '.join(LAB_LOADS)} [all but retrieval]",
+    )
+    add("--lab-slots", type=_numbers, default=lab.slots, metavar="N,N", help="[4,64,256]")
+    add("--lab-shares", type=_floats, default=lab.shares, metavar="X,X", help="of capacity [0.5,0.8,1,1.5]")
+    add("--lab-requests", type=int, metavar="N", help="for each row of policy [by the slots]")
+    add("--against", action="store_true", help="policy: hold the laboratory against real runs")
     add("--json", type=Path, help="write all figures there")
     args = parser.parse_args(arguments[:cut])
     args.flags = arguments[cut + 1 :]
-    if args.peer and args.what in ("raw", "cost", "drafting", "crowd", "delay", "steps", "waits", "fair"):
+    if args.peer and args.what in PEERLESS:
         parser.error(f"{args.what} has no use for --peer")
     if args.peer and args.peer_cmd:
         parser.error("a peer runs already (--peer) or is started (--peer-cmd)")

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from tools.clients.target import Target
 from tools.servers.server import DEFAULT_COMMAND, SCRIPTED_COMMAND, Server, serve
@@ -42,13 +43,15 @@ class Bed:
         return resolve(None).path
 
     @asynccontextmanager
-    async def server(self, *flags: str, env: Mapping[str, str] | None = None) -> AsyncIterator[Server]:
-        """A server on a real model. Raises SystemExit where it does not come up."""
+    async def server(
+        self, *flags: str, env: Mapping[str, str] | None = None, log: IO[bytes] | None = None
+    ) -> AsyncIterator[Server]:
+        """A server on a real model, which writes to `log`. Raises SystemExit where it does not come up."""
         own = [] if self.command else ["--threads", str(self.threads)]
         if own and self.model is not None:
             own += ["--model", str(self.model)]
         command = self.command or DEFAULT_COMMAND
-        async with serve(command, [*flags, *own, *self.flags], env=env) as server:
+        async with serve(command, [*flags, *own, *self.flags], env=env, log=log) as server:
             yield server
 
     @asynccontextmanager

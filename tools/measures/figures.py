@@ -21,6 +21,7 @@ from tools.measures.leaving import leaving
 from tools.measures.load import load
 from tools.measures.pace import pace
 from tools.measures.plan import Plan
+from tools.measures.policy import policy
 from tools.measures.residual import residual
 from tools.measures.retry import retry
 from tools.measures.shared import shared
@@ -50,6 +51,7 @@ ENGINE: dict[str, Figure] = {
     "waits": waits,
     "fair": fair,
     "load": load,
+    "policy": policy,
 }
 """What bench.py measures: the server and its engine."""
 

@@ -18,7 +18,7 @@ from tools.measures.bed import Bed, dot
 from tools.measures.plan import Plan
 from tools.sheets.goal import Goal
 from tools.sheets.sheet import Sheet, middle, number
-from tools.sheets.summary import gaps, percentile
+from tools.sheets.summary import gaps_within, percentile
 
 LONG_WORDS = 1945
 PACED_STREAMS = 4
@@ -135,10 +135,10 @@ async def pace_round(target: Target, asked: PaceAsked, broken: list[str]) -> Pac
         broken += [answer.fate for answer in streams if answer.ending not in ("left", "done")]
         return None
     sent_s = beside.sent_s
-    before = [1e3 * gap for answer in streams for gap in gaps_within(answer, began_s, sent_s)]
-    during = [
-        1e3 * gap for answer in streams for gap in gaps_within(answer, sent_s, sent_s + beside.answered_s)
-    ]
+    until_s = sent_s + beside.answered_s
+    times = [answer.content_s for answer in streams]
+    before = [1e3 * gap for own in times for gap in gaps_within(own, began_s, sent_s)]
+    during = [1e3 * gap for own in times for gap in gaps_within(own, sent_s, until_s)]
     return PaceRow(
         gap_p50_ms=percentile(before, 0.5),
         gap_p95_ms=percentile(before, 0.95),
@@ -148,10 +148,3 @@ async def pace_round(target: Target, asked: PaceAsked, broken: list[str]) -> Pac
         beside_ttft_ms=1e3 * beside.answered_s,
         prefilled_tokens=beside.usage.prefilled_tokens,
     )
-
-
-def gaps_within(answer: Answer, begin_s: float, end_s: float) -> list[float]:
-    """Gaps of a stream that lie in an interval, with the one that begins in it and ends behind it."""
-    inside = [at for at in answer.content_s if begin_s <= at <= end_s]
-    after = [at for at in answer.content_s if at > end_s][:1]
-    return gaps(inside + after)

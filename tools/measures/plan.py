@@ -1,6 +1,24 @@
 """How much is measured."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class LabPlan:
+    """Which rows the laboratory of policies has: all loads on all machines, and so on. Names are its own."""
+
+    machines: tuple[str, ...] = ("smollm2-2", "h100-8b")
+    loads: tuple[str, ...] = ("short", "long", "mixed")
+    slots: tuple[int, ...] = (4, 64, 256)
+    shares: tuple[float, ...] = (0.5, 0.8, 1.0, 1.5)
+    """Of what a machine could serve."""
+    requests: int | None = None
+    """For each row; None: by the slots."""
+    costs: Path | None = None
+    """A log with what an engine has learned of its costs: the only machine then."""
+    is_against: bool = False
+    """Whether it is held against real runs instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +48,8 @@ class Plan:
     """Seconds between a long prompt and the short one behind it."""
     gap_bound_ms: float | None = None
     """That the server's pace promises; of the p95 of the gaps beside a prefill."""
+
+    lab: LabPlan = field(default_factory=LabPlan)
 
     watchers: tuple[int, ...] = (100, 1000)
     """Readers of the status, beside streams."""
@@ -70,6 +90,7 @@ QUICK = Plan(
     output_tokens=8,
     load_share=0.1,
     behind_s=0.1,
+    lab=LabPlan(machines=("smollm2-2",), loads=("short",), slots=(4,), shares=(0.8,), requests=20),
     watchers=(3,),
     watch_s=0.5,
     rounds=4,

@@ -5,7 +5,7 @@ import shlex
 import socket
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -76,16 +76,19 @@ async def serve(
     *,
     env: Mapping[str, str] | None = None,
     health_path: str = "/health",
+    log: IO[bytes] | None = None,
 ) -> AsyncIterator[Server]:
     """Start `command` ({port} is filled in) with `flags`, wait until it answers, terminate it at the end.
+
+    What it writes goes to `log`, which stays open, or else to a file of its own that goes with it.
 
     Raises SystemExit with the end of its log when it does not come up within a minute.
     """
     port = free_port()
     arguments = [part.replace("{port}", str(port)) for part in shlex.split(command)] + list(flags)
-    with TemporaryFile() as log:
-        async with subprocess_of(arguments, env, stdout=log, stderr=log) as process:
-            server = Server(process, Target("127.0.0.1", port), log)
+    with TemporaryFile() if log is None else nullcontext(log) as written:
+        async with subprocess_of(arguments, env, stdout=written, stderr=written) as process:
+            server = Server(process, Target("127.0.0.1", port), written)
             await _until_healthy(server, health_path)
             server.target = Target("127.0.0.1", port, model=await served_model(server.target))
             yield server

@@ -52,3 +52,10 @@ def summarize(values: Sequence[float], *, scale: float = 1.0, digits: int = 3) -
 def gaps(times: Sequence[float]) -> list[float]:
     """Seconds between neighbours."""
     return [later - earlier for earlier, later in pairwise(times)]
+
+
+def gaps_within(times: Sequence[float], begin_s: float, end_s: float) -> list[float]:
+    """Gaps that lie in an interval, with the one that begins in it and ends behind it."""
+    inside = [at for at in times if begin_s <= at <= end_s]
+    after = [at for at in times if at > end_s][:1]
+    return gaps(inside + after)

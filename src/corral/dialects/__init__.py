@@ -18,7 +18,7 @@ answers for a while (`Keeper`).
 A new API is a module below here with its `Dialect`, and a line in `routes.table`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -119,8 +119,8 @@ class EmbedCall(Protocol):
 
     @property
     def request(self) -> GenerationRequest: ...
-    def complete(self, head: Head, completion: Completion) -> bytes:
-        """The answer; may run in any thread."""
+    def complete(self, head: Head, completion: Completion) -> Iterator[bytes]:
+        """The answer piece by piece, each the work of a millisecond; may run in any thread."""
         ...
 
 

@@ -1,5 +1,6 @@
 """Request bodies: what one may be, how large, how long it may take, and what all may hold together."""
 
+import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Final, TypeVar
@@ -30,6 +31,8 @@ PARSE_ON_LOOP_BYTES: Final = 64 * 1024
 parse and 0.03 s to count. A body of this size takes 2 ms."""
 
 REASON: Final = "see --body-limit-bytes"
+ARRIVING: Final = "too many request bodies are arriving; try again soon"
+TEXTS: Final = "too many texts are waiting to be embedded; try again soon"
 FORM: Final = "application/x-www-form-urlencoded"
 
 
@@ -41,29 +44,35 @@ class _Lists(msgspec.Struct):
 
     @property
     def message_count(self) -> int:
-        """Of lists that begin with an object: `input` may also be a text, or a list of texts or tokens."""
-        lists = [_items.decode(found) for found in (self.messages, self.input) if _begins(found, b"[")]
-        return sum(len(items) for items in lists if items and _begins(items[0], b"{"))
+        """Of lists that begin with an object: `input` may also be a text, or a list of texts or tokens.
+
+        Raises ValidationError for a list with anything else in it.
+        """
+        return sum(
+            len(_objects.decode(found)) for found in (self.messages, self.input) if _OBJECTS.match(found)
+        )
+
+
+class _Object(msgspec.Struct, gc=False):
+    """Of which nothing is kept, so that millions of them are some megabytes."""
 
 
 _lists: Final = msgspec.json.Decoder(_Lists)
-_items: Final = msgspec.json.Decoder(list[msgspec.Raw])
-
-
-def _begins(raw: msgspec.Raw, char: bytes) -> bool:
-    return memoryview(raw)[:1] == char
+_objects: Final = msgspec.json.Decoder(list[_Object])
+_OBJECTS: Final = re.compile(rb"\[[ \t\n\r]*\{")
 
 
 class BodyMemory:
-    """What the bodies that are arriving or being parsed may hold together. Synchronous, no clock, no task.
+    """What bodies, or what they are parsed into, may hold together. Synchronous, no clock, no task.
 
     A body may grow as long as it is no larger than what it leaves free (Choudhury and Hahne's dynamic
     threshold, 1998). So one body may have half of all, and however many large ones arrive, as much as each of
     them holds stays free for the next.
     """
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit_bytes: int, refusal: str = ARRIVING) -> None:
         self._free_bytes = limit_bytes
+        self._refusal = refusal
 
     @property
     def free_bytes(self) -> int:
@@ -80,7 +89,7 @@ class BodyMemory:
         def grow(size: int) -> None:
             nonlocal held
             if held + size > self._free_bytes - size:
-                raise Overloaded("too many request bodies are arriving; try again soon", retry_after_s=1)
+                raise Overloaded(self._refusal, retry_after_s=1)
             self._free_bytes -= size
             held += size
 
@@ -115,6 +124,7 @@ class Bodies:
         self._timeout_s = timeout_s
         self._ctx_tokens = ctx_tokens
         self._memory = BodyMemory(memory_bytes)
+        self._texts = BodyMemory(memory_bytes, TEXTS)
         self._parsing = trio.CapacityLimiter(1)
         self._arriving: set[trio.CancelScope] = set()
         self._is_closed = False
@@ -148,6 +158,17 @@ class Bodies:
             if _media_type(request) == FORM and not body.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
                 raise _not_json(FORM)
             yield body
+
+    @contextmanager
+    def texts_held(self, size_bytes: int) -> Iterator[None]:
+        """Texts of this size, which no context bounds, count as held until the block ends.
+
+        Not in the memory of bodies: texts may wait long, and chats shall be able to arrive meanwhile. More
+        than a body may have counts as that, so all that can arrive can be held. Raises Overloaded.
+        """
+        with self._texts.hold() as grow:
+            grow(min(size_bytes, self._limit_bytes))
+            yield
 
     @contextmanager
     def until_closed(self) -> Iterator[None]:

@@ -27,13 +27,15 @@ FEWEST_LENGTHS = 10
 class Work:
     """A sequence that runs, or will. `prefill_tokens` are still to be computed, `said_tokens` have been said.
 
-    It may say `max_tokens` in all; `is_limited` says that its client named that number.
+    It may say `max_tokens` in all; `is_limited` says that its client named that number. One that `embeds`
+    computes vectors of texts, and says nothing.
     """
 
     prefill_tokens: int
     said_tokens: int
     max_tokens: int
     is_limited: bool
+    embeds: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ class Speeds:
 
     prefill_tokens_per_s: float
     decode_tokens_per_s: float
+    embed_tokens_per_s: float
 
 
 @dataclass(slots=True)
@@ -102,5 +105,7 @@ def _lasts_s(work: Work, lengths: Lengths, speeds: Speeds) -> float | None:
     left = lengths.left(work)
     if left is None:
         return None
-    prefill_s = work.prefill_tokens / speeds.prefill_tokens_per_s
+    prefill_s = work.prefill_tokens / (
+        speeds.embed_tokens_per_s if work.embeds else speeds.prefill_tokens_per_s
+    )
     return prefill_s + max(0.0, left) / speeds.decode_tokens_per_s

@@ -51,15 +51,22 @@ class Forecast:
         counts = record.counts
         said, done = counts.said_tokens(choice), counts.done_tokens(choice)
         prefill = 0 if said else record.prompt_tokens - done if done else self._prefill(record)
-        return Work(prefill, said, record.max_tokens, self._is_limited(record))
+        return self._limited(record, prefill, said)
 
     def _whole(self, record: Record) -> Work:
-        return Work(self._prefill(record), 0, record.max_tokens, self._is_limited(record))
+        return self._limited(record, self._prefill(record), 0)
 
     def _prefill(self, record: Record) -> int:
-        """Of a prompt of which nothing is known yet: as much is expected in the cache as of those before."""
+        """Of a prompt of which nothing is known yet: as much is expected in the cache as of those before.
+
+        Texts that are embedded are never found there.
+        """
+        if record.request.embed is not None:
+            return record.prompt_tokens
         return round(record.prompt_tokens * self._tempo.computed_share)
 
-    def _is_limited(self, record: Record) -> bool:
+    def _limited(self, record: Record, prefill_tokens: int, said_tokens: int) -> Work:
         asked = record.request
-        return self._limits_all or asked.max_tokens is not None or asked.embed is not None
+        embeds = asked.embed is not None
+        is_limited = self._limits_all or asked.max_tokens is not None or embeds
+        return Work(prefill_tokens, said_tokens, record.max_tokens, is_limited, embeds)

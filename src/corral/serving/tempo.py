@@ -7,7 +7,7 @@ was seen in a crowd counts more, by the square of how full it was.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 
 from corral.books.record import Record
@@ -18,7 +18,7 @@ REMEMBERED = 2
 as there are slots, and so many more."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Rate:
     """Tokens, and the seconds that they took one sequence."""
 
@@ -28,13 +28,30 @@ class _Rate:
     def plus(self, tokens: float, time_s: float, weight: float) -> "_Rate":
         return _Rate(self.tokens + weight * tokens, self.time_s + weight * time_s)
 
-    def fade(self, share: float) -> None:
-        self.tokens *= share
-        self.time_s *= share
+    def faded(self, share: float) -> "_Rate":
+        return _Rate(share * self.tokens, share * self.time_s)
 
     @property
     def tokens_per_s(self) -> float:
         return self.tokens / self.time_s
+
+
+@dataclass(frozen=True, slots=True)
+class _Rates:
+    """Of prompts, of answers, and of texts that are embedded, which another model may compute.
+
+    At first each is a guess that weighs next to nothing: something must be said before the first token.
+    """
+
+    prefill: _Rate = _Rate(tokens=2e-1, time_s=1e-3)
+    decode: _Rate = _Rate(tokens=1e-2, time_s=1e-3)
+    embed: _Rate = _Rate(tokens=2e-1, time_s=1e-3)
+
+    def faded(self, share: float, *, embeds: bool) -> "_Rates":
+        """Those of which a request that is over tells something."""
+        if embeds:
+            return replace(self, embed=self.embed.faded(share))
+        return replace(self, prefill=self.prefill.faded(share), decode=self.decode.faded(share))
 
 
 class Tempo:
@@ -44,9 +61,7 @@ class Tempo:
         self._slots = slots
         self._now_s = now_s
         self._fading = 1 - 1 / (slots + REMEMBERED)
-        # A guess that weighs next to nothing: something must be said before the first token.
-        self._prefill = _Rate(tokens=2e-1, time_s=1e-3)
-        self._decode = _Rate(tokens=1e-2, time_s=1e-3)
+        self._rates = _Rates()
         self._cached_tokens = 0.0
         self._prompt_tokens = 1.0
         self._taken = 0
@@ -65,9 +80,8 @@ class Tempo:
         self._advance(-1)
         if record.life.held:
             return
-        for rate in (self._prefill, self._decode):
-            rate.fade(self._fading)
-        self._prefill, self._decode = self._with(record, self._prefill, self._decode)
+        rates = self._rates.faded(self._fading, embeds=record.request.embed is not None)
+        self._rates = self._with(record, rates)
         if record.counts.cached_tokens is not None:
             self._cached_tokens = self._fading * self._cached_tokens + record.counts.cached_tokens
             self._prompt_tokens = self._fading * self._prompt_tokens + record.prompt_tokens
@@ -81,25 +95,30 @@ class Tempo:
     def speeds(self, running: Iterable[Record]) -> Speeds:
         """As of now, with what those that run show of it."""
         self._advance(0)
-        prefill, decode = self._prefill, self._decode
+        rates = self._rates
         for record in running:
-            prefill, decode = self._with(record, prefill, decode)
-        return Speeds(prefill.tokens_per_s, decode.tokens_per_s)
+            rates = self._with(record, rates)
+        return Speeds(rates.prefill.tokens_per_s, rates.decode.tokens_per_s, rates.embed.tokens_per_s)
 
-    def _with(self, record: Record, prefill: _Rate, decode: _Rate) -> tuple[_Rate, _Rate]:
-        """Both rates, and what a request that has begun adds to them."""
+    def _with(self, record: Record, rates: _Rates) -> _Rates:
+        """The rates, and what a request that has begun adds to them."""
         life, counts, sequences = record.life, record.counts, record.request.n
         if life.admitted_s is None or record.about.id not in self._began:
-            return prefill, decode
+            return rates
         fullness = self._fullness(record)
         stretch, weight = sqrt(1 / fullness), fullness**2
         prefill_s = life.prefill_s
         if prefill_s is None:
             prefill_s = (self._now_s() if life.ended_s is None else life.ended_s) - life.admitted_s
+        if record.request.embed is not None:
+            return replace(
+                rates, embed=rates.embed.plus(counts.prefilled_tokens, prefill_s * stretch, weight)
+            )
+        prefill, decode = rates.prefill, rates.decode
         prefill = prefill.plus(counts.prefilled_tokens, prefill_s * stretch, weight)
         if life.decode_s is not None:
             decode = decode.plus(counts.decoded_tokens, life.decode_s * sequences * stretch, weight)
-        return prefill, decode
+        return replace(rates, prefill=prefill, decode=decode)
 
     def _fullness(self, record: Record) -> float:
         """The share of the slots that was taken, in the mean since it began: at least the one of its own."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from corral.engine.local.costs import SEED, Costs, Seed
-from corral.engine.local.pace import Load, Pace
+from corral.engine.local.pace import PROMISES, Load, Pace
 from corral.engine.local.task import Delivery, Task
 from corral.engine.local.worker import Worker
 from corral.events import Completion, Event, collect
@@ -27,16 +27,21 @@ class FixedCosts(Costs):
 
 
 class FixedPace(Pace):
-    """The same budget for every prefill step."""
+    """The same budget for every prefill step, and a decode step after each."""
 
     def __init__(self, tokens: int, costs: Costs | None = None) -> None:
-        super().__init__(30, tokens, costs or FixedCosts())
+        super().__init__(PROMISES["balanced"], tokens, costs or FixedCosts())
+        self._decodes_next = True
 
     def prefill_tokens(self, load: Load) -> int:
-        return self.batch_tokens
+        return 0 if load.decoding and self._decodes_next else self.batch_tokens
 
-    def prefill_first(self, load: Load) -> bool:
-        return False
+    def observe_aborted(self, elapsed_ms: float) -> None:
+        self._decodes_next = True
+
+    def observe_decode(self, rows: int, depth: float, elapsed_ms: float) -> None:
+        self._decodes_next = False
+        super().observe_decode(rows, depth, elapsed_ms)
 
 
 def run_tasks(

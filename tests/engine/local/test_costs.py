@@ -8,7 +8,7 @@ import pytest
 from corral.engine.local.costs import SEED, Costs
 from corral.engine.local.drafts.room import DraftRoom, Offer
 from corral.engine.local.lane import Lane
-from corral.engine.local.pace import Load, Pace
+from corral.engine.local.pace import Load, Pace, Promise
 
 Machine = Callable[[int, float], float]
 """ms of a step, by its tokens and the cells that each of them looks at."""
@@ -130,7 +130,7 @@ def test_where_a_wider_step_costs_nothing_drafts_are_longer_also_beside_many() -
 def test_where_a_large_chunk_costs_no_more_prefill_comes_in_large_chunks() -> None:
     chunks = {}
     for name, costs in (("cpu", Costs()), ("gpu", learned(gpu, (1, 8, 64)))):
-        pace = Pace(step_budget_ms=30, batch_tokens=512, costs=costs)
+        pace = Pace(Promise(30, 0.5), batch_tokens=512, costs=costs)
         chunks[name] = [pace.prefill_tokens(Load(decoding, 1, 5000)) for decoding in (0, 8)]
     assert chunks["gpu"] == [512, 512]
     assert chunks["cpu"][0] < 200

@@ -1,6 +1,7 @@
 """Texts embedded by the worker, beside those that generate; and what the engine refuses of them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from corral.engine.local.scripted import ByteVocabulary, ScriptedBackend, Script
 from corral.engine.local.task import Delivery, EmbedTask, Task
 from corral.engine.local.worker import Worker
 from corral.errors import ContextExceeded, EngineFailed, InvalidRequest
-from corral.events import Embedded, Event, Failed, Finished, Prefill, Usage, collect
+from corral.events import Embedded, Event, Failed, Finished, Prefill, Sampled, Usage, collect
 from corral.request import Embed, GenerationRequest, RawPrompt, Sampling
 
 OPTIONS = EngineOptions(slots=8, prompt_lookup=False)
@@ -118,6 +119,38 @@ def test_streams_keep_half_of_their_pace_and_wait_for_one_step_of_inputs_at_a_ti
     runs = told.strip("d").split("E")[2:-1]
     assert len(runs) >= 5
     assert set(runs) == {"dddd"}, "as long as a step of inputs takes they decode, and no longer"
+
+
+def test_no_text_is_held_back_while_inputs_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    computed, told, now_s = 0, 0, 0.0
+    seen: list[tuple[int, int]] = []
+    released: set[int] = set()
+
+    def compute(chunks: Sequence[Chunk]) -> None:
+        nonlocal computed, now_s
+        if 3 in chunks[0].tokens:
+            seen.append((computed, told))
+            now_s += 1 / 32
+        else:
+            computed += 1
+            now_s += 1 / 128
+
+    def deliver(delivery: Delivery) -> None:
+        nonlocal told
+        told += sum(isinstance(event, Sampled) for _, events in delivery.events for event in events)
+        released.update(key for key, _ in delivery.released)
+        if released == {1, 2}:
+            worker.stop_nowait()
+
+    backend = ScriptedBackend(embeds=embeds(cells=4096, input_tokens=4096), on_step=compute)
+    options = replace(OPTIONS, stream_interval_ms=1e12)
+    monkeypatch.setattr("corral.engine.local.worker.perf_counter", lambda: now_s)
+    worker = Worker(backend, options, deliver=deliver, pace=FixedPace(64, FixedCosts()))
+    worker.submit_nowait(generating(1, 30))
+    worker.submit_nowait(EmbedTask(2, [[3] * 2000], DIMENSIONS))
+    worker.run()
+    assert len({tokens for tokens, _ in seen}) > 3, "inputs were computed between tokens"
+    assert all(tokens == delivered for tokens, delivered in seen)
 
 
 def test_a_cancelled_task_leaves_nothing_and_says_what_was_in_vain() -> None:
@@ -300,6 +333,31 @@ async def test_a_model_that_only_reads_may_make_one_token_of_many_bytes() -> Non
     request = embedding("w" * 2000 + " " * 2000 + "x")
     engine.check(request)
     assert (await engine.prepare(request, client="somebody")).prompt_tokens == 2
+
+
+async def test_a_text_that_is_too_long_is_not_read_to_its_end() -> None:
+    read = 0
+
+    class Words(ByteVocabulary):
+        def tokenize(self, text: str, *, parse_control: bool, continues: bool = False) -> list[int]:
+            nonlocal read
+            read += len(text)
+            return [len(word) % 256 for word in text.split()]
+
+    backend = ScriptedBackend(generates=False, embeds=embeds())
+    backend.model.vocabulary = Words()
+    engine = LocalEngine(backend, OPTIONS)
+    request = embedding("word " * 12_000)
+    engine.check(request)
+    with pytest.raises(ContextExceeded):
+        await engine.prepare(request, client="somebody")
+    assert 256 * len("word ") < read < 30_000
+
+
+async def test_a_model_that_only_reads_takes_no_megabytes_of_blanks() -> None:
+    error = await refused(embedding("x", " " * 256 * 256 + "x"), generates=False)
+    assert error.param == "input[1]"
+    assert "65536 characters" in error.message
 
 
 async def test_more_dimensions_than_there_are_cannot_be_had() -> None:

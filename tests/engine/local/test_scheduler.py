@@ -28,6 +28,7 @@ class Cache:
     next_cell: int = 0
     copied: int = 0
     loaded: int = 0
+    decodes_next: bool = True
 
     @property
     def books(self) -> CacheBooks:
@@ -79,8 +80,13 @@ class Cache:
         return len({cell for held in self.tokens.values() for _, cell in held})
 
     def advance(self, prefill_tokens: int = 64, next_token: int = 0, *, prefill_first: bool = False) -> Step:
-        """One committed step, every row of logits sampled to `next_token`."""
-        step = self.scheduler.plan(prefill_tokens, prefill_first=prefill_first)
+        """One committed step, every row of logits sampled to `next_token`.
+
+        Decoding and prompts take turns, unless the prompts come first.
+        """
+        decodes = self.decodes_next and not prefill_first and self.scheduler.load().decoding > 0
+        self.decodes_next = not decodes
+        step = self.scheduler.plan(0 if decodes else prefill_tokens)
         self.apply(step)
         self.scheduler.commit(step)
         for lane, chunk in step.chunks:
@@ -126,48 +132,62 @@ def test_a_prompt_is_cut_into_chunks_of_the_budget_and_only_the_last_wants_logit
     assert [chunk.rows for step in steps for _, chunk in step.chunks] == [0, 0, 1]
 
 
-def test_decoding_and_prefill_take_turns() -> None:
-    kv = cache()
-    kv.add([1])
-    kv.advance()
-    kv.add(range(10, 18))
-    steps = [kv.advance(prefill_tokens=4) for _ in range(5)]
-    assert [sizes(step) for step in steps] == [[1], [4], [1], [4], [1, 1]]
-    assert [step.is_prefill for step in steps] == [False, True, False, True, False]
-
-
-def test_decoding_is_held_as_long_as_the_caller_says_and_then_has_its_turn() -> None:
+def test_a_step_is_what_the_caller_says_and_where_there_are_no_prompts_it_decodes() -> None:
     kv = cache()
     kv.add([1])
     kv.advance()
     kv.add(range(10, 18))
     assert kv.scheduler.load().prefill_tokens == 8
     steps = []
-    for first in (True, True, False):
-        step = kv.scheduler.plan(3, prefill_first=first)
+    for budget in (3, 0, 3, 3, 3):
+        step = kv.scheduler.plan(budget)
         kv.scheduler.commit(step)
-        steps.append(sizes(step))
-    assert steps == [[3], [3], [1]]
-    assert kv.scheduler.load().prefill_tokens == 2
+        steps.append((sizes(step), step.is_prefill))
+        for lane, chunk in step.chunks:
+            lane.tokens += [0] * chunk.rows
+    assert steps == [([3], True), ([1], False), ([3], True), ([2], True), ([1, 1], False)]
 
 
-def test_several_prompts_share_one_prefill_step_in_order_of_arrival() -> None:
+def test_a_short_prompt_is_not_behind_the_whole_of_a_long_one() -> None:
+    kv = cache(ctx_tokens=400)
+    long = kv.add(range(100))
+    kv.advance(prefill_tokens=20)
+    short = kv.add(range(200, 210))
+    step = kv.advance(prefill_tokens=20)
+    assert [(lane, len(chunk.tokens)) for lane, chunk in step.chunks] == [(short, 10), (long, 10)]
+
+
+def test_a_long_prompt_waits_for_no_more_than_its_own_length_of_shorter_ones() -> None:
+    kv = cache(ctx_tokens=1000, sequences=64, kept_tokens=0)
+    long = kv.add(range(90))
+    others = 0
+    while not long.is_decoding:
+        own = kv.add(range(1000 + 10 * others, 1010 + 10 * others))
+        others += 1
+        kv.advance(prefill_tokens=10, prefill_first=True)
+        if own.is_decoding:
+            kv.scheduler.remove(own)
+    overtaken = others - 9
+    assert 5 < overtaken <= 10, "9 of its own steps, as many of others, and the one that ran when it came"
+
+
+def test_several_prompts_share_one_prefill_step_the_oldest_of_equal_ones_first() -> None:
     kv = cache()
     for start in (0, 100, 200):
         kv.add(range(start, start + 5))
     assert sizes(kv.advance(prefill_tokens=12)) == [5, 5, 2]
 
 
-def test_a_prompt_waits_until_all_of_it_fits_and_is_not_overtaken() -> None:
+def test_a_prompt_waits_until_all_of_it_fits_and_who_is_behind_it_does_not_take_the_room() -> None:
     kv = cache(ctx_tokens=60)
     running = kv.add(range(20))
     kv.advance()
     kv.add(range(100, 130))  # 21 held + 16 of growth + 30 > 60
-    kv.add(range(200, 202))  # would fit, but came later
+    kv.add(range(200, 231))  # is behind it
     for _ in range(4):
         assert sizes(kv.advance()) == [1]
     kv.scheduler.remove(running)
-    assert sizes(kv.advance()) == [30, 2]
+    assert sizes(kv.advance()) == [30]
 
 
 def test_growth_past_the_pool_makes_the_youngest_step_back_and_the_oldest_goes_on() -> None:
@@ -455,3 +475,19 @@ def test_in_whole_chunks_the_steps_of_a_prompt_are_always_the_same_less_the_firs
     assert chunks == cold[len(cold) - len(chunks) :]
     kv.scheduler.remove(lane)
     assert kv.books.find(kv.add(prompt)).length == (tokens - 1) // 8 * 8
+
+
+def test_who_is_in_the_step_does_not_step_back_for_who_is_older_and_behind() -> None:
+    kv = cache(ctx_tokens=75)
+    streaming = kv.add(range(2))
+    kv.advance()
+    old = kv.add(range(100, 130))
+    kv.advance(prefill_tokens=1, prefill_first=True)
+    young = kv.add(range(200, 210))
+    kv.advance(prefill_tokens=9, prefill_first=True)
+    while kv.books.free > 1:
+        kv.advance(prefill_tokens=0)
+    assert (streaming.is_decoding, old.pending, young.pending) == (True, 29, 1)
+    step = kv.advance(prefill_tokens=2, prefill_first=True)
+    assert [lane for lane, _ in step.chunks] == [young]
+    assert young.is_decoding

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tools.sheets.summary import gaps, percentile, summarize
+from tools.sheets.summary import gaps, gaps_within, percentile, summarize
 
 
 def test_percentile_interpolates_between_neighbours() -> None:
@@ -41,3 +41,9 @@ def test_summary_scales() -> None:
 def test_gaps() -> None:
     assert gaps([1.0, 1.5, 3.0]) == [0.5, 1.5]
     assert gaps([1.0]) == []
+
+
+def test_gaps_within_an_interval_and_across_its_end() -> None:
+    times = [1.0, 2.0, 2.5, 4.0, 9.0]
+    assert gaps_within(times, 2.0, 3.0) == [0.5, 1.5]
+    assert gaps_within(times, 5.0, 6.0) == []

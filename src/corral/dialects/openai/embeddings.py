@@ -12,7 +12,7 @@ Source: https://platform.openai.com/docs/api-reference/embeddings.
 
 import base64
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from sys import byteorder
 from typing import TYPE_CHECKING, Annotated, Final, Literal
@@ -22,7 +22,8 @@ from msgspec import Meta
 
 from corral.dialects import Head, Headers
 from corral.dialects.fields import refuse
-from corral.dialects.openai.embeddings_fields import INPUTS, REFUSED
+from corral.dialects.openai import embeddings_bounds
+from corral.dialects.openai.embeddings_fields import REFUSED
 from corral.dialects.openai.errors import OpenAIErrors
 from corral.dialects.openai.sampling import whole
 from corral.dialects.wire import decode
@@ -44,13 +45,17 @@ else:
 
 
 class EmbeddingsBody(_Refused, kw_only=True):
-    """The body as it came, every field of the right type and in its range."""
+    """The body as it came, every field of the right type and in its range; `input` is unread."""
 
-    input: str | Annotated[list[str | _Token | list[_Token]], Meta(min_length=1)]
+    input: msgspec.Raw
     model: str | None = None
     encoding_format: _Format | None = None
     dimensions: _Dimensions | None = None
     priority: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)] | None = None
+
+
+class _Input(msgspec.Struct):
+    input: str | Annotated[list[str | _Token | list[_Token]], Meta(min_length=1)]
 
 
 class _Item(msgspec.Struct, gc=False):
@@ -64,14 +69,17 @@ class _Usage(msgspec.Struct, gc=False):
     total_tokens: int
 
 
-class _Answer(msgspec.Struct, gc=False):
-    data: list[_Item]
+class _Rest(msgspec.Struct, gc=False):
+    """Of an answer, what follows its `data`."""
+
     model: str
     usage: _Usage
     object: str = "list"
 
 
+_encode: Final = msgspec.json.Encoder().encode
 _decoder: Final = msgspec.json.Decoder(EmbeddingsBody)
+_input_decoder: Final = msgspec.json.Decoder(_Input)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +90,15 @@ class EmbeddingsCall:
     model: str | None
     format: _Format
 
-    def complete(self, head: Head, completion: Completion) -> bytes:
-        """The answer; in any thread, since a large one takes some tenths of a second."""
+    def complete(self, head: Head, completion: Completion) -> Iterator[bytes]:
+        """The answer, a piece for each vector: written at once, a large one would hold all other threads."""
         written = _in_base64 if self.format == "base64" else _numbers
-        items = [_Item(index, written(vector)) for index, vector in enumerate(completion.vectors)]
+        begins = b'{"data":['
+        for index, vector in enumerate(completion.vectors):
+            yield begins + _encode(_Item(index, written(vector)))
+            begins = b","
         tokens = completion.finished.usage.prompt_tokens
-        return msgspec.json.encode(_Answer(items, head.model, _Usage(tokens, tokens)))
+        yield b"]," + _encode(_Rest(head.model, _Usage(tokens, tokens))).removeprefix(b"{")
 
 
 class EmbeddingsDialect(OpenAIErrors):
@@ -100,7 +111,9 @@ class EmbeddingsDialect(OpenAIErrors):
         wire = decode(_decoder, body)
         refuse(wire, REFUSED)
         dimensions = None if wire.dimensions is None else whole(wire.dimensions, "dimensions")
-        embed = Embed(_inputs(wire.input), dimensions)
+        embeddings_bounds.check(wire.input)
+        given = decode(_input_decoder, b'{"input":%b}' % bytes(wire.input)).input
+        embed = Embed(_inputs(given), dimensions)
         request = GenerationRequest(embed=embed, priority=wire.priority or 0)
         return EmbeddingsCall(request, wire.model, wire.encoding_format or "float")
 
@@ -110,8 +123,6 @@ def _inputs(given: str | Sequence[str | int | list[int]]) -> tuple[RawPrompt, ..
         return (_input(given, "input"),)
     if all(isinstance(part, int) for part in given):
         return (_input(list(given), "input"),)  # type: ignore[arg-type]  # they are all tokens
-    if len(given) > INPUTS:
-        raise InvalidRequest(f"'input' has {len(given)} inputs; {INPUTS} are taken at a time.", param="input")
     inputs = []
     for number, part in enumerate(given):
         if isinstance(part, int):

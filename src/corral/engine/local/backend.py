@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,9 +24,11 @@ SavedSequence = NDArray[np.uint8]
 """A sequence outside the cache, opaque: [bytes]."""
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Tokens to append to one sequence in a step. Logits come for the last `rows` of them."""
+class Chunk(msgspec.Struct, frozen=True):
+    """Tokens to append to one sequence in a step. Logits come for the last `rows` of them.
+
+    A step has one for each of its lanes: so it is a Struct, which is made in an eighth of a dataclass's time.
+    """
 
     sequence: int
     position: int

@@ -108,6 +108,10 @@ class _Attention:
         self._variance = FADE * self._variance + deeper * deeper
         self._covariance = FADE * self._covariance + deeper * slower
 
+    def steps(self) -> list[tuple[int, _Mean]]:
+        """The steps so far, by their sizes."""
+        return list(self._means.items())
+
     def cell_ms(self, guess_ms: float) -> float:
         """What was learned, held against a guess that counts as one step that was SEED_DEPTH deeper."""
         cell_ms = (SEED_DEPTH**2 * guess_ms + self._covariance) / (SEED_DEPTH**2 + self._variance)
@@ -183,6 +187,12 @@ class Curve:
                 if self._trust[own] < LEAST_TRUST:
                     self._moved = 1.0
                 self._trust[own] = min(trust, MOST_TRUST)
+
+    def spent_ms(self) -> tuple[float, float]:
+        """What all steps so far took, disturbances as far as they were believed, and would take by now."""
+        steps = self._attention.steps()
+        spent = sum(mean.seen * size * mean.token_ms for size, mean in steps)
+        return spent, sum(mean.seen * self.ms(size, mean.depth) for size, mean in steps)
 
     def _kernels(self, size: int) -> float:
         if self._moved > LEAST_MOVE:
@@ -309,6 +319,12 @@ class Costs:
             f"attention, us per token and cell: decode {1e3 * self._steps.cell_ms:.2f}, "
             f"prefill {1e3 * self._prefills.cell_ms:.2f}; copying {1e3 * self.copy_ms(1):.1f} us a token"
         )
+        spent = [
+            f"{kind} {spent_ms:.0f} ms, by this table {by_now_ms:.0f}"
+            for kind, curve in (("decode", self._steps), ("prefill", self._prefills))
+            for spent_ms, by_now_ms in (curve.spent_ms(),)
+        ]
+        lines.append(f"all steps: {'; '.join(spent)}")
         return "\n".join(lines)
 
     @staticmethod

@@ -26,13 +26,15 @@ class Lane:
     computed: int = 0
     cached_tokens: int = 0
     is_scored: bool = False
+    prompt_tokens: int = 0
     _wanted: Tokens | None = None
 
     @classmethod
     def of(cls, key: int, prompt: Sequence[int], *, is_scored: bool = False) -> "Lane":
         """A lane at its beginning."""
         array = np.array(prompt, np.int32)
-        return cls(key, list(prompt), array, is_scored=is_scored, _wanted=array[: 0 if is_scored else -1])
+        wanted = array[: 0 if is_scored else -1]
+        return cls(key, list(prompt), array, is_scored=is_scored, prompt_tokens=len(array), _wanted=wanted)
 
     @property
     def wanted(self) -> Tokens:
@@ -47,10 +49,6 @@ class Lane:
         return self.is_scored and len(self.tokens) == len(self.prompt)
 
     @property
-    def prompt_tokens(self) -> int:
-        return len(self.prompt)
-
-    @property
     def has_begun(self) -> bool:
         return self.sequence is not None
 
@@ -61,7 +59,8 @@ class Lane:
 
     @property
     def is_decoding(self) -> bool:
-        return self.pending == 1 and len(self.tokens) > len(self.prompt)
+        tokens = len(self.tokens)  # asked for every lane several times a step, so it asks no other property
+        return tokens - self.computed == 1 and tokens > self.prompt_tokens
 
     def computed_tokens(self) -> Tokens:
         """What the cache holds of it."""

@@ -2,26 +2,44 @@
 
 Pure: it is told how long each step took, and asks the learned costs (costs.py) how long others would.
 
-Between two decode steps a prefill step may take as long as `step_budget_ms`, or DECODE_SHARE times as long
-as a decode step where that is more: a slow batch is slowed by the same factor as a fast one. While several
-sequences wait for their first token it may take as many times longer, up to BURST: otherwise a burst of
-prompts would crawl behind the first of them, decoding in small batches, and everybody would be late. For the
-same reason several prompts that all fit into HOLD_MS are computed without a decode step between them, up to
-the last one, which takes turns again.
+A promise to those who stream has two figures (Promise): the longest that they wait between two tokens while
+prompts are computed, and the least share of the time that goes to decoding, which is how often they may have
+to wait so long. Within it prompts come first: a prompt that is done sooner decodes sooner, beside the others,
+in steps that cost hardly more for it; and the larger its chunks, the less a token of it costs. A machine on
+which a decode step itself takes long is not bound by the first figure alone: there prompts may take as long
+as DECODE_SHARE decode steps, or they would never be done.
 
 With nothing decoding a step takes IDLE_STEP_MS, or longer where a token would cost more in a smaller one.
 What a cancelled prefill leaves behind is what its finished steps computed, so steps are no larger than that.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final, Literal
 
 from corral.engine.local.costs import Costs
 
+PaceName = Literal["smooth", "balanced", "throughput"]
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """A stream's tokens lie `gap_ms` apart at most, and at least `decode_share` of the time is for them."""
+
+    gap_ms: float
+    decode_share: float
+
+
+PROMISES: Final[Mapping[PaceName, Promise]] = {
+    "smooth": Promise(gap_ms=100.0, decode_share=1 / 3),
+    "balanced": Promise(gap_ms=300.0, decode_share=1 / 10),
+    "throughput": Promise(gap_ms=1000.0, decode_share=1 / 50),
+}
+
 DECODE_SHARE = 1.5
-BURST = 4
-HOLD_MS = 600.0
-RECOVERY = 5.0  # ms of such a hold that each ms of decoding makes up for
 IDLE_STEP_MS = 160.0
+WORTHWHILE = 0.5
+"""What is left of a gap is used for another chunk only if it is so much of the whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +47,8 @@ class Load:
     """What waits for the next steps.
 
     So many sequences are `decoding`, each of which looks at `decode_depth` cells; so many are `prefilling`,
-    with `prefill_tokens` still to be computed, unless they are found in the cache, behind `prefill_depth`.
+    with `prefill_tokens` still to be computed, unless they are found in the cache; the first of them has
+    `prefill_depth` behind it.
     """
 
     decoding: int
@@ -43,43 +62,49 @@ class Load:
 class Pace:
     """Budgets for prefill steps of at most `batch_tokens`."""
 
-    step_budget_ms: float
+    promise: Promise
     batch_tokens: int
     costs: Costs = field(default_factory=Costs)
-    _held_ms: float = 0.0
+    _waited_ms: float = 0.0
+    """How long those who decode have been waiting for prompts since their last step."""
+    _owed_ms: float = 0.0
+    """How long they may decode before the next prompt's turn."""
 
     def prefill_tokens(self, load: Load) -> int:
-        """The budget of the next prefill step, in tokens."""
+        """The budget of the next step for prompts, in tokens; 0 where it is to be a decode step."""
         if not load.decoding:
+            self._waited_ms = self._owed_ms = 0.0
             least = self.costs.full_speed_tokens(self.batch_tokens)
             return max(least, self._tokens(IDLE_STEP_MS, load))
-        burst = min(max(load.prefilling, 1), BURST)
-        return self._tokens(self.budget_ms(load) * burst, load)
+        if self._owed_ms > 0 and not self._waited_ms:
+            return 0
+        budget_ms = self.budget_ms(load)
+        left_ms = budget_ms - self._waited_ms
+        if self._waited_ms and left_ms < WORTHWHILE * budget_ms:
+            return 0
+        return self._tokens(left_ms, load)
 
     def budget_ms(self, load: Load) -> float:
-        """How long who decodes may have to wait between two steps."""
+        """How long who decodes may have to wait between two steps, beside the second of these."""
         decode_ms = self.costs.step_ms(load.decoding, load.decode_depth)
-        return max(self.step_budget_ms, DECODE_SHARE * decode_ms)
-
-    def prefill_first(self, load: Load) -> bool:
-        """Whether decoding waits until the prompts of a burst are done, but for the last."""
-        if load.prefilling < 2:
-            return False
-        return self._held_ms + self.costs.prefill_ms(load.prefill_tokens, load.prefill_depth) <= HOLD_MS
+        return max(self.promise.gap_ms - decode_ms, DECODE_SHARE * decode_ms)
 
     def _tokens(self, budget_ms: float, load: Load) -> int:
         return self.costs.prefill_tokens(budget_ms, load.prefill_depth, self.batch_tokens)
 
     def observe_prefill(self, tokens: int, depth: float, elapsed_ms: float) -> None:
         """Learn from a prefill step."""
-        self._held_ms += elapsed_ms
+        self.observe_aborted(elapsed_ms)
         self.costs.observe_prefill(tokens, depth, elapsed_ms)
 
     def observe_aborted(self, elapsed_ms: float) -> None:
         """A prefill step was cut short: nothing to learn from, but streams have waited for it."""
-        self._held_ms += elapsed_ms
+        share = self.promise.decode_share
+        self._waited_ms += elapsed_ms
+        self._owed_ms += elapsed_ms * share / (1 - share)
 
     def observe_decode(self, rows: int, depth: float, elapsed_ms: float) -> None:
         """Learn from a decode step."""
-        self._held_ms = max(0.0, self._held_ms - RECOVERY * elapsed_ms)
+        self._waited_ms = 0.0
+        self._owed_ms = max(0.0, self._owed_ms - elapsed_ms)
         self.costs.observe_step(rows, depth, elapsed_ms)

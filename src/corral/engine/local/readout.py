@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from time import perf_counter
 
 from corral.engine.local.backend import Backend
-from corral.engine.local.cache.cache import CacheBooks
-from corral.engine.local.drafts.drafter import Drafter
+from corral.engine.local.planner import Planner
 from corral.engine.local.prompts.control import ControlTexts
 from corral.engine.local.running import Running
 from corral.events import Event, FinishReason, Sampled, TokenLogprob
@@ -14,10 +13,9 @@ from corral.events import Event, FinishReason, Sampled, TokenLogprob
 class Readout:
     """Reads the last step of `backend`. A generation ends in the very step that produced its last token."""
 
-    def __init__(self, backend: Backend, cache: CacheBooks, drafter: Drafter) -> None:
+    def __init__(self, backend: Backend, planner: Planner) -> None:
         self._backend = backend
-        self._cache = cache
-        self._drafter = drafter
+        self._planner = planner
         self._pieces = backend.model.vocabulary.pieces
         self._end_tokens = backend.model.vocabulary.end_tokens
         vocabulary = backend.model.vocabulary
@@ -30,7 +28,6 @@ class Readout:
         Returns what happened, and whether the task is over.
         """
         lane = running.lane
-        base = lane.computed - len(draft)  # in the cache without the draft
         told: list[Event] = [] if running.completion_tokens else [running.started()]
         said: list[Event] = []
         before = running.completion_tokens
@@ -44,9 +41,7 @@ class Readout:
                 break
             accepted += 1
         if draft:
-            self._drafter.observe(lane, len(draft), accepted)
-            if accepted < len(draft):
-                self._cache.cut(lane, base + accepted)
+            self._planner.verified(lane, len(draft), accepted)
         pieces = tuple(self._pieces[token] for token in draft)
         thought = running.decoder.reasoning_tokens - thought_before
         told.append(Sampled(running.completion_tokens - before, pieces, accepted, thought))

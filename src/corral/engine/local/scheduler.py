@@ -2,15 +2,16 @@
 
 Rules
 -----
-- A step either decodes, one token of every decoding lane, or prefills, first come first served up to the
-  budget the caller gives. Where there is both, they take turns: so a prompt never stops a stream, the budget
-  bounds by how much it slows one, and tokens go out before the prompt's turn. Only a burst of prompts that
-  the caller knows to be short is done first. One batch of both would cost more than one after the other,
-  since attention looks at every pairing (docs/benchmarks.md, "What a step costs").
+- A step either decodes, one token of every decoding lane, or prefills, up to the budget the caller gives, who
+  so says whose turn it is. One batch of both would cost more than one after the other, since attention looks
+  at every pairing (docs/benchmarks.md, "What a step costs").
+- Of prompts the one goes first that has least left to compute, so a short one is never behind the whole of a
+  long one; each token of prompts that was computed since it came counts as one of its own, so a long one
+  waits for no more than its own length of others. Among equals the oldest goes first.
 - A decoding lane may bring drafted tokens along; they are verified in the same step.
-- A prompt begins with what the cache has of it (cache/cache.py). If somebody in front of it is just computing
-  what they share, it waits for that instead of computing it too.
-- Who cannot begin for want of room waits, and nobody overtakes it into that room.
+- A prompt begins with what the cache has of it (cache/cache.py). If another is just computing what they
+  share, it waits for that instead of computing it too.
+- Who cannot begin for want of room waits, and nobody behind it takes that room.
 - Where the steps of a prompt may depend on nothing but the prompt (`chunk_tokens`), a prefill step is one
   whole chunk of one lane, whatever the budget says.
 - When growth outruns the cache, the youngest lane steps back: what it computed becomes a kept prefix itself,
@@ -54,31 +55,28 @@ class Scheduler:
     chunk_tokens: int = 0
     """A prompt is computed in chunks that end at multiples of this; 0: as the budgets have it."""
     running: list[Lane] = field(default_factory=list)
-    _is_prefill_turn: bool = False
-
-    @property
-    def decodes_next(self) -> bool:
-        """Whether the next step may decode, and so may carry drafts."""
-        return not self._is_prefill_turn or all(lane.is_decoding for lane in self.running)
+    _prefilled: int = 0
+    """Tokens of prompts computed so far: the clock by which a prompt has waited."""
+    _came: dict[Lane, int] = field(default_factory=dict)
+    """What it showed when each lane came."""
 
     def load(self) -> Load:
         """What waits for the next steps."""
-        decoding = prefilling = prefill_tokens = decode_cells = 0
-        first: Lane | None = None
+        decoding = prefill_tokens = decode_cells = 0
+        waiting: list[Lane] = []
         for lane in self.running:
             if lane.is_decoding:
                 decoding += 1
                 decode_cells += lane.computed
             else:
-                first = first or lane
-                prefilling += 1
+                waiting.append(lane)
                 prefill_tokens += lane.pending
         if self.cache.shape.shares_cells:
             decode_depth = prefill_depth = float(self.cache.used)
         else:
             decode_depth = decode_cells / decoding if decoding else 0.0
-            prefill_depth = float(first.computed) if first else 0.0
-        return Load(decoding, prefilling, prefill_tokens, decode_depth, prefill_depth)
+            prefill_depth = float(min(waiting, key=self._rank).computed) if waiting else 0.0
+        return Load(decoding, len(waiting), prefill_tokens, decode_depth, prefill_depth)
 
     def add(self, key: int, prompt: Sequence[int], *, is_scored: bool = False) -> Lane:
         """Take a prompt in. The caller never has more in at once than the cache has sequences.
@@ -87,31 +85,25 @@ class Scheduler:
         """
         lane = Lane.of(key, prompt, is_scored=is_scored)
         self.running.append(lane)
+        self._came[lane] = self._prefilled
         return lane
 
     def remove(self, lane: Lane) -> None:
         """Take a lane out; what is computed of it stays until its room is needed."""
         self.running.remove(lane)
+        del self._came[lane]
         self.cache.end(lane)
 
-    def plan(
-        self,
-        prefill_tokens: int,
-        drafts: Mapping[Lane, Sequence[int]] | None = None,
-        *,
-        prefill_first: bool = False,
-    ) -> Step:
-        """The next step, with at most `prefill_tokens` of prefill; its chunks are empty if nothing runs.
+    def plan(self, prefill_tokens: int, drafts: Mapping[Lane, Sequence[int]] | None = None) -> Step:
+        """The next step; its chunks are empty if nothing runs.
 
-        With `prefill_first` it is a prefill step, whosever turn it is. `drafts` are guesses of the next
-        tokens of decoding lanes; in a decode step they follow the lane's own token as far as there is room
-        without forgetting anything. The cache's operations are to be done before it.
+        It prefills at most `prefill_tokens`, and decodes where these are 0 or no prompt can be computed now.
+        `drafts` are guesses of the next tokens of decoding lanes; in a decode step they follow the lane's own
+        token as far as there is room without forgetting anything. The cache's operations are to be done
+        before it.
         """
-        decodes = any(lane.is_decoding for lane in self.running)
-        is_prefill = not decodes or self._is_prefill_turn or prefill_first
-        self._is_prefill_turn = not is_prefill
         budget = self.chunk_tokens or min(prefill_tokens, self.batch_tokens)
-        chunks = self._prefill_chunks(budget) if is_prefill else []
+        chunks = self._prefill_chunks(budget) if prefill_tokens else []
         is_prefill = bool(chunks)
         chunks = chunks or self._decode_chunks(drafts or {})
         self.cache.trim(len(self.running))
@@ -121,12 +113,18 @@ class Scheduler:
         """The step's chunks are in the cache now."""
         for lane, chunk in step.chunks:
             self.cache.grow(lane, len(chunk.tokens))
+        if step.is_prefill:
+            self._prefilled += step.tokens
 
     def _depth(self, chunks: list[tuple[Lane, Chunk]]) -> float:
         if self.cache.shape.shares_cells:
             return float(self.cache.used)
-        cells = sum(chunk.position * len(chunk.tokens) for _, chunk in chunks)
-        return cells / max(1, sum(len(chunk.tokens) for _, chunk in chunks))
+        cells = tokens = 0
+        for _, chunk in chunks:
+            own = len(chunk.tokens)
+            tokens += own
+            cells += chunk.position * own
+        return cells / max(1, tokens)
 
     # Decode
 
@@ -136,9 +134,10 @@ class Scheduler:
         chunks: list[tuple[Lane, Chunk]] = []
         for lane in decoding:
             assert lane.sequence is not None
-            draft = drafts.get(lane, ())[: max(spare, 0)]
-            spare -= len(draft)
-            tokens = [lane.tokens[-1], *draft]
+            tokens = lane.tokens[-1:]
+            if (draft := drafts.get(lane)) and spare > 0:
+                tokens += draft[:spare]
+                spare -= len(tokens) - 1
             chunks.append((lane, Chunk(lane.sequence, lane.computed, tokens, len(tokens))))
         return chunks
 
@@ -160,20 +159,18 @@ class Scheduler:
         chunks: list[tuple[Lane, Chunk]] = []
         taken = rows = 0
         may_begin = True
-        for index, lane in enumerate(self.running):
+        for lane in sorted((lane for lane in self.running if not lane.is_decoding), key=self._rank):
             if taken >= budget:
                 break
-            if lane.is_decoding:
-                continue
             if not lane.has_begun:
-                may_begin = may_begin and self._begin(lane, self.running[:index])
+                may_begin = may_begin and self._begin(lane)
                 if not lane.has_begun:
                     continue
             start = lane.computed
             stop = start + min(lane.pending, budget - taken)
             if lane.wants_scores:
                 stop = min(stop, start + max(1, self.batch_rows - rows - len(self.running)))
-            if not self._reserve(taken + stop - start, lane):
+            if not self._reserve(taken + stop - start, lane, [planned for planned, _ in chunks]):
                 break
             assert lane.sequence is not None
             taken += stop - start
@@ -184,32 +181,40 @@ class Scheduler:
                 break
         return chunks
 
-    def _begin(self, lane: Lane, ahead: list[Lane]) -> bool:
-        """Begin a lane, unless it waits for those ahead of it; False if there is no room for it."""
+    def _rank(self, lane: Lane) -> int:
+        """The least goes first."""
+        return lane.pending - (self._prefilled - self._came[lane])
+
+    def _begin(self, lane: Lane) -> bool:
+        """Begin a lane, unless it waits for another; False if there is no room for it."""
         source = self.cache.find(lane)
-        if self._is_being_computed(lane, ahead, source.length):
+        if self._is_being_computed(lane, source.length):
             return True
         return self.cache.begin(lane, source)
 
-    def _is_being_computed(self, lane: Lane, ahead: list[Lane], found: int) -> bool:
-        """Somebody ahead will soon have computed a longer prefix of this than was `found`."""
+    def _is_being_computed(self, lane: Lane, found: int) -> bool:
+        """Somebody will soon have computed a longer prefix of this than was `found`."""
         if not self.cache.reuses_beginnings:
             return False
         promised = max(
             (
                 self.cache.reusable(common_prefix(other.prompt, lane.wanted))
-                for other in ahead
+                for other in self.running
                 if other.has_begun and other.computed < len(other.prompt)
             ),
             default=0,
         )
         return promised >= KEPT_TOKENS and promised > found
 
-    def _reserve(self, cells: int, lane: Lane) -> bool:
-        """See to free cells for a chunk; False if `lane` itself had to step back for its elders."""
+    def _reserve(self, cells: int, lane: Lane, planned: Sequence[Lane]) -> bool:
+        """See to free cells for a chunk; False if there is none left but those of its elders and of who is
+        `planned`: `lane` may have stepped back for them itself."""
         while self.cache.free < cells:
             if not self.cache.evict():
-                self.cache.end(self._youngest())
+                youngest = self._youngest()
+                if youngest in planned:
+                    return False
+                self.cache.end(youngest)
             if not lane.has_begun:
                 return False
         return True

@@ -17,7 +17,6 @@ from time import perf_counter
 
 from corral.engine.contract import Waste
 from corral.engine.local.backend import Backend, BackendLost, Chunk, SavedSequence, StepAborted
-from corral.engine.local.cache.cache import CacheBooks, KeepOptions
 from corral.engine.local.cache.operations import Copy, Cut, Drop, Forget, Load, Operation, Save
 from corral.engine.local.drafts.drafter import Drafter
 from corral.engine.local.drafts.forced import ForcedRuns
@@ -25,24 +24,18 @@ from corral.engine.local.drafts.lookup import PromptLookup
 from corral.engine.local.drafts.model import DraftModel
 from corral.engine.local.drafts.proposer import Proposer
 from corral.engine.local.embedding.steps import EmbedSteps
-from corral.engine.local.lane import Lane
 from corral.engine.local.options import EngineOptions
 from corral.engine.local.outbox import Outbox
 from corral.engine.local.pace import IDLE_STEP_MS, Pace
+from corral.engine.local.planner import Planner, open_pace, open_scheduler
 from corral.engine.local.readout import Readout
 from corral.engine.local.running import Running
-from corral.engine.local.scheduler import Scheduler, Step
+from corral.engine.local.scheduler import Step
 from corral.engine.local.task import Cancel, Command, Delivery, EmbedTask, EndThought, Stop, Submit, Task
 from corral.errors import CorralError, EngineFailed
 from corral.events import Failed, Prefill, TokenLogprob
 
 logger = logging.getLogger("corral.engine")
-
-CHUNK_TOKENS = 128
-"""Of a prompt, where its steps may depend on nothing else; from 64 on, chunks of any width are computed by
-the same kernels (docs/determinism.md)."""
-
-KEPT_SHARE = 4  # prefixes of ended tasks may hold one in so many tokens of a context
 
 
 class Worker:
@@ -64,7 +57,7 @@ class Worker:
         self._backend = backend
         self._options = options
         self._outbox = Outbox(deliver, options.stream_interval_ms / 1e3)
-        self._pace = pace or Pace(options.step_budget_ms, backend.batch_tokens)
+        self._pace = pace or open_pace(options, batch_tokens=backend.batch_tokens)
         self._costs = self._pace.costs
         self._draft_model = draft_model
         self._drafter = Drafter(self._proposers(), self._costs, most_rows=backend.batch_rows)
@@ -221,19 +214,14 @@ class Worker:
         self._owed_ms = 1e3 * (perf_counter() - began_s)
 
     def _step(self, delivery: Delivery) -> None:
-        load = self._scheduler.load()
-        prefill_first = not self._options.deterministic and self._pace.prefill_first(load)
-        drafts = {} if prefill_first else self._propose(load.decode_depth)
-        budget = self._pace.prefill_tokens(load) if load.prefilling else 0
-        step = self._scheduler.plan(budget, drafts, prefill_first=prefill_first)
+        step = self._planner.plan(self._running)
         self._depth = step.depth
         self._apply(self._cache.take_operations())
         began_s = perf_counter()
         try:
             elapsed_ms = self._decode(step)
         except StepAborted:
-            if step.is_prefill:
-                self._pace.observe_aborted(1e3 * (perf_counter() - began_s))
+            self._planner.aborted(step, 1e3 * (perf_counter() - began_s))
             for lane, chunk in step.chunks:
                 self._running[lane.key].aborted_tokens = len(chunk.tokens)
             return  # who left is released by the command that came before the abort; the rest is done again
@@ -242,37 +230,12 @@ class Worker:
         except EngineFailed as error:
             self._isolate(step, error, delivery)
             return
-        if step.is_prefill:
-            self._pace.observe_prefill(step.tokens, step.depth, elapsed_ms)
-            if not load.decoding:
-                self._owed_ms = 0.0  # prompts and texts take turns
-        else:
-            self._pace.observe_decode(step.tokens, step.depth, elapsed_ms)
+        self._planner.computed(step, elapsed_ms)
+        if not step.is_prefill:
             self._owed_ms -= elapsed_ms
-        self._scheduler.commit(step)
+        elif not self._planner.load.decoding:
+            self._owed_ms = 0.0  # prompts and texts take turns
         self._advance(step, delivery)
-
-    def _propose(self, depth: float) -> dict[Lane, list[int]]:
-        """Drafts, if the next step may carry any.
-
-        None beside a prefill: a wider step makes every stream wait longer for its next token, and the prompt
-        for its next turn.
-        """
-        if not self._backend.cache.shape.can_cut or not self._scheduler.decodes_next:
-            return {}
-        wants: dict[Lane, int] = {}
-        for running in self._running.values():
-            lane = running.lane
-            if lane.is_decoding:
-                wants[lane] = running.tokens_left - 1  # beside each draft a token of its own comes out
-            elif lane.has_begun:
-                return {}
-        drafts = self._drafter.propose(wants, depth)
-        return {
-            lane: fitting
-            for lane, draft in drafts.items()
-            if (fitting := self._running[lane.key].fitting(draft))
-        }
 
     def _decode(self, step: Step) -> float:
         """Compute a step, abortable; its time in ms."""
@@ -394,20 +357,17 @@ class Worker:
 
     def _open_books(self) -> None:
         """Begin with an empty cache."""
-        shape, options = self._backend.cache.shape, self._options
-        chunk_tokens = CHUNK_TOKENS if options.deterministic else 0
-        keep = KeepOptions(
-            # Where a memory cannot be cut, what was computed cannot be brought to the end of a chunk.
-            reuses_prefixes=options.prefix_reuse and (shape.can_cut or not options.deterministic),
-            chunk_tokens=chunk_tokens,
-            kept_tokens=min(shape.ctx_tokens, shape.sequence_ctx_tokens) // KEPT_SHARE,
-            saved_tokens=options.host_cache_bytes // shape.token_bytes,
+        backend = self._backend
+        self._scheduler = open_scheduler(
+            backend.cache.shape,
+            self._options,
+            self._costs,
+            batch_tokens=backend.batch_tokens,
+            batch_rows=backend.batch_rows,
         )
-        self._cache = CacheBooks(shape, keep, self._costs)
-        self._scheduler = Scheduler(
-            self._cache, self._backend.batch_tokens, self._backend.batch_rows, chunk_tokens
-        )
-        self._readout = Readout(self._backend, self._cache, self._drafter)
+        self._cache = self._scheduler.cache
+        self._planner = Planner(self._scheduler, self._pace, self._drafter)
+        self._readout = Readout(backend, self._planner)
 
     def _proposers(self) -> list[Proposer]:
         """Who guesses: what must come, else what was said before, which costs nothing, else a draft model.
@@ -425,6 +385,8 @@ class Worker:
         """How long until the next step's text, if nothing comes between."""
         if not self._running or not self._commands.empty():
             return None
+        if self._embeds and self._owed_ms <= 0:
+            return None  # texts to embed come next, for as long as a step of a prompt
         if not all(running.lane.is_decoding for running in self._running.values()):
             return None
         return 1e-3 * self._costs.step_ms(len(self._running), self._depth)

@@ -85,6 +85,19 @@ def test_what_cannot_be_split_goes_whole_or_waits_until_it_is_first() -> None:
     assert steps == [{0: [40]}, {1: [40]}, {0: [40]}, {0: [40]}]
 
 
+def test_what_cannot_be_split_does_not_starve_behind_small_ones() -> None:
+    shape = {"can_split": False, "batch_tokens": 64, "input_tokens": 64, "cells": 64}
+    turns, (large, *_) = turns_of([50, 50], [4] * 500, [4] * 500, **shape)
+    first = turns.plan(64)
+    assert taken(first) == {0: [50], 1: [4], 2: [4]}, "the others share what it leaves"
+    computed(turns, first)
+    steps = 1
+    while not large.is_whole:
+        computed(turns, turns.plan(64))
+        steps += 1
+    assert steps == 3, "it is first again as soon as the others have been served"
+
+
 def test_a_step_that_came_to_nothing_is_planned_again() -> None:
     turns, _ = turns_of([5, 5, 100], [7])
     assert sorted(map(str, turns.plan(64))) == sorted(map(str, turns.plan(64)))

@@ -20,7 +20,7 @@ from corral.engine.local.llama.batch import Batch
 from corral.engine.local.llama.options import KV_TYPES, LlamaOptions
 from corral.engine.local.llama.sampler import ChainSampler, TopKSampler
 from corral.engine.local.options import EngineOptions
-from corral.engine.local.pace import Pace
+from corral.engine.local.pace import PROMISES, Pace
 from corral.engine.local.prompts.writer import PromptWriter
 from corral.engine.local.task import Task
 from corral.engine.local.worker import Worker
@@ -47,7 +47,7 @@ def ask(llama: LlamaBackend) -> Callable[..., list[Completion]]:
 
     def ask(questions: list[str], samplings: list[Sampling], **options: object) -> list[Completion]:
         forget(llama)
-        worker = Worker(llama, OPTIONS, deliver=lambda _: None, pace=Pace(30, 128))
+        worker = Worker(llama, OPTIONS, deliver=lambda _: None, pace=Pace(PROMISES["smooth"], 128))
         tasks = [
             Task(key, prompt(llama, Message("user", question)), sampling, **{"max_tokens": 24, **options})  # type: ignore[arg-type]
             for key, (question, sampling) in enumerate(zip(questions, samplings, strict=True))
@@ -134,7 +134,7 @@ def test_logprobs_are_those_of_the_distribution(llama: LlamaBackend) -> None:
 
 
 def test_a_cancelled_sequence_leaves_no_cell_behind(llama: LlamaBackend) -> None:
-    worker = Worker(llama, OPTIONS, deliver=lambda _: None, pace=Pace(30, 64))
+    worker = Worker(llama, OPTIONS, deliver=lambda _: None, pace=Pace(PROMISES["smooth"], 64))
     worker.submit_nowait(Task(1, list(range(100, 300)), GREEDY, 50))
     worker.run_once()
     assert llama.cache.length(0) == 64, "what a batch takes"
@@ -392,7 +392,7 @@ def test_every_type_of_kv_cache_can_be_asked_for_by_a_setting() -> None:
 def test_a_second_turn_prefills_only_what_is_new(
     ask: Callable[..., list[Completion]], llama: LlamaBackend
 ) -> None:
-    worker = Worker(llama, OPTIONS, deliver=lambda _: None, pace=Pace(30, 128))
+    worker = Worker(llama, OPTIONS, deliver=lambda _: None, pace=Pace(PROMISES["smooth"], 128))
     messages = [Message("user", "Say hello.")]
     for turn in range(2):
         [completion] = run_tasks(worker, [Task(turn, prompt(llama, *messages), GREEDY, 16)])

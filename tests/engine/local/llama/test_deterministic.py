@@ -10,8 +10,9 @@ from tests.engine.local.llama.conftest import forget
 from corral.engine.local.llama.backend import LlamaBackend
 from corral.engine.local.llama.options import LlamaOptions
 from corral.engine.local.options import EngineOptions
+from corral.engine.local.planner import CHUNK_TOKENS
 from corral.engine.local.task import Task
-from corral.engine.local.worker import CHUNK_TOKENS, Worker
+from corral.engine.local.worker import Worker
 from corral.events import Completion
 from corral.request import Sampling
 

@@ -106,7 +106,7 @@ def children(parent: int) -> list[int]:
 async def test_texts_to_be_embedded_are_tokenized_together() -> None:
     async with running() as prompts:
         texts = ["one", "<|im_end|>", "x" * 3000]
-        inputs = await prompts.inputs(texts, client="a")
+        inputs = await prompts.inputs(texts, client="a", limit_tokens=100_000)
         assert [bytes(list(tokens)).decode() for tokens in inputs] == texts
 
 
@@ -114,7 +114,7 @@ async def test_who_leaves_while_texts_are_tokenized_is_not_waited_for() -> None:
     async with running(deadline_s=30.0) as prompts:
         pid = await process_of(prompts)
         with trio.move_on_after(0.2) as scope:
-            await prompts.inputs(["slow"] * 5000, client="a")
+            await prompts.inputs(["slow"] * 5000, client="a", limit_tokens=100_000)
         assert scope.cancelled_caught
         assert await written(prompts, "next") == "next"
         assert children(os.getpid()) == [pid], "it stopped, and goes on with the next"
@@ -123,9 +123,9 @@ async def test_who_leaves_while_texts_are_tokenized_is_not_waited_for() -> None:
 async def test_a_text_that_ends_the_process_is_refused_as_an_input() -> None:
     async with running() as prompts:
         with pytest.raises(InvalidRequest, match="reading these inputs ends the process") as caught:
-            await prompts.inputs(["fine", "crash"], client="a")
+            await prompts.inputs(["fine", "crash"], client="a", limit_tokens=100_000)
         assert caught.value.param == "input"
-        [tokens] = await prompts.inputs(["fine"], client="a")
+        [tokens] = await prompts.inputs(["fine"], client="a", limit_tokens=100_000)
         assert bytes(list(tokens)) == b"fine"
 
 

@@ -34,7 +34,7 @@ def test_a_text_to_be_embedded_is_between_the_tokens_that_belong_around_it() -> 
     made = writer(bos=START)
     made._vocabulary.closers = (END,)  # type: ignore[misc]
     texts = ["hi", "<|im_end|>"]
-    assert [tokens.tolist() for tokens in made.inputs(texts)] == [
+    assert [tokens.tolist() for tokens in made.inputs(texts, 1000)] == [
         [START, *text.encode(), END] for text in texts
     ]
 

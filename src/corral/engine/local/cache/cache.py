@@ -24,7 +24,7 @@ from corral.engine.local.cache.operations import Copy, Cut, Forget, Load, Operat
 from corral.engine.local.cache.prefixes import PrefixIndex, common_prefix
 from corral.engine.local.cache.saved import SavedStates
 from corral.engine.local.costs import Costs
-from corral.engine.local.lane import Lane
+from corral.engine.local.lane import Lane, Tokens
 
 GROWTH_TOKENS = 16  # room left to each running lane before another one may begin
 KEPT_TOKENS = 8  # a prefix shorter than this is not worth a sequence of the cache
@@ -116,10 +116,7 @@ class CacheBooks:
         if (kept := self._kept.longest(wanted, whole_only=not shape.can_cut)) is not None:
             best = Source(self.reusable(kept[1]), sequence=kept[0])
         if self.reuses_beginnings:
-            for other in self._lanes:
-                length = self.reusable(min(common_prefix(other.prompt, wanted), other.computed))
-                if length > best.length:
-                    best = Source(length, sequence=other.sequence)
+            best = self._longest_running(wanted, best)
         if (saved := self.saved.longest(wanted)) is not None:
             state, length = saved[0], self.reusable(saved[1])
             if length >= KEPT_TOKENS and self._is_worth_loading(state, length - best.length):
@@ -135,7 +132,8 @@ class CacheBooks:
 
     def begin(self, lane: Lane, source: Source) -> bool:
         """Give a lane its sequence and what was found for it, if all the rest of it fits; whether it does."""
-        promised = sum(other.pending for other in self._lanes) + GROWTH_TOKENS * len(self._lanes)
+        promised = sum(len(other.tokens) - other.computed for other in self._lanes)
+        promised += GROWTH_TOKENS * len(self._lanes)
         if self._cells_needed(lane, source) + promised > self._cells.reclaimable:
             return False
         if source.state is not None:
@@ -202,6 +200,21 @@ class CacheBooks:
         return min(limit, self._costs.idle_cells(running, SLOWED_SHARE))
 
     # How
+
+    def _longest_running(self, wanted: Tokens, best: Source) -> Source:
+        """The longest prefix that a lane has computed of its prompt, if it is longer than the `best`.
+
+        Most lanes are told by one token, the first that a longer prefix would have in common.
+        """
+        at, token = best.length, _token(wanted, best.length)
+        for other in self._lanes:
+            if other.computed <= at or other.tokens[at] != token:
+                continue
+            length = self.reusable(min(common_prefix(other.prompt, wanted), other.computed))
+            if length > at:
+                best = Source(length, sequence=other.sequence)
+                at, token = length, _token(wanted, length)
+        return best
 
     def _is_worth_loading(self, state: int, gained: int) -> bool:
         """Loading copies all of a state, and may push another one of that size out."""
@@ -276,3 +289,7 @@ class CacheBooks:
 def _sequence(lane: Lane) -> int:
     assert lane.sequence is not None, "the lane has not begun"
     return lane.sequence
+
+
+def _token(tokens: Tokens, at: int) -> int | None:
+    return int(tokens[at]) if at < len(tokens) else None

@@ -41,11 +41,12 @@ class CellTable:
     def append(self, sequence: int, count: int) -> None:
         """Take `count` free cells; the caller has seen to it that there are as many."""
         pinned = int(self._is_pinned[sequence])
+        free, owners, pins, cells = self._free, self._owners, self._pins, self._cells[sequence]
         for _ in range(count):
-            cell = self._free.pop()
-            self._owners[cell] = 1
-            self._pins[cell] = pinned
-            self._cells[sequence].append(cell)
+            cell = free.pop()
+            owners[cell] = 1
+            pins[cell] = pinned
+            cells.append(cell)
         self.pinned += pinned * count
 
     def share(self, source: int, target: int, length: int) -> None:

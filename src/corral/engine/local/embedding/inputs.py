@@ -5,14 +5,15 @@ from collections.abc import Iterator, Sequence
 from corral.engine.contract import Embedding
 from corral.engine.local.backend import EmbedShape
 from corral.engine.local.prompts.contract import Prompts
-from corral.errors import ContextExceeded, InvalidRequest
-from corral.request import Embed
-
-REQUEST_TOKENS = 300_000
-"""Of all inputs of one request together, as with OpenAI."""
+from corral.errors import ContextExceeded, InvalidRequest, inputs_too_long
+from corral.request import EMBED_TOKENS, Embed
 
 TURN_BYTES = 32 * 2**10
 """Of text that is tokenized in one turn of its client: some milliseconds."""
+
+READ_CHARS = 256
+"""Of a text for a model that only reads, a token may stand for so many in the mean. Words have ten or so, but
+blanks, or letters that the model does not know, could go on for megabytes and take seconds."""
 
 NO_POOLING = (
     "this model makes no vectors as this server runs it: its file does not say how those of a text's tokens "
@@ -70,10 +71,13 @@ class Inputs:
                 self._check_length(embed, number, len(prompt.tokens))
                 least += len(prompt.tokens)
             elif not self._reads_only:
-                size = len(prompt.text.encode(errors="surrogatepass"))
-                fewest = -(-size // self._longest_token_bytes)
+                # No fewer bytes than characters; how many more would cost a copy of all texts to know.
+                fewest = -(-len(prompt.text) // self._longest_token_bytes)
                 self._check_length(embed, number, fewest, "at least ")
                 least += fewest
+            elif len(prompt.text) > (most := READ_CHARS * self._shape.input_tokens):
+                message = f"this model takes no text of more than {most} characters"
+                raise InvalidRequest(message, param=_param(embed, number))
         _check_total(least)
         for number, prompt in enumerate(embed.inputs):
             if (highest := max(prompt.tokens or (), default=0)) >= self._known_tokens:
@@ -86,10 +90,13 @@ class Inputs:
             number: prompt.tokens for number, prompt in enumerate(embed.inputs) if prompt.tokens is not None
         }
         total = sum(map(len, found.values()))
+        assert self._shape is not None
+        limit = self._shape.input_tokens
         for turn in _turns(embed):
             texts = [embed.inputs[number].text for number in turn]
-            for number, tokens in zip(turn, await self._prompts.inputs(texts, client=client), strict=True):
-                self._check_length(embed, number, len(tokens))
+            found_now = await self._prompts.inputs(texts, client=client, limit_tokens=limit)
+            for number, tokens in zip(turn, found_now, strict=True):
+                self._check_length(embed, number, len(tokens), "at least ")
                 if not tokens:
                     message = "this model has no token for this input"
                     raise InvalidRequest(message, param=_param(embed, number))
@@ -111,14 +118,8 @@ class Inputs:
 
 
 def _check_total(tokens: int) -> None:
-    if tokens > REQUEST_TOKENS:
-        raise ContextExceeded(
-            f"the inputs of one request may have {REQUEST_TOKENS} tokens together, "
-            f"and these have at least {tokens}",
-            prompt_tokens=tokens,
-            limit_tokens=REQUEST_TOKENS,
-            param="input",
-        )
+    if tokens > EMBED_TOKENS:
+        raise inputs_too_long(tokens, EMBED_TOKENS)
 
 
 def _turns(embed: Embed) -> Iterator[list[int]]:

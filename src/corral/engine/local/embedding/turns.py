@@ -5,8 +5,9 @@ Rules
 - The tasks share a step in equal parts, so a request of two thousand texts does not keep one of a single text
   waiting. What a task has no use for goes to the others.
 - A task's inputs go in their order, as many whole ones as its part has room for. The next one is split where
-  the embedder can do that; it holds its cells from its first step to its last. Where the embedder cannot, an
-  input waits for a step with room for all of it, and the first in line gets such a step.
+  the embedder can do that; it holds its cells from its first step to its last. Where the embedder cannot, the
+  first in line has room for all of its next input, whatever its part is, and the others share what is left;
+  then it goes behind all others.
 - Who was served goes to the end of the line. Who cannot begin for want of cells stays at its head, and nobody
   behind begins before it does.
 
@@ -141,18 +142,25 @@ class Turns:
             self.shape, [number for number in range(self.shape.sequences) if number not in held], free_cells
         )
         taking_part = self._with_room(free_cells)
-        parts = shares(budget, [embedding.left_tokens for embedding in taking_part])
-        for embedding, part in zip(taking_part, parts, strict=True):
+        for embedding, part in zip(taking_part, self._parts(budget, taking_part), strict=True):
             step.fill(embedding, part)
         for embedding in taking_part:
             if step.pieces:
                 break
-            # No part had room for a whole input, or none was left for who has begun.
-            wanted = len(embedding.task.inputs[embedding.index]) - embedding.computed
-            step.fill(embedding, min(wanted, budget) if self.shape.can_split else wanted)
+            step.fill(embedding, budget)  # nothing was left for who has begun, and nobody else could begin
         served = {piece.embedding.key for piece in step.pieces}
-        self._line.sort(key=lambda embedding: embedding.key in served)
+        first = None if self.shape.can_split else taking_part[0]
+        self._line.sort(key=lambda embedding: (embedding.key in served, embedding is first))
         return step.pieces
+
+    def _parts(self, budget: int, taking_part: Sequence[Embedding]) -> list[int]:
+        """How many tokens of a step each has; the first of a line of whole inputs may have more than all."""
+        wanted = [embedding.left_tokens for embedding in taking_part]
+        parts = shares(budget, wanted)
+        first = taking_part[0]
+        if self.shape.can_split or parts[0] >= (whole := len(first.task.inputs[first.index])):
+            return parts
+        return [whole, *shares(max(0, budget - whole), wanted[1:])]
 
     def _with_room(self, free_cells: int) -> list[Embedding]:
         """Who can take part in a step: its input has begun, or can before anybody who waits for cells."""

@@ -113,8 +113,8 @@ class Child:
                 )
                 return wire.Written(tokens.tobytes(), "")
 
-            case wire.Inputs(texts):
-                inputs = writer.inputs(texts, self._pause)
+            case wire.Inputs(texts, limit_tokens):
+                inputs = writer.inputs(texts, limit_tokens, self._pause)
                 raw = b"".join(tokens.tobytes() for tokens in inputs)
                 return wire.WrittenInputs(raw, tuple(map(len, inputs)))
 

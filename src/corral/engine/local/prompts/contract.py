@@ -56,10 +56,11 @@ class Prompts(Protocol):
         """
         ...
 
-    async def inputs(self, texts: Sequence[str], *, client: str) -> "list[array[int]]":
+    async def inputs(self, texts: Sequence[str], *, client: str, limit_tokens: int) -> "list[array[int]]":
         """The tokens of texts to be embedded, all in one turn of the client; cancelling as of `prompt`.
 
-        Each is between the tokens that belong around it. Raises InvalidRequest.
+        Each is between the tokens that belong around it. One of more than `limit_tokens` is not read to its
+        end, but has more of them. Raises InvalidRequest.
         """
         ...
 

@@ -53,9 +53,9 @@ class InlinePrompts:
             partial(self._writer.tokens, text, adds_special=adds_special, parses_control=parses_control)
         )
 
-    async def inputs(self, texts: Sequence[str], *, client: str) -> "list[array[int]]":
+    async def inputs(self, texts: Sequence[str], *, client: str, limit_tokens: int) -> "list[array[int]]":
         """As `prompt`, of texts to be embedded."""
-        return await self._run(partial(self._writer.inputs, texts))
+        return await self._run(partial(self._writer.inputs, texts, limit_tokens))
 
     def close(self) -> None:
         """Nothing is left open."""

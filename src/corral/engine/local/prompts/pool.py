@@ -131,9 +131,9 @@ class PromptProcesses:
         assert isinstance(prompt, Prompt)
         return prompt.tokens
 
-    async def inputs(self, texts: Sequence[str], *, client: str) -> "list[array[int]]":
+    async def inputs(self, texts: Sequence[str], *, client: str, limit_tokens: int) -> "list[array[int]]":
         """As `prompt`, of texts to be embedded."""
-        inputs = await self._done(wire.Inputs(tuple(texts)), client, sum(map(len, texts)))
+        inputs = await self._done(wire.Inputs(tuple(texts), limit_tokens), client, sum(map(len, texts)))
         assert isinstance(inputs, list)
         return inputs
 

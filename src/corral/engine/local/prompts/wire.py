@@ -40,6 +40,7 @@ class Inputs(msgspec.Struct, frozen=True, tag=True):
     """Texts to be embedded, whose tokens are wanted; see contract.Prompts."""
 
     texts: tuple[str, ...]
+    limit_tokens: int
 
 
 Job = Write | Render | Tokenize | Inputs

@@ -93,27 +93,35 @@ class PromptWriter:
         *,
         adds_special: bool,
         parses_control: bool,
+        limit_tokens: int | None = None,
         pause: Callable[[], None] = lambda: None,
     ) -> "array[int]":
         """The tokens of a text, behind the one that prompts begin with where it `adds_special`.
 
-        Where it `parses_control`, names of control tokens in it become those. `pause` as in `write`.
+        Where it `parses_control`, names of control tokens in it become those. It is read until it has more
+        than `limit_tokens`. `pause` as in `write`.
         """
         found = self._control.find(text) if parses_control else ()
-        tokens = self._tokens(text, str, found, pause)
+        tokens = self._tokens(text, str, found, pause, limit_tokens)
         if adds_special and self._vocabulary.bos is not None:
             tokens.insert(0, self._vocabulary.bos)
         return tokens
 
-    def inputs(self, texts: Sequence[str], pause: Callable[[], None] = lambda: None) -> "list[array[int]]":
+    def inputs(
+        self, texts: Sequence[str], limit_tokens: int, pause: Callable[[], None] = lambda: None
+    ) -> "list[array[int]]":
         """The tokens of texts to be embedded, each between those that belong around it.
 
-        `pause` as in `write`. Raises InvalidRequest for half of a surrogate pair.
+        Each is read until it has more than `limit_tokens`. `pause` as in `write`. Raises
+        InvalidRequest for half of a surrogate pair.
         """
         closers = array("i", self._vocabulary.closers)
         try:
             return [
-                self.tokens(text, adds_special=True, parses_control=False, pause=pause) + closers
+                self.tokens(
+                    text, adds_special=True, parses_control=False, limit_tokens=limit_tokens, pause=pause
+                )
+                + closers
                 for text in texts
             ]
         except UnicodeEncodeError:
@@ -227,7 +235,12 @@ class PromptWriter:
         return tokens
 
     def _tokens(
-        self, text: str, reveal: Mark, controls: Iterable[Found], pause: Callable[[], None]
+        self,
+        text: str,
+        reveal: Mark,
+        controls: Iterable[Found],
+        pause: Callable[[], None],
+        limit_tokens: int | None = None,
     ) -> "array[int]":
         tokens: array[int] = array("i")
         strips_left, strips_right = self._vocabulary.strips_left, self._vocabulary.strips_right
@@ -242,6 +255,8 @@ class PromptWriter:
             for part in self._harmless(plain):
                 for block in blocks(part):
                     pause()
+                    if limit_tokens is not None and len(tokens) > limit_tokens:
+                        return tokens
                     tokens.extend(
                         self._vocabulary.tokenize(block, parse_control=False, continues=not is_first)
                     )
