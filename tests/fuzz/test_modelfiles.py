@@ -80,6 +80,7 @@ def tensor(name: bytes, **changes: object) -> Change:
 EPSILON = "llama.attention.layer_norm_rms_epsilon"
 
 REFUSED: dict[str, tuple[Change, str]] = {
+    "blanks in a row": (named("tokenizer.ggml.pre", b"whitespace"), "SIGABRT while tokenizing"),
     "no layers": (setting("llama.block_count", UINT32, 0), "SIGABRT while loading .*n_layer"),
     "2^31-1 layers": (setting("llama.block_count", UINT32, 2**31 - 1), "SIGABRT while loading .*n_layer"),
     "2^31 layers": (setting("llama.block_count", UINT32, 2**31), "SIGABRT while loading .*n_layer"),

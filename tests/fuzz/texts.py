@@ -25,7 +25,7 @@ from tests import llama_models
 from tests.fuzz.gguf import small_model
 from tests.fuzz.gguf import text as written
 
-from corral.engine.local.llama import prompt_process
+from corral.engine.local.llama import prompt_process, trial
 from corral.engine.local.llama.model import LlamaModel
 from corral.engine.local.prompts.pool import DEADLINE_S, PromptProcesses
 from corral.errors import CorralError, InvalidRequest, StartupError
@@ -155,6 +155,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         for name, path, is_exact in files(Path(folder)):
             try:
+                if is_exact:
+                    trial.run(path)  # as the server does: it would not open what dies here
                 found = trio.run(partial(through, path, name, seeds, is_exact=is_exact))
             except StartupError as error:
                 print(f"{name}: {error}", flush=True)

@@ -48,6 +48,7 @@ _REASONS = (re.compile(r"GGML_ASSERT|fatal error"), re.compile(r"what\(\): *"))
 _EVERY_BYTE = (
     "".join(map(chr, (*range(0x800), *range(0x800, 0xD800, 0x800), *range(0xE000, 0x10000, 0x1000))))
     + "\U00010000\U00050000\U00090000\U000d0000\U0010ffff"
+    + "  a  b\n\n\t\t c"  # blanks in a row are a word of their own to some
 )
 
 
