@@ -54,6 +54,7 @@ def fill(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print what was learned, or a line for every case; returns 1 where a case could not be parsed."""
+    sys.set_int_max_str_digits(0)  # an answer may have a number of any length
     if arguments.cases is not None:
         if arguments.templates is None or arguments.split < 1:
             raise StartupError("--cases needs --templates DIR, and pieces of at least one character")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corral.decoding.json_scan import JsonScanner, Wanted, complete_json
+from corral.decoding.json_scan import JsonScanner, Wanted, complete_json, completed
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -149,3 +149,8 @@ def test_whatever_comes_what_leaves_can_be_completed_to_valid_json(text: str, si
 )
 def test_a_prefix_means_what_it_holds_so_far(prefix: str, meant: Any) -> None:
     assert complete_json(prefix) == meant
+
+
+def test_a_number_of_thousands_of_digits_is_completed_though_python_would_not_read_it() -> None:
+    prefix = '{"a": [' + "3" * 8001
+    assert completed(prefix) == prefix + "]}"

@@ -13,7 +13,6 @@ The figures are in docs/security.md.
 """
 
 import argparse
-import json
 import random
 import sys
 import time
@@ -24,6 +23,7 @@ from functools import partial
 from itertools import count, repeat
 from pathlib import Path
 
+import msgspec
 from tests import llama_models
 from tests.decoding.answers import TOOLS
 from tests.decoding.forms import ALL
@@ -32,7 +32,7 @@ from corral.decoding.blocks import BlockParser, Ending
 from corral.decoding.formats.encode import WrittenCall, encode_calls
 from corral.decoding.formats.form import Format, split_controls
 from corral.decoding.formats.learn import learn, literals
-from corral.decoding.json_scan import complete_json
+from corral.decoding.json_scan import completed
 from corral.decoding.markers import Markers
 from corral.events import BlockClosed, BlockCollector, BlockOpened
 from corral.templates.environment import ChatTemplate
@@ -174,9 +174,9 @@ def read(model: Model, ending: Ending, prompt: str, text: str, sizes: Iterator[i
         if block.kind != "tool":
             continue
         if block.is_whole:
-            assert isinstance(json.loads(block.text), dict), "arguments are an object"
+            msgspec.json.decode(block.text, type=dict[str, msgspec.Raw])  # an object
         else:
-            complete_json(block.text)
+            msgspec.json.decode(completed(block.text), type=dict[str, msgspec.Raw])
     said = tuple((block.kind, block.name, block.text, block.is_whole) for block in collector.blocks)
     return (*said, parser.malformed)
 

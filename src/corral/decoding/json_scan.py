@@ -385,7 +385,12 @@ class JsonScanner:
 
 
 def complete_json(prefix: str) -> Any:
-    """The value that a prefix of JSON means so far: strings end where it ends, what lacks its value goes."""
+    """The value of `completed`. Raises ValueError where a number has thousands of digits."""
+    return json.loads(completed(prefix))
+
+
+def completed(prefix: str) -> str:
+    """The JSON that a prefix of it means so far: strings end where it ends, what lacks its value goes."""
     closers: list[str] = []
     whole = 0  # up to here the prefix only lacks closers
     whole_closers: list[str] = []
@@ -410,7 +415,7 @@ def complete_json(prefix: str) -> Any:
             if end >= len(prefix):
                 if not expects_key:
                     text = _without_open_escape(prefix[at:])
-                    return json.loads(prefix[:at] + text + '"' + "".join(reversed(closers)))
+                    return prefix[:at] + text + '"' + "".join(reversed(closers))
                 break
             at = end + 1
             if not expects_key:
@@ -430,13 +435,13 @@ def complete_json(prefix: str) -> Any:
             if match[0] in _WORDS or (number is not None and match.end() < len(prefix)):
                 at = match.end()
             elif number is not None:
-                return json.loads(prefix[:at] + number[0] + "".join(reversed(closers)))
+                return prefix[:at] + number[0] + "".join(reversed(closers))
             else:
                 break
             whole, whole_closers = at, closers[:]
     if not whole:
-        return {}
-    return json.loads(prefix[:whole] + "".join(reversed(whole_closers)))
+        return "{}"
+    return prefix[:whole] + "".join(reversed(whole_closers))
 
 
 def _without_open_escape(text: str) -> str:

@@ -195,6 +195,12 @@ def test_a_call_that_was_cut_is_closed_in_a_whole_answer() -> None:
     assert content == {"type": "tool_use", "id": "toolu_0", "name": "f", "input": {"city": "Os"}}
 
 
+def test_a_call_that_was_cut_in_a_number_longer_than_python_reads_is_closed_too() -> None:
+    written = '{"n": ' + "3" * 5000
+    events = [*block(0, "tool", written, name="f", is_whole=False), finished("length")]
+    assert f'"input":{written}}}'.encode() in call_of().complete(HEAD, [collect(events)])
+
+
 def test_a_failed_stream_ends_with_an_error_event_and_nothing_after_it() -> None:
     stream = call_of(stream=True).stream(HEAD)
     stream.start()

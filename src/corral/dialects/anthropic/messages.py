@@ -25,7 +25,7 @@ from typing import Final
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from corral.decoding.json_scan import complete_json
+from corral.decoding.json_scan import completed
 from corral.dialects import Head, Headers
 from corral.dialects.anthropic.errors import AnthropicErrors, error_frame
 from corral.dialects.anthropic.messages_request import ANTHROPIC_CALL, OUR_CALL, parse_count, parse_messages
@@ -293,11 +293,9 @@ class MessagesCall:
                 shown = block.text if self.shows_thinking else ""
                 return _ThinkingBlock(shown, self.signature(block.text))
             case "tool":
-                if block.is_whole:
-                    arguments = block.text.encode() or b"{}"
-                else:
-                    arguments = msgspec.json.encode(complete_json(block.text))
-                return _ToolUseBlock(_their_call(block.call_id), block.name or "", msgspec.Raw(arguments))
+                arguments = (block.text or "{}") if block.is_whole else completed(block.text)
+                raw = msgspec.Raw(arguments.encode())
+                return _ToolUseBlock(_their_call(block.call_id), block.name or "", raw)
 
 
 class MessagesDialect(AnthropicErrors):
