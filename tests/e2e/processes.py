@@ -26,6 +26,8 @@ QUESTION: list[ChatCompletionMessageParam] = [
 ]
 # The tokens that end an answer of this model, forbidden: such a stream goes on until the context is full.
 ENDLESS: dict[str, Any] = {"logit_bias": {"0": -100, "2": -100}, "temperature": 0, "stream": True}
+HANGS = "this step never returns"
+"""What a server prints whose step hangs (see `troubled`, which changes this process if it is imported)."""
 START_S = 60.0
 STOP_S = 15.0
 

@@ -15,8 +15,7 @@ from pathlib import Path
 
 import h2.connection
 import pytest
-from tests.e2e.processes import CORRAL, Server, corral, free_port, launch
-from tests.e2e.troubled import HANGS
+from tests.e2e.processes import CORRAL, HANGS, Server, corral, free_port, launch
 
 ROOT = Path(__file__).parents[2]
 LEFT_BEHIND = 128 + signal.SIGTERM

@@ -14,6 +14,8 @@ import threading
 import time
 from collections.abc import Sequence
 
+from tests.e2e.processes import HANGS
+
 from corral import server, transport
 from corral.application import Application
 from corral.engine.local.backend import Chunk
@@ -30,7 +32,6 @@ LOOP = (
     "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}{% endif %}"
 )
 CHILD = "child"
-HANGS = "this step never returns"
 
 
 def step(chunks: Sequence[Chunk]) -> None:
