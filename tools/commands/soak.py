@@ -11,7 +11,8 @@ through /proc while clients come, leave and misbehave over HTTP/1.1 and HTTP/2, 
   descriptors   as many open as before the load, once connections had time to settle
   threads       no more than before the load
   slots         as many streams as there are slots run side by side: none is held by somebody gone
-  memory        resident memory grew by less than 2 % after minute 5 (or the first quarter, if earlier)
+  memory        resident memory grew by less than 2 % after minute 5 (in runs below 10 minutes, in which it
+                still fills, by less than 10 % after the first quarter)
   exit          SIGTERM ends it with code 0
 
 Exit code 0 when all hold.
