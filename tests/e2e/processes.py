@@ -78,15 +78,18 @@ class Server:
         return Stream(self.connect(), path, {"model": MODEL, "messages": QUESTION, **ENDLESS, **fields})
 
     def answers_at_once(self) -> bool:
-        """Whether a slot is free: on a server with one, any other stream of these tests would go on.
+        """Whether a slot is free: on a server with one, any other stream of these tests would go on."""
+        began = time.monotonic()
+        with self.stream(max_tokens=1) as stream:
+            assert stream.frames()[-1] == "[DONE]"
+        return time.monotonic() - began < 3
 
-        Nor may the queue be full of who has left; behind a proxy that takes a moment to show.
-        """
+    def answers_soon(self) -> bool:
+        """As `answers_at_once`, once a proxy has told that its client left; until then the queue is full."""
         began = time.monotonic()
         while time.monotonic() - began < 3:
-            with suppress(QueueIsFull), self.stream(max_tokens=1) as stream:
-                assert stream.frames()[-1] == "[DONE]"
-                return time.monotonic() - began < 3
+            with suppress(QueueIsFull):
+                return self.answers_at_once() and time.monotonic() - began < 3
         return False
 
     def until_healthy(self) -> None:
