@@ -13,9 +13,6 @@ from tools.sheets.sheet import Sheet
 
 SAMPLE_S = 2.0
 RSS_GROWTH_LIMIT = 0.02
-SETTLES_S = 600.0
-UNSETTLED_GROWTH_LIMIT = 0.1
-"""Of runs that are shorter than that: histories, prefixes and pools still fill."""
 
 
 class Sample(msgspec.Struct, frozen=True):
@@ -64,12 +61,6 @@ def rss_growth(samples: Sequence[Sample]) -> float:
     return median(late[-window:]) / median(late[:window]) - 1.0
 
 
-def growth_limit(samples: Sequence[Sample]) -> float:
-    """By how much memory may grow in a run of that length."""
-    is_settled = bool(samples) and samples[-1].at_s >= SETTLES_S - 2 * SAMPLE_S
-    return RSS_GROWTH_LIMIT if is_settled else UNSETTLED_GROWTH_LIMIT
-
-
 def verdict(soaked: Soaked, *, slots: int, is_exact: bool) -> Sheet:
     """What is back and what is not. Texts that differ are only told of, unless it `is_exact`."""
     before, after = soaked.before, soaked.after
@@ -79,7 +70,7 @@ def verdict(soaked: Soaked, *, slots: int, is_exact: bool) -> Sheet:
         Goal("descriptors", before.descriptors, after.descriptors, at_most=True),
         Goal("threads", before.threads, after.threads, at_most=True),
         Goal("slots: streams side by side", slots, soaked.together, at_most=False),
-        Goal("memory: grown since it settled", growth_limit(soaked.samples), growth, at_most=True),
+        Goal("memory: grown since it settled", RSS_GROWTH_LIMIT, growth, at_most=True),
         Goal("exit: with another code than 0", 0, float(soaked.exit_code != 0), at_most=True),
     ]
     rss_mib = f"{before.rss_bytes / 2**20:.1f} MiB before, {after.rss_bytes / 2**20:.1f} after"
