@@ -98,6 +98,20 @@ def test_steps_cut_short_hold_streams_up_like_others() -> None:
     assert budget(pace, decoding=4) == 0
 
 
+def test_a_gap_is_kept_where_steps_take_longer_than_was_learned() -> None:
+    pace = measured(token_ms=1.0, decode_ms=20)
+    gaps = []
+    for _ in range(20):
+        tokens = budget(pace, decoding=4)
+        expected_ms = pace.costs.prefill_ms(tokens, 0)
+        pace.observe_prefill(tokens, 0, 1.2 * expected_ms)  # and the costs run after it
+        gaps.append(1.2 * expected_ms + 20)
+        while not budget(pace, decoding=4):
+            pace.observe_decode(4, 0, 20)
+    assert gaps[0] > 1.1 * BALANCED.gap_ms
+    assert max(gaps[5:]) <= 1.05 * BALANCED.gap_ms
+
+
 def test_what_was_waited_with_nobody_there_is_not_made_up_for() -> None:
     pace = measured(token_ms=1.0, decode_ms=20)
     for _ in range(10):

@@ -38,6 +38,8 @@ PROMISES: Final[Mapping[PaceName, Promise]] = {
 
 DECODE_SHARE = 1.5
 IDLE_STEP_MS = 160.0
+MOST_SLIP = 1.5  # one step that something else disturbed makes no difference for long
+SLIP_SMOOTHING = 0.3
 WORTHWHILE = 0.5
 """What is left of a gap is used for another chunk only if it is so much of the whole."""
 
@@ -69,6 +71,9 @@ class Pace:
     """How long those who decode have been waiting for prompts since their last step."""
     _owed_ms: float = 0.0
     """How long they may decode before the next prompt's turn."""
+    _slip: float = 1.0
+    """How many times as long as expected prompts' steps took lately, at least 1: as much shorter are gaps
+    planned."""
 
     def prefill_tokens(self, load: Load) -> int:
         """The budget of the next step for prompts, in tokens; 0 where it is to be a decode step."""
@@ -87,13 +92,15 @@ class Pace:
     def budget_ms(self, load: Load) -> float:
         """How long who decodes may have to wait between two steps, beside the second of these."""
         decode_ms = self.costs.step_ms(load.decoding, load.decode_depth)
-        return max(self.promise.gap_ms - decode_ms, DECODE_SHARE * decode_ms)
+        return max(self.promise.gap_ms - decode_ms, DECODE_SHARE * decode_ms) / self._slip
 
     def _tokens(self, budget_ms: float, load: Load) -> int:
         return self.costs.prefill_tokens(budget_ms, load.prefill_depth, self.batch_tokens)
 
     def observe_prefill(self, tokens: int, depth: float, elapsed_ms: float) -> None:
         """Learn from a prefill step."""
+        slip = min(max(elapsed_ms / self.costs.prefill_ms(tokens, depth), 1.0), MOST_SLIP)
+        self._slip += SLIP_SMOOTHING * (slip - self._slip)
         self.observe_aborted(elapsed_ms)
         self.costs.observe_prefill(tokens, depth, elapsed_ms)
 
