@@ -1,5 +1,6 @@
 """What serving relies on, of every engine: the local one, and one that has neither tokens nor a model."""
 
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -17,6 +18,7 @@ from corral.events import Embedded, Event, Failed, Finished, Started, Usage
 from corral.request import Embed, GenerationRequest, RawPrompt
 
 CTX_TOKENS = 10_000
+STEP_S = 0.001
 
 
 class Listener:
@@ -44,7 +46,10 @@ class Listener:
 
 
 def local() -> Engine:
-    backend = ScriptedBackend(ctx_tokens=CTX_TOKENS, embeds=embeds(dimensions=3))
+    """A step lets go of Python's lock for a moment, as a model's does: else the event loop hardly has it."""
+    backend = ScriptedBackend(
+        ctx_tokens=CTX_TOKENS, embeds=embeds(dimensions=3), on_step=lambda _: time.sleep(STEP_S)
+    )
     return LocalEngine(backend, EngineOptions(slots=2))
 
 
