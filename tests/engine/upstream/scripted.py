@@ -97,10 +97,14 @@ class ScriptedUpstream:
         self.lingers = False
         self.busy = 0
         self.healthy = True
+        self.hangs = False
+        """Takes connections, and says nothing on them."""
+        self.aborted: list[str] = []
         self.visits: list[Visit] = []
         self.others: list[str] = []
         """The paths of what was asked beside answers."""
         self.arrived = trio.lowlevel.ParkingLot()
+        self.looked = trio.lowlevel.ParkingLot()
         self.port = 0
         self._stopped = trio.Event()
 
@@ -137,10 +141,15 @@ class ScriptedUpstream:
             request += data
         head, _, body = request.partition(b"\r\n\r\n")
         path = head.split(b" ")[1].decode()
-        if body and path != "/abort_request":
+        if path == "/abort_request":
+            self.aborted.append(json.loads(body)["rid"])
+        elif body:
             await self._answer(Visit(head, json.loads(body), stream))
             return
         self.others.append(path)
+        self.looked.unpark_all()
+        if self.hangs:
+            await trio.sleep_forever()
         await stream.send_all(self._told(path))
 
     async def _answer(self, visit: Visit) -> None:
@@ -156,6 +165,7 @@ class ScriptedUpstream:
                     visit.went = visit.went or "rst"
                 nursery.cancel_scope.cancel()
             if visit.went and self.lingers:
+                visit.gone.set()
                 await self._stopped.wait()
         finally:
             self.busy -= 1
@@ -170,10 +180,7 @@ class ScriptedUpstream:
             visit.went = "rst"
         except trio.ClosedResourceError:
             return
-        if not self.lingers:
-            playing.cancel()
-        else:
-            visit.gone.set()
+        playing.cancel()
 
     def _told(self, path: str) -> bytes:
         match path:

@@ -27,6 +27,8 @@ class EventReader:
 
     def feed(self, piece: bytes) -> list[bytes]:
         """The data of the events that end in it; raises EventTooLarge."""
+        if not piece:
+            return []
         if self._ended_with_cr and piece.startswith(b"\n"):
             piece = piece[1:]
         self._ended_with_cr = piece.endswith(b"\r")
