@@ -17,7 +17,7 @@ import trio
 
 from corral.books.ledger import Ledger
 from corral.books.record import About, Record
-from corral.engine.contract import Capacity, Embedding, Engine, Texts
+from corral.engine.contract import Capacity, Embedding, Engine, ReplicaState, Texts
 from corral.errors import (
     Cancelled,
     CorralError,
@@ -139,6 +139,15 @@ class Service:
     def learned(self) -> Mapping[str, Any] | None:
         """How the model writes calls and thoughts, as JSON; None where the engine cannot tell."""
         return self._engine.learned
+
+    @property
+    def replicas(self) -> Sequence[ReplicaState]:
+        """The engines behind the engine; none where it computes itself."""
+        return self._engine.replicas
+
+    def set_draining(self, replica: str, is_draining: bool) -> bool:
+        """Give a replica nothing more, or requests again; False if there is none of that name."""
+        return self._engine.set_draining(replica, is_draining)
 
     def step_age_s(self) -> float | None:
         """How long the engine's running step has lasted, in seconds; None if nothing runs."""

@@ -5,6 +5,7 @@ most every `COUNTERS_S`, changes of state with the next batch. While nobody does
 requests that are over.
 """
 
+from dataclasses import replace
 from math import inf
 
 import msgspec
@@ -12,6 +13,7 @@ import trio
 
 from corral.books.ledger import Ledger, Refusal
 from corral.books.record import Record
+from corral.engine.contract import ReplicaState
 from corral.events import Sampled
 from corral.watching import views
 from corral.watching.broker import Broker
@@ -115,10 +117,15 @@ class Feed:
             self._picture.server(),
             self._picture.totals(evicted),
             self._picture.subscribers(viewers, evicted),
+            self._picture.replicas(),
         )
         shape = (
             _encode([(place.id, place.position) for place in queue]),
-            _encode(msgspec.structs.replace(event, server=_timeless(event.server))),
+            _encode(
+                msgspec.structs.replace(
+                    event, server=_timeless(event.server), replicas=_workless(event.replicas)
+                )
+            ),
         )
         now_s = trio.current_time()
         if shape[0] != self._told[0] or (queue and now_s - self._queue_told_s >= QUEUE_S):
@@ -136,6 +143,11 @@ class Feed:
         self._told = b"", b""
         if is_watched:
             self._told_content.update(self._ledger.live)
+
+
+def _workless(replicas: tuple[ReplicaState, ...]) -> tuple[ReplicaState, ...]:
+    """What is left to do changes with every token, and is told along with something else."""
+    return tuple(replace(replica, work_tokens=0) for replica in replicas)
 
 
 def _timeless(server: views.Server) -> views.Server:

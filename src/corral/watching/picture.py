@@ -4,7 +4,7 @@ import time
 
 from corral import __version__
 from corral.books.outcome import Outcome
-from corral.engine.contract import Waste
+from corral.engine.contract import ReplicaState, Waste
 from corral.serving.service import Service
 from corral.watching import views
 from corral.watching.history import History
@@ -34,6 +34,7 @@ class Picture:
             history=self._history.rows,
             totals=self.totals(evicted),
             subscribers=self.subscribers(viewers, evicted),
+            replicas=self.replicas(),
         )
 
     def server(self) -> views.Server:
@@ -94,6 +95,10 @@ class Picture:
             evicted_subscribers=by_outcome.get("evicted", 0) + evicted_viewers,
             wasted=_wasted(totals.wasted),
         )
+
+    def replicas(self) -> tuple[ReplicaState, ...]:
+        """The engines behind this one; none where it computes itself."""
+        return tuple(self._service.replicas)
 
     def subscribers(self, viewers: int, evicted: int) -> views.Subscribers:
         streams = sum(record.about.streams for record in self._ledger.live.values())

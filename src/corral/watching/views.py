@@ -12,7 +12,7 @@ from corral.books.counts import Doing
 from corral.books.life import State
 from corral.books.outcome import Outcome
 from corral.books.record import Record
-from corral.engine.contract import Waste
+from corral.engine.contract import ReplicaState, Waste
 from corral.events import BlockKind, Sampled
 from corral.request import GrammarKind, RawPrompt
 
@@ -208,13 +208,14 @@ class Subscribers(msgspec.Struct, frozen=True):
     evicted: int
 
 
-class ServerEvent(msgspec.Struct, frozen=True):
+class ServerEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     server: Server
     totals: Totals
     subscribers: Subscribers
+    replicas: tuple[ReplicaState, ...] = ()
 
 
-class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Everything. `recent` are the last finished requests as a whole, oldest first."""
 
     server: Server
@@ -224,6 +225,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     history: list[Row]
     totals: Totals
     subscribers: Subscribers
+    replicas: tuple[ReplicaState, ...] = ()
 
 
 class Token(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
