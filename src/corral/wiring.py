@@ -108,7 +108,7 @@ async def start(
     )
     await nursery.start(engine.run)
     await nursery.start(service.run)
-    for task in (watching.feed.broker.run, watching.stall.run):
+    for task in (watching.feed.broker.run, watching.load.run, watching.stall.run):
         nursery.start_soon(task)
     _spare_the_collector()
     return Running(model, service, watching, app, nursery)

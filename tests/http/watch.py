@@ -75,6 +75,11 @@ class Watch:
                     known = {name: data[name] for name in ("kind", "name") if name in data}
                     blocks.append({"text": "", **known})
                 blocks[number]["text"] += data["text"]
+            case "refusals":
+                self.state["refusals"] += data
+            case "bucket":
+                for name, column in self.state["hour"]["columns"].items():
+                    column.append(data[name])
             case "finished":
                 self.state["history"].append(data)
                 self.state["requests"] = [r for r in self.state["requests"] if r["id"] != data["id"]]
