@@ -74,6 +74,12 @@ class Feed:
         broker = self.broker
         return self._picture.snapshot(broker.viewers, broker.evicted, with_content=with_content)
 
+    def close(self) -> None:
+        """The server shuts down: viewers are told all that there is to tell, and their streams end."""
+        self._counted_s = self._texted_s = self._refusals_told_s = -inf
+        self._server_told_s = self._queue_told_s = -inf
+        self.broker.close()
+
     # What the ledger tells
 
     def changed(self, record: Record, *, at_once: bool) -> None:

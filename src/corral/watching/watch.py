@@ -26,7 +26,7 @@ class Watching:
 
     def close(self) -> None:
         """The streams of those who watch end after what they have not got yet; synchronous."""
-        self.feed.broker.close()
+        self.feed.close()
 
 
 def attach(service: Service, *, model: str, stall_s: float) -> Watching:
