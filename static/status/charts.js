@@ -90,7 +90,7 @@ class Chart {
         width: Math.max(120, this.box.clientWidth),
         height: HEIGHT_PX,
         legend: { show: false },
-        padding: [8, 10, 0, 0],
+        padding: [8, 22, 0, 0],
         cursor: { y: false, drag: { x: false, y: false }, points: { size: 7 } },
         scales: {
           x: { time: true, range: (_, min, max) => (isNumber(min) ? [Math.min(min, max - 60), max] : [Date.now() / 1000 - 60, Date.now() / 1000]) },

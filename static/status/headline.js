@@ -9,6 +9,7 @@ const NEARLY_FULL = 0.95;
 function figures({ server, load, totals }) {
   const context = load.context_tokens / Math.max(1, server.ctx_tokens);
   const found = totals.prompt_tokens ? totals.cached_tokens / totals.prompt_tokens : undefined;
+  const prefixBytes = load.kept_bytes === undefined ? undefined : load.kept_bytes + (load.saved_bytes ?? 0);
   const memory = server.machine_bytes ? load.memory_bytes / server.machine_bytes : 0;
   return [
     ["slots", `${load.busy} / ${server.slots}`, "", load.busy >= server.slots],
@@ -16,14 +17,14 @@ function figures({ server, load, totals }) {
     ["tokens/s out", rate(load.decode_tok_s), "", false],
     ["tokens/s in", rate(load.prefill_tok_s), "prompts, computed", false],
     ["context", percent(context), `${count(load.context_tokens)} of ${count(server.ctx_tokens)}`, context >= NEARLY_FULL],
-    ["prefix cache", bytes(load.saved_bytes), `${percent(found)} of prompts found`, false],
+    ["prefix cache", bytes(prefixBytes), `${percent(found)} of prompts found`, false],
     ["memory", bytes(load.memory_bytes), server.machine_bytes ? `of ${bytes(server.machine_bytes)}` : "", memory >= NEARLY_FULL],
   ];
 }
 
 export function showHeadline(store) {
   const list = byId("headline");
-  const shown = figures(store).filter(([, value]) => value !== "–" || true);
+  const shown = figures(store);
   while (list.children.length < shown.length) {
     const tile = element("div");
     tile.append(element("dt"), element("dd"), element("dd", "note"));

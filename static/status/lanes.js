@@ -37,7 +37,8 @@ class Lane {
     this.node.append(this.button);
   }
 
-  show(request, selected) {
+  /** `isReading`: somebody's prompt is being computed. */
+  show(request, selected, isReading) {
     this.request = request ?? null;
     this.button.disabled = !request;
     setData(this.button, "state", request ? (request.outcome ? "over" : request.state) : "free");
@@ -66,7 +67,7 @@ class Lane {
     const prompt = Math.max(1, request.prompt_tokens);
     setWidth(this.cached, (request.cached_tokens ?? 0) / prompt);
     setWidth(this.done, (request.prefilled_tokens ?? 0) / prompt);
-    setText(this.numbers, numbers(request));
+    setText(this.numbers, numbers(request, isReading));
     const text = (request.output ?? []).flat().filter((said) => said?.text).at(-1)?.text ?? "";
     this.tail.hidden = !text;
     setText(this.text, visible(text.slice(-TAIL_CHARS).replaceAll(/\s/g, " ")));
@@ -86,14 +87,19 @@ class Lane {
   }
 }
 
-function numbers(request) {
+function hasBegunPrompt(request) {
+  return request.state === "prefill" && request.prefilled_tokens > 0;
+}
+
+function numbers(request, isReading) {
   const prompt = request.prompt_tokens ?? 0;
   const done = (request.cached_tokens ?? 0) + (request.prefilled_tokens ?? 0);
-  const parts = [done < prompt && !request.outcome ? `${count(done)} of ${count(prompt)} prompt` : `${count(prompt)} prompt`];
-  if (request.cached_tokens) parts.push(`${count(request.cached_tokens)} cached`);
+  const parts = [duration(totalMs(request))];
   if (request.completion_tokens) parts.push(`${count(request.completion_tokens)} out`);
+  parts.push(done < prompt && !request.outcome ? `${count(done)} of ${count(prompt)} prompt` : `${count(prompt)} prompt`);
+  if (request.cached_tokens) parts.push(`${count(request.cached_tokens)} cached`);
+  if (isReading && request.state === "prefill" && !request.outcome && !hasBegunPrompt(request)) parts.push("waits for other prompts");
   if (request.ttft_ms !== undefined) parts.push(`TTFT ${duration(request.ttft_ms)}`);
-  parts.push(duration(totalMs(request)));
   return parts.join(" · ");
 }
 
@@ -128,10 +134,11 @@ export class Lanes {
       setData(this.list, "compact", String(slots >= COMPACT_SLOTS));
     }
     let used = 0;
+    const isReading = [...store.live.values()].some(hasBegunPrompt);
     for (const lane of this.lanes) {
       const request = store.lane(lane.number);
       if (request && !request.outcome) used += 1;
-      lane.show(request, selected);
+      lane.show(request, selected, isReading);
     }
     setText(byId("slots-used"), `${used} of ${slots} in use`);
   }

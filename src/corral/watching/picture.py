@@ -90,6 +90,7 @@ class Picture:
             decode_tok_s=round(speeds.decode, 1),
             memory_bytes=memory and memory & ~(MEMORY_STEP_BYTES - 1),
             kept_tokens=None if holdings is None else holdings.kept_tokens,
+            kept_bytes=None if holdings is None else holdings.kept_bytes,
             saved_bytes=None if holdings is None else holdings.saved_bytes,
         )
 

@@ -63,7 +63,9 @@ class Load(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     memory_bytes: int | None = None
     kept_tokens: int | None = None
     """Of the KV cache, what only prefixes hold that are kept for later requests."""
+    kept_bytes: int | None = None
     saved_bytes: int | None = None
+    """Of such prefixes, what lies in the host's memory."""
 
 
 class Bucket(msgspec.Struct, frozen=True, kw_only=True):

@@ -85,9 +85,11 @@ class Worker:
         """What the caches hold. From any thread: each figure was right at some moment of the running step."""
         cache, token_bytes = self._cache, self._backend.cache.shape.token_bytes
         running = cache.in_use
+        kept = max(0, cache.used - running)
         return Holdings(
             running_tokens=running,
-            kept_tokens=max(0, cache.used - running),
+            kept_tokens=kept,
+            kept_bytes=kept * token_bytes,
             saved_bytes=cache.saved.total * token_bytes,
             saved_limit_bytes=cache.saved.most_tokens * token_bytes,
         )
