@@ -16,7 +16,8 @@ class Lane {
     this.button = element("button", "lane");
     this.button.type = "button";
     this.button.addEventListener("click", () => this.request && select(this.request.id));
-    this.slot = element("span", "lane-number", String(number));
+    this.slot = element("span", "lane-number");
+    this.slot.append(element("span", "visually-hidden", "Slot "), String(number));
     this.state = element("span", "badge");
     this.unread = element("span", "badge unread");
     this.unread.dataset.phase = "write";
@@ -31,6 +32,8 @@ class Lane {
     this.tail = element("span", "lane-tail");
     this.text = element("span");
     this.tail.append(this.text);
+    // What changes while it would be read out is for eyes alone: a button is named by its state and its request.
+    for (const node of [this.tags, this.speed, this.bar, this.numbers, this.tail]) node.ariaHidden = "true";
     const head = element("span", "lane-head");
     head.append(this.slot, this.state, this.id, this.unread, this.tags, this.speed);
     this.button.append(head, this.bar, this.numbers, this.tail);
@@ -46,7 +49,6 @@ class Lane {
     this.bar.hidden = this.numbers.hidden = !request;
     const unread = request && unreadMs(request);
     this.unread.hidden = !(unread > UNREAD_MS);
-    this.#name(request, unread);
     if (!request) {
       setText(this.state, "free");
       setData(this.state, "phase", "idle");
@@ -71,19 +73,6 @@ class Lane {
     const text = (request.output ?? []).flat().filter((said) => said?.text).at(-1)?.text ?? "";
     this.tail.hidden = !text;
     setText(this.text, visible(text.slice(-TAIL_CHARS).replaceAll(/\s/g, " ")));
-  }
-
-  /** What a screen reader says: not the figures, which change while they are read out. */
-  #name(request, unread) {
-    const parts = [`Slot ${this.number}`];
-    if (!request) parts.push("free");
-    else {
-      parts.push(request.outcome ? (OUTCOMES[request.outcome] ?? request.outcome) : STATES[request.state]);
-      if (unread > UNREAD_MS) parts.push("client not reading");
-      parts.push(`request ${shortId(request.id)}`);
-    }
-    const name = parts.join(", ");
-    if (this.button.getAttribute("aria-label") !== name) this.button.setAttribute("aria-label", name);
   }
 }
 

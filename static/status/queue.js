@@ -10,7 +10,7 @@ function waitText(eta_s, at) {
   if (eta_s === undefined) return "no estimate yet";
   const left = eta_s - (now() - at) / 1000;
   if (left < 1.5) return "slot in a moment";
-  const step = left < 10 ? 1 : left < 60 ? 5 : 10;
+  const step = left < 10 ? 1 : left < 60 ? 5 : left < 120 ? 10 : 60;
   return `slot in about ${about(step * Math.round(left / step))}`;
 }
 
@@ -20,7 +20,7 @@ function place({ id, position, waited_s, eta_s, at }) {
   return {
     id,
     number: position + 1,
-    waited: `waits ${duration(1000 * waited_s + now() - at)}`,
+    waited: `waits ${about(Math.floor(waited_s + (now() - at) / 1000))}`,
     rest: waitText(eta_s, at),
   };
 }
@@ -49,8 +49,6 @@ export class Queue {
       const [number, id, waited, rest] = button.children;
       setData(button, "id", row.id);
       button.setAttribute("aria-pressed", String(row.id === selected));
-      const name = row.rest ? `Place ${row.number}, ${row.rest}, request ${shortId(row.id)}` : `Preparing, request ${shortId(row.id)}`;
-      if (button.getAttribute("aria-label") !== name) button.setAttribute("aria-label", name);
       setText(number, row.number);
       setText(id, shortId(row.id));
       setText(waited, row.waited);
@@ -62,7 +60,9 @@ export class Queue {
     const item = element("li");
     const button = element("button", "place");
     button.type = "button";
-    button.append(element("span", "place-number"), element("span", "lane-id"), element("span", "place-wait"), element("span", "dim"));
+    const waited = element("span", "place-wait");
+    waited.ariaHidden = "true"; // it changes while it would be read out
+    button.append(element("span", "place-number"), element("span", "lane-id"), waited, element("span", "dim"));
     button.addEventListener("click", () => this.select(button.dataset.id));
     item.append(button);
     return item;

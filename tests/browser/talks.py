@@ -14,7 +14,7 @@ STORY = "Write a long story about a llama that lives in a corral."
 class Talk(threading.Thread):
     """A client of the SDK that streams one answer; `text` is what it got, `error` how it ended."""
 
-    def __init__(self, server: Server, prompt: str, max_tokens: int) -> None:
+    def __init__(self, server: Server, prompt: str, max_tokens: int | None) -> None:
         super().__init__(daemon=True)
         self._server = server
         self._prompt = prompt
