@@ -154,6 +154,7 @@ def test_every_setting_has_a_unit_or_a_reason_and_a_description() -> None:
         "api_keys",
         "allowed_hosts",
         "log_level",
+        "log_format",
         "deterministic",
         "pace",
         "pooling",

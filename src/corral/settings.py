@@ -273,6 +273,11 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe log line shown."
     )
+    log_format: Literal["text", "json"] = Field(
+        "text",
+        description="How lines of the log look. json: an object each, for programs; a request's has its "
+        "figures as fields (docs/status.md).",
+    )
 
     @field_validator("api_keys", "allowed_hosts", mode="before")
     @classmethod
