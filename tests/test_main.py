@@ -55,12 +55,14 @@ def test_serve_help_has_every_flag_and_needs_neither_a_model_nor_the_server() ->
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ([], "corral: the following arguments are required: COMMAND (see corral --help)\n"),
+        (["sevre"], "corral: there is no command sevre; did you mean serve? (see corral --help)\n"),
+        (["x"], "corral: there is no command x; there are serve, model, format, loadtest (see "),
         (["serve", "--slot", "3"], "corral: unknown argument --slot; did you mean --slots? (see "),
         (["serve", "--slots", "x"], "corral: --slots: should be a valid integer"),
         (["serve", "--slots"], "corral: argument --slots: expected one argument (see corral serve --help)\n"),
         (["serve", "--config", "no.toml"], "corral: cannot read the settings file no.toml: No such file"),
-        (["model", "extra"], "corral: unknown argument extra (see corral model --help)\n"),
+        (["model", "a", "extra"], "corral: unknown argument extra (see corral model --help)\n"),
+        (["model", "a.gguf", "-m", "b.gguf"], "corral: which model, a.gguf or b.gguf? name one\n"),
     ],
 )
 def test_a_mistake_in_the_command_is_one_line_and_exit_code_2(arguments: list[str], line: str) -> None:
@@ -71,6 +73,39 @@ def test_a_mistake_in_the_command_is_one_line_and_exit_code_2(arguments: list[st
     assert finished.stderr.count("\n") == 1
 
 
+def test_corral_alone_prints_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    assert "serve     Serve a model over HTTP" in capsys.readouterr().out
+
+
+def test_the_load_test_is_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["loadtest", "--help"])
+    assert ended.value.code == 0
+    assert "usage: corral loadtest" in capsys.readouterr().out
+
+
+@pytest.mark.model
+@pytest.mark.parametrize(
+    ("model", "line"),
+    [
+        ("Qwen/Qwen2.5-0.5B-Instruct", "did you mean hf:Qwen/Qwen2.5-0.5B-Instruct?"),
+        ("qwen2.5:0.5b", "Ollama's names are not known here: give a GGUF file, or hf:OWNER/REPO/FILE.gguf"),
+        ("models/a.gguf", "corral: there is no model file at models/a.gguf"),
+        ("https://huggingface.co/a/b/blob/v2/x.gguf", "is of the revision v2, and corral takes the main one"),
+        ("hf:owner/repo/file.bin", "hf:owner/repo/file.bin is not of the form hf:OWNER/REPO/FILE.gguf"),
+    ],
+)
+def test_a_model_that_is_named_otherwise_is_helped(
+    model: str, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["model", model]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert said.rstrip("\n").endswith(line) or line in said
+
+
+@pytest.mark.model
 @pytest.mark.parametrize("command", ["model", "serve"])
 @pytest.mark.parametrize(
     ("content", "line"),

@@ -36,6 +36,18 @@ def available_bytes() -> int | None:
     return None
 
 
+def check_device(options: LlamaOptions) -> None:
+    """Raise StartupError if layers are to go to a GPU of which this build of llama.cpp knows nothing.
+
+    It would leave them on the CPU without a word, and what is decided by `gpu_layers` here would be wrong.
+    """
+    if options.gpu_layers != 0 and not llama_cpp.llama_supports_gpu_offload():
+        raise StartupError(
+            "--gpu-layers asks for a GPU, and this llama.cpp was built for none, or finds none: "
+            "leave it out, or build llama.cpp for a GPU (docs/install.md)"
+        )
+
+
 def is_split(model: llama_cpp.llama_model_p, ctx_tokens: int, options: LlamaOptions) -> bool:
     """Whether each slot gets a KV cache of `ctx_tokens` of its own.
 

@@ -5,6 +5,7 @@ none, and has everything else tried first where it can do no harm (trial.py): wh
 """
 
 import ctypes
+import glob
 import importlib.metadata
 import importlib.util
 import logging
@@ -61,14 +62,23 @@ def resolve(model: str | None) -> ModelFile:
     """
     if model is None:
         return _default()
-    if model.startswith("hf:"):
-        path, source = hub.download(model), model
+    if (on_hub := hub.named(model)) is not None:
+        path, source = hub.download(on_hub), on_hub
     else:
         path, source = _expanded(model), "file"
     _check(path)
     return ModelFile(
         path, public_name(path), source, is_default=False, template_fault=trial.run(path).template_fault
     )
+
+
+def size_bytes(path: Path) -> int:
+    """Bytes of a model's file, or of all the files that it is split into."""
+    split = hub.SHARD.search(path.stem)
+    if split is None:
+        return path.stat().st_size
+    stem = glob.escape(path.stem[: split.start()])
+    return sum(shard.stat().st_size for shard in path.parent.glob(f"{stem}-*-of-{split[2]}.gguf"))
 
 
 def public_name(path: Path) -> str:
@@ -132,7 +142,7 @@ def _check(path: Path) -> None:
         with path.open("rb") as file:
             magic = file.read(4)
     except FileNotFoundError:
-        raise ModelFileError(f"there is no model file at {path}") from None
+        raise ModelFileError(f"there is no model file at {path}{hub.hint(str(path))}") from None
     except OSError as error:
         raise ModelFileError(f"cannot read {path}: {error.strerror}") from None
     except ValueError:  # a zero byte, or what the file system's encoding cannot write
