@@ -1,5 +1,6 @@
 """The `corral` command as a user meets it: its output, its exit codes, its one-line failures."""
 
+import json
 import os
 import re
 import subprocess
@@ -192,6 +193,26 @@ def test_model_says_what_it_is_and_where_it_comes_from(capsys: pytest.CaptureFix
     assert rows["context"] == "8,192 tokens in training"
     assert rows["template"].startswith("368 characters")
     assert rows["calls"] == "JSON call (generic)"
+    assert rows["KV"] == "cache      23.0 kB a token: 189 MB for 8,192"
+    assert rows["memory"] == "about 0.6 GB with one KV cache for all 8 slots, 1.9 GB with one for each"
+    assert Path(rows["file"]).is_file()
+
+
+@pytest.mark.model
+def test_model_as_json_has_every_figure_in_bytes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CORRAL_SLOTS", "3")
+    monkeypatch.setenv("CORRAL_CTX_TOKENS", "2k")
+    monkeypatch.setenv("CORRAL_KV_TYPE_K", "q8_0")
+    assert main(["model", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    token_bytes = 30 * 3 * 64 * (34 / 32 + 2)
+    assert Path(said["file"]).stat().st_size > said["size_bytes"] > 80_000_000
+    assert said["kv_token_bytes"] == int(token_bytes)
+    assert said["memory"]["kv_cache_bytes"] == int(token_bytes) * 2048
+    assert said["memory"]["per_slot_bytes"] - said["memory"]["shared_bytes"] == 2 * int(token_bytes) * 2048
+    assert said["chat_template"].startswith("{% for message in messages %}")
 
 
 @pytest.mark.model

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from corral import __version__
 from corral.errors import StartupError
-from corral.printable import one_line, printable, say
+from corral.printable import one_line, say
 
 Run = Callable[[argparse.Namespace], int]
 
@@ -31,7 +31,6 @@ examples:
   CORRAL_API_KEYS=... corral serve model.gguf --bind 0.0.0.0:8000
 """
 _CONFIG = "TOML file with settings [CORRAL_CONFIG, else corral.toml if there is one]"
-_TEMPLATE_LINES = 5
 
 
 class _Parser(argparse.ArgumentParser):
@@ -124,13 +123,30 @@ def _fill_serve(parser: _Parser) -> None:
 
 
 def _fill_model(parser: _Parser) -> None:
+    from corral import model_command
+
     _add_model(parser)
     parser.add_argument("--model", "-m", metavar="MODEL", help="the same as MODEL")
     parser.add_argument("--config", type=Path, metavar="FILE", help=_CONFIG)
-    parser.add_argument(
-        "--template", action="store_true", help="print the whole chat template and nothing else"
-    )
-    parser.set_defaults(run=_model)
+    model_command.fill(parser)
+
+    def model(arguments: argparse.Namespace) -> int:
+        from corral import settings
+
+        flags = {} if arguments.model is None else {"model": arguments.model}
+        try:
+            loaded = settings.load(_with_model(flags, arguments), config=arguments.config)
+        except settings.SettingsError as error:
+            return _fail(str(error), 2)
+        return model_command.run(loaded, arguments)
+
+    parser.set_defaults(run=model)
+
+
+def _fill_format(parser: _Parser) -> None:
+    from corral import format_command
+
+    format_command.fill(parser)
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -161,59 +177,6 @@ def _loadtest(argv: Sequence[str]) -> int:
     from tools.commands import loadtest
 
     return loadtest.main(argv)
-
-
-def _fill_format(parser: _Parser) -> None:
-    from corral import format_command
-
-    format_command.fill(parser)
-
-
-def _model(arguments: argparse.Namespace) -> int:
-    from corral import settings
-
-    flags = {} if arguments.model is None else {"model": arguments.model}
-    try:
-        loaded = settings.load(_with_model(flags, arguments), config=arguments.config)
-    except settings.SettingsError as error:
-        return _fail(str(error), 2)
-    from corral.engine.local.llama import modelfile
-
-    model_file = modelfile.resolve(loaded.model)
-    description = modelfile.describe(model_file.path)
-    template = description.chat_template
-    if arguments.template:
-        if template is None:
-            return _fail(f"{model_file.name} has no chat template", 1)
-        say(printable(template), sys.stdout)
-        return 0
-    rows = {
-        "model": model_file.name,
-        "source": model_file.source,
-        "file": str(model_file.path),
-        "architecture": description.architecture,
-        "parameters": f"{description.parameters / 1e6:,.0f} million",
-        "quantization": description.quantization,
-        "size": f"{description.size_bytes / 1e6:,.1f} MB",
-        "context": f"{description.train_ctx_tokens:,} tokens in training",
-        "template": f"{len(template):,} characters; all of it: corral model --template"
-        if template
-        else "none",
-    }
-    if template and model_file.template_fault is None:
-        from corral.format_command import learn_source, summary
-
-        rows["calls"] = summary(learn_source(template))
-    for label, value in rows.items():
-        say(f"{label:<13} {one_line(value)}", sys.stdout)
-    lines = printable(template or "").splitlines()
-    for line in lines[:_TEMPLATE_LINES]:
-        say(f"  {line if len(line) <= 100 else line[:99] + '…'}", sys.stdout)
-    if len(lines) > _TEMPLATE_LINES:
-        say("  …", sys.stdout)
-    if model_file.template_fault is not None:
-        return _fail(f"the chat template does not compile: {model_file.template_fault}", 1)
-    return 0
 
 
 def _fail(message: str, code: int) -> int:

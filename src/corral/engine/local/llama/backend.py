@@ -90,7 +90,8 @@ class LlamaBackend:
         parts = []
         if self.generates:
             kept = f"one KV cache of {shape.ctx_tokens:,}" if shape.shares_cells else "a KV cache for each"
-            parts.append(f"{options.slots} slots of up to {shape.sequence_ctx_tokens:,} tokens")
+            slots = "1 slot" if options.slots == 1 else f"{options.slots} slots"
+            parts.append(f"{slots} of up to {shape.sequence_ctx_tokens:,} tokens")
             parts.append(f"{kept}, {shape.token_bytes * shape.ctx_tokens / 1e6:,.0f} MB")
         if self._embedder is not None:
             parts.append(f"vectors of texts of up to {self._embedder.shape.input_tokens:,} tokens")
