@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
+from corral import logs
 from corral.assets import static_folder
 from corral.books.ledger import Ledger
 from corral.dialects.routes import AnyRoute, DialectOptions
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
     from corral.engine.local.llama.options import LlamaOptions
+
+logger = logging.getLogger("corral")
 
 Options = TypeVar("Options", bound="DataclassInstance")
 
@@ -73,6 +76,10 @@ class Running:
 
     async def _drain_at_shutdown(self, terminated: trio.Event, drain_s: float) -> None:
         await terminated.wait()
+        if streams := len(self.service.ledger.live):
+            logger.info(
+                "stopping: %d requests may go on for %.0f s; Ctrl-C again ends them at once", streams, drain_s
+            )
         await self.service.drain(drain_s)
         self.watching.close()
 
@@ -111,7 +118,7 @@ async def start(
     )
     await nursery.start(engine.run)
     await nursery.start(service.run)
-    for task in (watching.feed.broker.run, watching.stall.run):
+    for task in (watching.feed.broker.run, watching.load.run, watching.stall.run):
         nursery.start_soon(task)
     _spare_the_collector()
     return Running(model, service, watching, app, nursery)
@@ -121,10 +128,13 @@ def open_llama(settings: Settings, model: str | None) -> tuple[Backend, str]:
     """Find and load a model, the default one for None; it and its public name. Raises StartupError."""
     from corral.engine.local.llama import assertions, prompt_process
     from corral.engine.local.llama.backend import LlamaBackend
-    from corral.engine.local.llama.modelfile import resolve
+    from corral.engine.local.llama.fit import check_device
+    from corral.engine.local.llama.modelfile import resolve, size_bytes
     from corral.engine.local.prompts.pool import DEADLINE_S, PromptProcesses
 
     assertions.end_in_one_line()
+    options = _llama_options(settings)
+    check_device(options)  # before a model is downloaded
     model_file = resolve(model)
     if model_file.template_fault is not None:
         raise StartupError(
@@ -134,8 +144,10 @@ def open_llama(settings: Settings, model: str | None) -> tuple[Backend, str]:
         # They load the vocabulary while the model is loaded here.
         prompts = PromptProcesses(prompt_process.command(model_file.path, DEADLINE_S))
         undo.callback(prompts.close)
-        backend = LlamaBackend(model_file.path, _llama_options(settings), prompts)
+        logger.info("loading %s (%s MB)", model_file.path, f"{size_bytes(model_file.path) / 1e6:,.0f}")
+        backend = LlamaBackend(model_file.path, options, prompts)
         undo.pop_all()
+    logger.info("%s: %s", model_file.name, backend.summary)
     return backend, model_file.name
 
 
@@ -205,9 +217,7 @@ def pick(options: type[Options], settings: Settings, **others: Any) -> Options:
 
 def configure_process(settings: Settings) -> None:
     """Set what there is one of in a process: the log, and how soon threads take turns."""
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
-    )
+    logs.configure(settings.log_level, settings.log_format)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
 
 

@@ -106,6 +106,7 @@ class TaleEngine:
         self.on_capacity: list[Callable[[], None]] = []
         self.replicas = ()
         self.texts = None
+        self.holdings = None
         self.chat_template = None
         self.told = 0
         self._tale = tale

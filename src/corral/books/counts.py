@@ -32,6 +32,7 @@ class Counts:
 
     def prefilled(self, choice: int, event: Prefill) -> None:
         self._done[choice] = event.done
+        self._cached[choice] = event.cached
 
     def started(self, choice: int, event: Started) -> None:
         self._done[choice] = event.prompt_tokens
@@ -62,7 +63,7 @@ class Counts:
 
     @property
     def cached_tokens(self) -> int | None:
-        """Of the prompt, those reused, as `Usage.of_choices` counts; None before the first token."""
+        """Of the prompt, those reused, as `Usage.of_choices` counts; None until the engine has said."""
         return min(self._cached.values(), default=None)
 
     def done_tokens(self, choice: int) -> int:

@@ -19,15 +19,6 @@ NOTHING: Final = msgspec.Raw(b"")
 """The default of a field that is kept as it came: msgspec takes no `Raw | None`."""
 
 
-LONGEST_SESSION: Final = 256
-
-
-def session_of(*given: object) -> str | None:
-    """The first that can be the name of a session; none of them is wrong, as none changes an answer."""
-    names = (name for name in given if isinstance(name, str) and 0 < len(name) <= LONGEST_SESSION)
-    return next(names, None)
-
-
 def present(raw: msgspec.Raw) -> bytes | None:
     """A raw field's JSON text; None where it was absent or null."""
     return bytes(raw) if raw and bytes(raw) != b"null" else None

@@ -10,14 +10,14 @@ import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import trio
 
 from corral.books.ledger import Ledger
 from corral.books.record import About, Record
-from corral.engine.contract import Capacity, Embedding, Engine, ReplicaState, Texts
+from corral.engine.contract import Capacity, Embedding, Engine, Holdings, ReplicaState, Texts
 from corral.errors import (
     Cancelled,
     CorralError,
@@ -117,6 +117,16 @@ class Service:
     def capacity(self) -> Capacity:
         """What the engine takes at a time."""
         return self._engine.capacity
+
+    @property
+    def queue_limit(self) -> int:
+        """How many may wait."""
+        return self._options.queue_requests
+
+    @property
+    def holdings(self) -> Holdings | None:
+        """What the engine's caches hold; None where it cannot tell."""
+        return self._engine.holdings
 
     @property
     def texts(self) -> Texts:
@@ -315,6 +325,8 @@ class Service:
         first_choice: int,
     ) -> Iterator[Generation]:
         assert self._nursery is not None, "the service does not run"
+        if about.session:
+            request = replace(request, session=about.session)
         record = self.ledger.accept(about, request)
         generation = Generation(
             self._engine,

@@ -17,7 +17,7 @@ from msgspec import Meta
 from corral.dialects.anthropic.fields import REFUSED
 from corral.dialects.fields import refuse
 from corral.dialects.seal import Seal
-from corral.dialects.wire import NOTHING, decode, parameters_of, present, schema_of, session_of
+from corral.dialects.wire import NOTHING, decode, parameters_of, present, schema_of
 from corral.errors import InvalidRequest
 from corral.request import (
     GenerationRequest,
@@ -139,7 +139,6 @@ class _Prompt(msgspec.Struct, kw_only=True):
     mcp_servers: object = None
     compaction: object = None
     thread: object = None
-    metadata: object = None
 
 
 class _Body(_Prompt, kw_only=True):
@@ -200,7 +199,6 @@ def _request(
         calls_in_parallel=not (choice is not None and choice.disable_parallel_tool_use),
         thinking=_thinking(wire),
         grammar=_grammar(wire),
-        session=session_of(wire.metadata.get("user_id") if isinstance(wire.metadata, dict) else None),
     )
 
 

@@ -22,7 +22,7 @@ from corral.dialects.openai.chat_tools import (
 from corral.dialects.openai.fields import REFUSED
 from corral.dialects.openai.sampling import agreed, max_tokens_of, sampling_of, stop_of, whole
 from corral.dialects.openai.structure import grammar_of
-from corral.dialects.wire import decode, session_of
+from corral.dialects.wire import decode
 from corral.errors import InvalidRequest
 from corral.request import GenerationRequest, Message, Role, ToolCall
 
@@ -125,8 +125,6 @@ class ChatBody(_Refused, kw_only=True):
     stream_options: _StreamOptions | None = None
     return_progress: bool | None = None
     priority: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)] | None = None
-    session_id: object = None
-    prompt_cache_key: object = None
 
 
 _decoder: Final = msgspec.json.Decoder(ChatBody)
@@ -158,7 +156,6 @@ def generation_request(chat: ChatBody) -> GenerationRequest:
         thinking=thinking_of(chat),
         grammar=grammar_of(chat),
         template_kwargs=template_kwargs_of(chat),
-        session=session_of(chat.session_id, chat.prompt_cache_key),
     )
 
 

@@ -22,7 +22,7 @@ from corral.dialects.openai.sampling import (
     whole,
 )
 from corral.dialects.openai.structure import GrammarFields, grammar_of
-from corral.dialects.wire import decode, session_of
+from corral.dialects.wire import decode
 from corral.errors import InvalidRequest
 from corral.request import GenerationRequest, RawPrompt
 
@@ -65,8 +65,6 @@ class CompletionBody(_Refused, kw_only=True):
     stream_options: _StreamOptions | None = None
     return_progress: bool | None = None
     priority: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)] | None = None
-    session_id: object = None
-    prompt_cache_key: object = None
 
 
 _decoder: Final = msgspec.json.Decoder(CompletionBody)
@@ -103,7 +101,6 @@ def generation_requests(wire: CompletionBody) -> tuple[GenerationRequest, ...]:
         scores_prompt=scores_prompt(wire),
         grammar=grammar_of(wire),
         priority=wire.priority or 0,
-        session=session_of(wire.session_id, wire.prompt_cache_key),
     )
     return tuple(replace(first, prompt=prompt) for prompt in _prompts(wire))
 

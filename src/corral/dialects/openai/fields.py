@@ -99,12 +99,7 @@ def _harmless() -> Iterator[Field]:
     yield Harmless("store", "O", True, "nothing is stored")
     yield Harmless("service_tier", "O", "flex", "there is one")
     yield Harmless("safety_identifier", "O", "s", "")
-    yield Harmless(
-        "prompt_cache_key",
-        "O",
-        "k",
-        "prefixes are found by their tokens; of several [upstreams](scale.md) it stays with one",
-    )
+    yield Harmless("prompt_cache_key", "O", "k", "prefixes are found by their tokens")
     yield Harmless("prompt_cache_options", "O", {"mode": "implicit"}, "")
     yield Harmless("prompt_cache_retention", "O", "24h", "")
     yield Harmless("prediction", "O", {"type": "content", "content": "x"}, "a hint")

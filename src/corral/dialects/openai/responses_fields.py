@@ -55,7 +55,7 @@ def _harmless() -> Iterator[Field]:
         return Harmless(name, "", example, about)
 
     yield row("service_tier", "flex", "there is one")
-    yield row("prompt_cache_key", "k", "as in chat")
+    yield row("prompt_cache_key", "k", "prefixes are found by their tokens")
     yield row("prompt_cache_options", {"mode": "implicit"})
     yield row("prompt_cache_retention", "24h")
     yield row("safety_identifier", "s")

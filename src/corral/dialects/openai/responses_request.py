@@ -19,7 +19,7 @@ from corral.dialects.openai.custom import NO_PARAMETERS, custom_tool
 from corral.dialects.openai.responses_fields import REFUSED
 from corral.dialects.openai.responses_store import OwnResponses, Turn
 from corral.dialects.seal import Seal
-from corral.dialects.wire import NOTHING, decode, parameters_of, present, schema_of, session_of
+from corral.dialects.wire import NOTHING, decode, parameters_of, present, schema_of
 from corral.errors import InvalidRequest, PreviousResponseNotFound
 from corral.request import (
     GenerationRequest,
@@ -137,7 +137,6 @@ class _Body(msgspec.Struct, kw_only=True):
     moderation: object = None
     personality: object = None
     stream_options: object = None
-    prompt_cache_key: object = None
 
 
 _decoder: Final = msgspec.json.Decoder(_Body)
@@ -227,7 +226,6 @@ def parse_responses(body: bytes, seal: Seal, own: OwnResponses) -> ResponsesRequ
         calls_in_parallel=wire.parallel_tool_calls is not False,
         thinking=_thinking(wire.reasoning),
         grammar=_grammar(wire.text),
-        session=session_of(wire.prompt_cache_key),
     )
     return ResponsesRequest(
         request=request,

@@ -107,6 +107,8 @@ class UpstreamEngine:
     def __init__(self, options: FleetOptions, tls: ssl.SSLContext | None) -> None:
         self.texts = None
         self.embedding = None
+        self.holdings = None
+        self.holdings = None
         self.chat_template = None
         self.on_capacity: list[Callable[[], None]] = []
         """Called when `capacity.slots` has changed. May not block or raise."""
