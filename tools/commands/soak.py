@@ -71,7 +71,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--slots", type=int, default=8)
     parser.add_argument("--output-tokens", type=int, default=64)
     parser.add_argument("--settle", type=float, default=15.0, help="seconds for connections to time out")
-    parser.add_argument("--rehearsals", type=int, default=12, help="hostile clients before memory is looked at")
+    parser.add_argument("--rehearsals", type=int, default=12, help="hostile clients of each, before")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
         "--server-cmd",
