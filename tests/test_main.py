@@ -1,5 +1,6 @@
 """The `corral` command as a user meets it: its output, its exit codes, its one-line failures."""
 
+import json
 import os
 import re
 import subprocess
@@ -55,12 +56,14 @@ def test_serve_help_has_every_flag_and_needs_neither_a_model_nor_the_server() ->
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ([], "corral: the following arguments are required: COMMAND (see corral --help)\n"),
+        (["sevre"], "corral: there is no command sevre; did you mean serve? (see corral --help)\n"),
+        (["x"], "corral: there is no command x; there are serve, model, format, loadtest (see "),
         (["serve", "--slot", "3"], "corral: unknown argument --slot; did you mean --slots? (see "),
         (["serve", "--slots", "x"], "corral: --slots: should be a valid integer"),
         (["serve", "--slots"], "corral: argument --slots: expected one argument (see corral serve --help)\n"),
         (["serve", "--config", "no.toml"], "corral: cannot read the settings file no.toml: No such file"),
-        (["model", "extra"], "corral: unknown argument extra (see corral model --help)\n"),
+        (["model", "a", "extra"], "corral: unknown argument extra (see corral model --help)\n"),
+        (["model", "a.gguf", "-m", "b.gguf"], "corral: which model, a.gguf or b.gguf? name one\n"),
     ],
 )
 def test_a_mistake_in_the_command_is_one_line_and_exit_code_2(arguments: list[str], line: str) -> None:
@@ -71,6 +74,39 @@ def test_a_mistake_in_the_command_is_one_line_and_exit_code_2(arguments: list[st
     assert finished.stderr.count("\n") == 1
 
 
+def test_corral_alone_prints_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    assert "serve     Serve a model over HTTP" in capsys.readouterr().out
+
+
+def test_the_load_test_is_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["loadtest", "--help"])
+    assert ended.value.code == 0
+    assert "usage: corral loadtest" in capsys.readouterr().out
+
+
+@pytest.mark.model
+@pytest.mark.parametrize(
+    ("model", "line"),
+    [
+        ("Qwen/Qwen2.5-0.5B-Instruct", "did you mean hf:Qwen/Qwen2.5-0.5B-Instruct?"),
+        ("qwen2.5:0.5b", "Ollama's names are not known here: give a GGUF file, or hf:OWNER/REPO/FILE.gguf"),
+        ("models/a.gguf", "corral: there is no model file at models/a.gguf"),
+        ("https://huggingface.co/a/b/blob/v2/x.gguf", "is of the revision v2, and corral takes the main one"),
+        ("hf:owner/repo/file.bin", "hf:owner/repo/file.bin is not of the form hf:OWNER/REPO/FILE.gguf"),
+    ],
+)
+def test_a_model_that_is_named_otherwise_is_helped(
+    model: str, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["model", model]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert said.rstrip("\n").endswith(line) or line in said
+
+
+@pytest.mark.model
 @pytest.mark.parametrize("command", ["model", "serve"])
 @pytest.mark.parametrize(
     ("content", "line"),
@@ -157,6 +193,26 @@ def test_model_says_what_it_is_and_where_it_comes_from(capsys: pytest.CaptureFix
     assert rows["context"] == "8,192 tokens in training"
     assert rows["template"].startswith("368 characters")
     assert rows["calls"] == "JSON call (generic)"
+    assert rows["KV"] == "cache      23.0 kB a token: 189 MB for 8,192"
+    assert rows["memory"] == "about 0.6 GB with one KV cache for all 8 slots, 1.9 GB with one for each"
+    assert Path(rows["file"]).is_file()
+
+
+@pytest.mark.model
+def test_model_as_json_has_every_figure_in_bytes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CORRAL_SLOTS", "3")
+    monkeypatch.setenv("CORRAL_CTX_TOKENS", "2k")
+    monkeypatch.setenv("CORRAL_KV_TYPE_K", "q8_0")
+    assert main(["model", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    token_bytes = 30 * 3 * 64 * (34 / 32 + 2)
+    assert Path(said["file"]).stat().st_size > said["size_bytes"] > 80_000_000
+    assert said["kv_token_bytes"] == int(token_bytes)
+    assert said["memory"]["kv_cache_bytes"] == int(token_bytes) * 2048
+    assert said["memory"]["per_slot_bytes"] - said["memory"]["shared_bytes"] == 2 * int(token_bytes) * 2048
+    assert said["chat_template"].startswith("{% for message in messages %}")
 
 
 @pytest.mark.model

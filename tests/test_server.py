@@ -32,6 +32,30 @@ def test_the_curl_line_has_room_for_a_key_and_shows_none() -> None:
     assert "sesame" not in line
 
 
+def test_the_greeting_says_whether_a_key_is_needed() -> None:
+    assert "(no API key needed)" in server.greeting("http://127.0.0.1:8000", "m", Settings())
+    assert "(with an API key)" in server.greeting("http://127.0.0.1:8000", "m", Settings(api_keys=("k",)))
+
+
+@pytest.mark.parametrize(
+    ("bind", "keys", "warns"),
+    [
+        ("0.0.0.0:0", (), True),
+        ("[::]:0", (), True),
+        ("myhost:0", (), True),
+        ("0.0.0.0:0", ("key",), False),
+        ("127.0.0.2:0", (), False),
+        ("[::1]:0", (), False),
+        ("localhost:0", (), False),
+    ],
+)
+def test_listening_beyond_this_machine_without_a_key_is_warned_of(
+    bind: str, keys: tuple[str, ...], warns: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.warn_of_strangers(Settings(bind=bind, api_keys=keys))
+    assert ("whoever reaches it may use the model; see --api-keys" in caplog.text) == warns
+
+
 def _broken(error: Exception) -> Application:
     def open_model() -> tuple[ScriptedBackend, str]:
         raise error

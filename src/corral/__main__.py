@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from corral import __version__
 from corral.errors import StartupError
-from corral.printable import one_line, printable, say
+from corral.printable import one_line, say
 
 Run = Callable[[argparse.Namespace], int]
 
@@ -17,12 +17,20 @@ _DESCRIPTION = "A streaming LLM server that stops when you stop."
 _SERVE = "Serve a model over HTTP until interrupted."
 _FORMAT = "Show how a chat template writes calls and thoughts, or parse recorded answers by it."
 _MODEL = "Show what the model is and where it comes from, without loading its weights."
-_SOURCES = (
-    "Every flag is also an environment variable (--stall-s is CORRAL_STALL_S) and a key in "
-    "corral.toml (stall_s). Flags win over variables, variables over the file."
-)
+_LOADTEST = "Put load on any OpenAI-compatible server, and report what its clients saw."
+_SOURCES = """\
+Every flag is also an environment variable (--stall-s is CORRAL_STALL_S) and a key in
+corral.toml (stall_s). Flags win over variables, variables over the file. Sizes may
+be written as 8k or 2g. llama-server's -m, -c, -t, -ngl, -np, --host and --port are
+understood too.
+
+examples:
+  corral serve model.gguf
+  corral serve hf:Qwen/Qwen2.5-1.5B-Instruct-GGUF/qwen2.5-1.5b-instruct-q4_k_m.gguf
+  corral serve model.gguf --ctx 16k --slots 4 --bind 9000
+  CORRAL_API_KEYS=... corral serve model.gguf --bind 0.0.0.0:8000
+"""
 _CONFIG = "TOML file with settings [CORRAL_CONFIG, else corral.toml if there is one]"
-_TEMPLATE_LINES = 5
 
 
 class _Parser(argparse.ArgumentParser):
@@ -38,9 +46,18 @@ class _Parser(argparse.ArgumentParser):
             fill(self)
         namespace, unknown = super().parse_known_args(args, namespace)
         if unknown:
-            close = difflib.get_close_matches(unknown[0].partition("=")[0], self._option_string_actions, n=1)
-            self.error(f"unknown argument {unknown[0]}" + (f"; did you mean {close[0]}?" if close else ""))
+            from corral import flags
+
+            close = flags.hint(unknown[0].partition("=")[0], self._option_string_actions)
+            self.error(f"unknown argument {unknown[0]}" + (f"; did you mean {close}?" if close else ""))
         return namespace, unknown
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if isinstance(action.choices, dict) and value not in action.choices:  # a command
+            close = difflib.get_close_matches(value, action.choices, n=1)
+            meant = f"did you mean {close[0]}?" if close else f"there are {', '.join(action.choices)}"
+            self.error(f"there is no command {value}; {meant}")
+        super()._check_value(action, value)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"corral: {message} (see {self.prog} --help)\n")
@@ -48,7 +65,14 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 1 where it failed, 2 where it was asked for wrongly."""
-    arguments = _parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    parser = _parser()
+    if not argv:
+        parser.print_help()
+        return 0
+    if argv[0] == "loadtest":  # it parses its own arguments
+        return _loadtest(argv[1:])
+    arguments = parser.parse_args(argv)
     run: Run = arguments.run
     try:
         return run(arguments)
@@ -64,22 +88,31 @@ def _parser() -> _Parser:
     parser = _Parser(prog="corral", description=_DESCRIPTION)
     parser.add_argument("--version", action="version", version=f"corral {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    commands.add_parser("serve", help=_SERVE, description=_SERVE, epilog=_SOURCES, fill=_fill_serve)
+    commands.add_parser(
+        "serve",
+        help=_SERVE,
+        description=_SERVE,
+        epilog=_SOURCES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        fill=_fill_serve,
+    )
     commands.add_parser("model", help=_MODEL, description=_MODEL, fill=_fill_model)
     commands.add_parser("format", help=_FORMAT, description=_FORMAT, fill=_fill_format)
+    commands.add_parser("loadtest", help=_LOADTEST, add_help=False)
     return parser
 
 
 def _fill_serve(parser: _Parser) -> None:
-    from corral import settings
+    from corral import flags, settings
 
+    _add_model(parser)
     parser.add_argument("--config", type=Path, metavar="FILE", help=_CONFIG)
-    read = settings.add_flags(parser)
-    parser.usage = "corral serve [--model MODEL] [--bind HOST:PORT] [FLAGS]"
+    read = flags.add_flags(parser)
+    parser.usage = "corral serve [MODEL] [--bind [HOST:]PORT] [FLAGS]"
 
     def serve(arguments: argparse.Namespace) -> int:
         try:
-            loaded = settings.load(read(arguments), config=arguments.config)
+            loaded = settings.load(_with_model(read(arguments), arguments), config=arguments.config)
         except settings.SettingsError as error:
             return _fail(str(error), 2)
         from corral import server
@@ -90,12 +123,24 @@ def _fill_serve(parser: _Parser) -> None:
 
 
 def _fill_model(parser: _Parser) -> None:
-    parser.add_argument("--model", metavar="MODEL", help="GGUF file, or hf:OWNER/REPO/FILE.gguf")
+    from corral import model_command
+
+    _add_model(parser)
+    parser.add_argument("--model", "-m", metavar="MODEL", help="the same as MODEL")
     parser.add_argument("--config", type=Path, metavar="FILE", help=_CONFIG)
-    parser.add_argument(
-        "--template", action="store_true", help="print the whole chat template and nothing else"
-    )
-    parser.set_defaults(run=_model)
+    model_command.fill(parser)
+
+    def model(arguments: argparse.Namespace) -> int:
+        from corral import settings
+
+        flags = {} if arguments.model is None else {"model": arguments.model}
+        try:
+            loaded = settings.load(_with_model(flags, arguments), config=arguments.config)
+        except settings.SettingsError as error:
+            return _fail(str(error), 2)
+        return model_command.run(loaded, arguments)
+
+    parser.set_defaults(run=model)
 
 
 def _fill_format(parser: _Parser) -> None:
@@ -104,51 +149,34 @@ def _fill_format(parser: _Parser) -> None:
     format_command.fill(parser)
 
 
-def _model(arguments: argparse.Namespace) -> int:
-    from corral import settings
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "named",
+        nargs="?",
+        metavar="MODEL",
+        help="GGUF file, hf:OWNER/REPO/FILE.gguf, or that file's URL on huggingface.co",
+    )
 
-    flags = {} if arguments.model is None else {"model": arguments.model}
-    try:
-        loaded = settings.load(flags, config=arguments.config)
-    except settings.SettingsError as error:
-        return _fail(str(error), 2)
-    from corral.engine.local.llama import modelfile
 
-    model_file = modelfile.resolve(loaded.model)
-    description = modelfile.describe(model_file.path)
-    template = description.chat_template
-    if arguments.template:
-        if template is None:
-            return _fail(f"{model_file.name} has no chat template", 1)
-        say(printable(template), sys.stdout)
-        return 0
-    rows = {
-        "model": model_file.name,
-        "source": model_file.source,
-        "file": str(model_file.path),
-        "architecture": description.architecture,
-        "parameters": f"{description.parameters / 1e6:,.0f} million",
-        "quantization": description.quantization,
-        "size": f"{description.size_bytes / 1e6:,.1f} MB",
-        "context": f"{description.train_ctx_tokens:,} tokens in training",
-        "template": f"{len(template):,} characters; all of it: corral model --template"
-        if template
-        else "none",
-    }
-    if template and model_file.template_fault is None:
-        from corral.format_command import learn_source, summary
+def _with_model(flags: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
+    """The flags with the model that was named without one. Raises SettingsError if two are named."""
+    if arguments.named is None:
+        return flags
+    if "model" in flags:
+        from corral.settings import SettingsError
 
-        rows["calls"] = summary(learn_source(template))
-    for label, value in rows.items():
-        say(f"{label:<13} {one_line(value)}", sys.stdout)
-    lines = printable(template or "").splitlines()
-    for line in lines[:_TEMPLATE_LINES]:
-        say(f"  {line if len(line) <= 100 else line[:99] + '…'}", sys.stdout)
-    if len(lines) > _TEMPLATE_LINES:
-        say("  …", sys.stdout)
-    if model_file.template_fault is not None:
-        return _fail(f"the chat template does not compile: {model_file.template_fault}", 1)
-    return 0
+        raise SettingsError(f"which model, {arguments.named} or {flags['model']}? name one")
+    return {**flags, "model": arguments.named}
+
+
+def _loadtest(argv: Sequence[str]) -> int:
+    from corral.assets import tools_folder
+
+    # Its packages are imported as `tools.…`, wherever they lie.
+    sys.path.insert(0, str(tools_folder().parent))
+    from tools.commands import loadtest
+
+    return loadtest.main(argv)
 
 
 def _fail(message: str, code: int) -> int:

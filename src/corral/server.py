@@ -1,6 +1,9 @@
 """`corral serve`: from the first signal handler to the exit code, and what is printed once it is ready."""
 
+import errno
+import ipaddress
 import json
+import logging
 import shlex
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,8 +13,11 @@ import trio
 
 from corral import transport
 from corral.application import Application, llama_application
+from corral.errors import StartupError
 from corral.settings import Settings
 from corral.wiring import configure_process, limits
+
+logger = logging.getLogger("corral")
 
 HELLO = {"role": "user", "content": "Hello!"}
 
@@ -23,8 +29,29 @@ def main(settings: Settings, app: Application | None = None) -> int:
     served, and what ends the app's lifespan later.
     """
     configure_process(settings)
-    trio.run(_serve, settings, llama_application(settings) if app is None else app)
+    warn_of_strangers(settings)
+    try:
+        trio.run(_serve, settings, llama_application(settings) if app is None else app)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        hint = "choose another with --bind, or with make serve BIND=127.0.0.1:8001"
+        raise StartupError(f"{error.strerror}; {hint}") from None
     return 0
+
+
+def warn_of_strangers(settings: Settings) -> None:
+    """Say in the log that others than this machine's own may come in without a key, where that is so."""
+    host = settings.bind.rpartition(":")[0].strip("[]")
+    try:
+        is_loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        is_loopback = host == "localhost"  # of other names nothing is known
+    if not (settings.api_keys or is_loopback):
+        logger.warning(
+            "listening on %s without an API key: whoever reaches it may use the model; see --api-keys",
+            settings.bind,
+        )
 
 
 async def _serve(settings: Settings, app: Application) -> None:
@@ -75,8 +102,9 @@ def greeting(address: str, model: str, settings: Settings, *, reads_only: bool =
         options.append("-H 'Authorization: Bearer YOUR_KEY'")
     if settings.certfile:
         options.append("-k")
+    key = "with an API key" if settings.api_keys else "no API key needed"
     return (
-        f"corral: {model} is ready: {pages}, API at {base}/v1; try\n"
+        f"corral: {model} is ready: {pages}, API at {base}/v1 ({key}); try\n"
         f"  curl -N {shlex.quote(base + path)} {' '.join(options)} \\\n"
         f"    -d {shlex.quote(json.dumps(body))}"
     )

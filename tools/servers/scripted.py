@@ -32,7 +32,8 @@ from corral.engine.local.scripted import (
     babble,
     rambling,
 )
-from corral.settings import add_flags, load
+from corral.flags import add_flags
+from corral.settings import load
 
 CTX_TOKENS = 65_536
 DIGITS = 7
@@ -99,7 +100,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--script", choices=tuple(SCRIPTS), default="noise")
     parser.add_argument("--step-ms", type=float, default=0.0, help="sleep per step")
     parser.add_argument(
@@ -110,7 +110,7 @@ def main() -> int:
     script = SCRIPTS[args.script]
     sleep = steady(args.step_ms / 1e3) if args.steady else lambda: time.sleep(args.step_ms / 1e3)
 
-    settings = load({**source(args), "bind": f"127.0.0.1:{args.port}"})
+    settings = load(source(args))
 
     def open_scripted() -> tuple[Backend, str]:
         backend = ScriptedBackend(

@@ -1,7 +1,7 @@
 """The Quart app: who may come in, what is told of errors, and the routes. Made once the engine runs."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from quart import Response, g, request
 from quart.wrappers.base import BaseRequestWebsocket
@@ -23,6 +23,7 @@ from corral.http.asking import accepted
 from corral.http.body import Bodies
 from corral.http.complete import add_completions
 from corral.http.connection import UNREAD_BYTES, CorralRequest, ScopedHTTPConnection, target_of_request
+from corral.http.cors import Cors
 from corral.http.embed import add_embed
 from corral.http.generate import add_count, add_generate
 from corral.http.guard import (
@@ -138,19 +139,26 @@ def _add_guard(
     """Check who asks before any view runs, and put on every answer what browsers are to know."""
     hosts = HostCheck((*options.allowed_hosts, options.bind))
     origins = OriginCheck(options.allowed_hosts)
+    cors = Cors(options.allowed_origins)
     keys = KeyCheck(options.api_keys)
 
     @app.before_request
-    async def guard() -> None:
+    async def guard() -> Response | None:
         g.request_id = request_id_of(request)
         level = _marks(app).access
         check_expectation(request)
         hosts.check(request.headers.get("Host", ""), target_of_request().authority)
-        origins.check(request, is_page=level is Access.PUBLIC and request.method == "GET")
+        g.is_let_in = level is not Access.OPERATOR and cors.lets_in(request)
+        origins.check(
+            request, is_page=level is Access.PUBLIC and request.method == "GET", is_let_in=g.is_let_in
+        )
+        if g.is_let_in and cors.is_preflight(request) and request.url_rule is not None:
+            return cors.preflight(request, _methods_of(app))
         if level is Access.CLIENT:
             g.client = client_of(request, keys.check(request))
         elif level is Access.OPERATOR:
             operators.check(request)
+        return None
 
     @app.after_request
     async def name_request(response: Response) -> Response:
@@ -160,6 +168,10 @@ def _add_guard(
         errors = _marks(app).errors or errors_at(request.path, routes)
         response.headers[errors.id_header] = response.headers["X-Request-Id"]
         response.headers.update(SAFE_HEADERS)
+        if cors:
+            response.headers.add("Vary", "Origin")
+            if g.get("is_let_in", False):
+                cors.admit(request, response)
         return response
 
 
@@ -187,6 +199,13 @@ def _add_errors(app: CorralApp, routes: Sequence[AnyRoute], ledger: Ledger) -> N
         return response
 
 
+def _methods_of(app: CorralApp) -> Iterable[str]:
+    """What the path of the current request takes, whichever view that is for."""
+    adapter = app.create_url_adapter(request)
+    assert adapter is not None
+    return adapter.allowed_methods()
+
+
 def _marks(app: CorralApp) -> Marks:
     """What is noted on the view of the current request."""
     return marks_of(app.view_functions.get(request.endpoint or ""))
@@ -203,7 +222,10 @@ def _as_corral_error(error: Exception) -> CorralError:
         case HTTPException(code=413):
             return PayloadTooLarge("there is nothing to be done with a body here", limit_bytes=UNREAD_BYTES)
         case HTTPException(code=404):
-            return NotFound(f"there is nothing at {request.path}")
+            ollama = "; Ollama's own API is not spoken" if request.path.startswith("/api/") else ""
+            return NotFound(
+                f"there is nothing at {request.path}{ollama}; the APIs are below /v1, and GET /props lists them"
+            )
         case _:
             logger.error("%s %s failed [%s]", request.method, request.path, g.request_id, exc_info=error)
             return CorralError("internal error")

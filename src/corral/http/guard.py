@@ -15,6 +15,9 @@ from corral.http.target import Host, read_host
 from corral.transport.census import network_of
 
 PORTS = {"http": 80, "https": 443}
+CONTAINER_HOSTS = ("host.docker.internal", "host.containers.internal")
+"""What containers call the machine that they run on. `.internal` is never in the public DNS, so that no page
+can bind such a name to another address."""
 
 _REQUEST_ID: Final = re.compile(r"[!-~]{1,128}")
 """Visible ASCII: it goes into headers and, as one word, into the log."""
@@ -31,7 +34,11 @@ class HostCheck:
         """`names` may have ports, which do not matter here; "*" lets every name pass."""
         names = list(names)
         self._takes_any = "*" in names
-        self._names = {"localhost", *(host.name for host in map(read_host, names) if host is not None)}
+        self._names = {
+            "localhost",
+            *CONTAINER_HOSTS,
+            *(host.name for host in map(read_host, names) if host is not None),
+        }
 
     def check(self, host: str, authority: str | None) -> None:
         """Check a request's `Host`, and the authority of its target where it has one (RFC 9112, 3.2.2).
@@ -54,10 +61,10 @@ class HostCheck:
 class OriginCheck:
     """Refuses what another site's page sends or reads through a visitor's browser.
 
-    There is no CORS here, so a browser would keep the answer from such a page; but the request would have
-    been run, and a stream can be timed. A page is ours if it came from the very scheme, name and port that
-    the request goes to. Behind a proxy that hides these, it is ours if its name is one of `names`, and its
-    port the one listed with it or the usual one.
+    A browser would keep the answer from such a page; but the request would have been run, and a stream can be
+    timed. Those of listed origins may use the API (`Cors`). A page is ours if it came from the very scheme,
+    name and port that the request goes to. Behind a proxy that hides these, it is ours if its name is one of
+    `names`, and its port the one listed with it or the usual one.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
@@ -65,12 +72,19 @@ class OriginCheck:
         self._takes_any_name = "*" in names
         self._hosts = {host for host in map(read_host, names) if host is not None}
 
-    def check(self, request: Request, *, is_page: bool) -> None:
-        """Raises Forbidden. A link from elsewhere to a page is fine; only browsers send any of this."""
+    def check(self, request: Request, *, is_page: bool, is_let_in: bool = False) -> None:
+        """Raises Forbidden. A link from elsewhere to a page is fine; only browsers send any of this.
+
+        `is_let_in`: its one origin is listed as one that may use what is asked for.
+        """
         origins = request.headers.getlist("Origin")
         own = request.headers.get("Host", "")
+        if is_let_in:
+            return
         if len(origins) > 1 or (origins and not self._is_ours(origins[0], request.scheme, own)):
-            raise Forbidden(f"this server takes no requests from pages of {', '.join(origins)}")
+            raise Forbidden(
+                f"this server takes no requests from pages of {', '.join(origins)}; see --allowed-origins"
+            )
         site = request.headers.get("Sec-Fetch-Site", "none")
         is_link = is_page and request.headers.get("Sec-Fetch-Mode") == "navigate"
         if not origins and site not in ("none", "same-origin") and not is_link:

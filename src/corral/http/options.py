@@ -14,6 +14,7 @@ class HttpOptions:
     api_keys: tuple[str, ...]
     bind: str
     allowed_hosts: tuple[str, ...]
+    allowed_origins: tuple[str, ...] = ()
     status_key: str = ""
     status_content: bool = False
 

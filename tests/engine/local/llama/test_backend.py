@@ -422,3 +422,19 @@ def test_the_quick_way_to_top_k_draws_what_the_whole_chain_draws(
     assert [quick.sample(0) for _ in range(300)] == [whole.sample(0) for _ in range(300)]
     quick.close()
     whole.close()
+
+
+def test_a_gpu_that_this_build_knows_nothing_of_is_refused(model_path: Path) -> None:
+    if llama_cpp.llama_supports_gpu_offload():
+        pytest.skip("this build knows a GPU")
+    with pytest.raises(StartupError, match=r"^--gpu-layers asks for a GPU, and"):
+        LlamaBackend(model_path, LlamaOptions(EngineOptions(slots=1), gpu_layers=-1))
+
+
+def test_a_backend_says_what_it_runs_on_and_what_it_holds(model_path: Path) -> None:
+    options = LlamaOptions(EngineOptions(slots=2), ctx_tokens=512, threads=1, kv_cache="per-slot")
+    backend = LlamaBackend(model_path, options)
+    assert backend.summary == (
+        "2 slots of up to 512 tokens; a KV cache for each, 24 MB; weights 90 MB; 1 thread; on the CPU"
+    )
+    backend.close()

@@ -12,7 +12,7 @@ import pytest
 
 from corral.engine.local.llama import log
 from corral.engine.local.llama.fault import ModelFileError
-from corral.engine.local.llama.modelfile import describe, public_name, resolve
+from corral.engine.local.llama.modelfile import describe, public_name, resolve, size_bytes
 
 pytestmark = pytest.mark.model
 
@@ -143,7 +143,7 @@ def test_a_model_llama_cpp_does_not_know(tmp_path: Path, default: Path) -> None:
         describe(path)
 
 
-@pytest.mark.parametrize("model", ["hf:", "hf:owner/repo", "hf:owner/repo/file.bin", "hf:/repo/file.gguf"])
+@pytest.mark.parametrize("model", ["hf:", "hf:owner", "hf:owner/repo/file.bin", "hf:/repo/file.gguf"])
 def test_a_hub_name_of_another_form(model: str) -> None:
     with pytest.raises(ModelFileError, match=r"is not of the form hf:OWNER/REPO/FILE\.gguf"):
         resolve(model)
@@ -164,3 +164,9 @@ def test_llama_cpps_log_goes_to_the_logger_and_its_cause_is_kept(
     assert log.reason() == "failed to read header"
     assert {record.name for record in caplog.records} == {"corral.llama"}
     assert capfd.readouterr() == ("", "")
+
+
+def test_the_size_of_a_split_model_is_that_of_all_its_files(tmp_path: Path) -> None:
+    for name, size in {"m-00001-of-00002": 3, "m-00002-of-00002": 4, "mm-00001-of-00002": 100}.items():
+        (tmp_path / f"{name}.gguf").write_bytes(b"x" * size)
+    assert size_bytes(tmp_path / "m-00001-of-00002.gguf") == 7

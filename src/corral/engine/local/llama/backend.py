@@ -22,7 +22,7 @@ from corral.engine.local.llama.abort import AbortFlag
 from corral.engine.local.llama.batch import Batch
 from corral.engine.local.llama.embedder import EmbedPlan, LlamaEmbedder, plan
 from corral.engine.local.llama.fault import decode_failure
-from corral.engine.local.llama.fit import check_fits, is_split, kv_cache_bytes
+from corral.engine.local.llama.fit import check_device, check_fits, is_split, kv_cache_bytes
 from corral.engine.local.llama.kv_cache import LlamaCache, NoCache, SplitCache, UnifiedCache
 from corral.engine.local.llama.model import LlamaModel
 from corral.engine.local.llama.options import FLASH_ATTN, KV_TYPES, LlamaOptions
@@ -47,6 +47,7 @@ class LlamaBackend:
     """
 
     def __init__(self, path: Path, options: LlamaOptions, prompts: Prompts | None = None) -> None:
+        check_device(options)
         self.model = LlamaModel(path, options.gpu_layers, prompts=prompts)
         self.batch_tokens = max(BATCH_TOKENS, options.slots)
         self._options = options
@@ -81,6 +82,25 @@ class LlamaBackend:
     @property
     def embedder(self) -> Embedder | None:
         return self._embedder
+
+    @property
+    def summary(self) -> str:
+        """What it runs on and how much it holds, for people: slots, context, memory, threads or GPU."""
+        options, shape = self._options, self._shape
+        parts = []
+        if self.generates:
+            kept = f"one KV cache of {shape.ctx_tokens:,}" if shape.shares_cells else "a KV cache for each"
+            slots = "1 slot" if options.slots == 1 else f"{options.slots} slots"
+            parts.append(f"{slots} of up to {shape.sequence_ctx_tokens:,} tokens")
+            parts.append(f"{kept}, {shape.token_bytes * shape.ctx_tokens / 1e6:,.0f} MB")
+        if self._embedder is not None:
+            parts.append(f"vectors of texts of up to {self._embedder.shape.input_tokens:,} tokens")
+        parts.append(f"weights {llama_cpp.llama_model_size(self.model.pointer) / 1e6:,.0f} MB")
+        threads = options.threads or os.cpu_count() or 1
+        parts.append(f"{threads} threads" if threads > 1 else "1 thread")
+        layers = {-1: "all layers"}.get(options.gpu_layers, f"{options.gpu_layers} layers")
+        parts.append("on the CPU" if options.gpu_layers == 0 else f"{layers} on the GPU")
+        return "; ".join(parts)
 
     def warm_up(self) -> None:
         token = self.model.vocabulary.bos or 0

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import llama_cpp
 
-from corral.engine.local.llama.options import KV_TYPES, LlamaOptions
+from corral.engine.local.llama import metadata
+from corral.engine.local.llama.options import LlamaOptions
 from corral.errors import StartupError
 
 SPLIT_SHARE = 0.25  # of the available memory, for a KV cache per slot that nobody asked for
@@ -18,10 +19,9 @@ SPLIT_SHARE = 0.25  # of the available memory, for a KV cache per slot that nobo
 
 def kv_cache_bytes(model: llama_cpp.llama_model_p, ctx_tokens: int, type_k: str, type_v: str) -> int:
     """Bytes of a KV cache of `ctx_tokens` cells. An upper estimate: sliding windows need less."""
-    heads = llama_cpp.llama_model_n_head(model)  # none in a model without attention, as Mamba
-    head_size = llama_cpp.llama_model_n_embd(model) // max(1, heads)
-    row = llama_cpp.llama_model_n_head_kv(model) * head_size * llama_cpp.llama_model_n_layer(model)
-    return int(row * ctx_tokens * (KV_TYPES[type_k].element_bytes + KV_TYPES[type_v].element_bytes))
+    heads = llama_cpp.llama_model_n_head_kv(model) * llama_cpp.llama_model_n_layer(model)
+    per_head = metadata.head_bytes(model, type_k, type_v)  # None in a model without attention, as Mamba
+    return 0 if per_head is None else int(heads * per_head * ctx_tokens)
 
 
 def available_bytes() -> int | None:
@@ -34,6 +34,18 @@ def available_bytes() -> int | None:
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
     return None
+
+
+def check_device(options: LlamaOptions) -> None:
+    """Raise StartupError if layers are to go to a GPU of which this build of llama.cpp knows nothing.
+
+    It would leave them on the CPU without a word, and what is decided by `gpu_layers` here would be wrong.
+    """
+    if options.gpu_layers != 0 and not llama_cpp.llama_supports_gpu_offload():
+        raise StartupError(
+            "--gpu-layers asks for a GPU, and this llama.cpp was built for none, or finds none: "
+            "leave it out, or build llama.cpp for a GPU (docs/install.md)"
+        )
 
 
 def is_split(model: llama_cpp.llama_model_p, ctx_tokens: int, options: LlamaOptions) -> bool:

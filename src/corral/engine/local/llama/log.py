@@ -26,6 +26,8 @@ _LEVELS = {
     3: logging.WARNING,
     4: logging.ERROR,
 }
+_HARMLESS = "possible training context overflow"
+"""It means a KV cache that is larger than the model's own context; no request uses more of it than that."""
 _WHERE = re.compile(r"^(?:\w+: )?(?:error loading model: )?(?:\w+: )?")
 
 
@@ -55,7 +57,8 @@ class _Router:
             return
         if self._level >= logging.ERROR:
             self.errors.append(line)
-        logger.log(min(self._level, logging.DEBUG) if self.quiet else self._level, "%s", line)
+        is_detail = self.quiet or _HARMLESS in line
+        logger.log(min(self._level, logging.DEBUG) if is_detail else self._level, "%s", line)
 
 
 _router = _Router()

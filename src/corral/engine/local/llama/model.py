@@ -2,7 +2,6 @@
 
 from __future__ import annotations  # the bindings define their pointer types for type checkers only
 
-import ctypes
 import os
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import llama_cpp
 
 from corral.engine.local.backend import ChatFormat
-from corral.engine.local.llama import log
+from corral.engine.local.llama import log, metadata
 from corral.engine.local.llama.dry import DrySamplers
 from corral.engine.local.llama.fault import load_failure
 from corral.engine.local.llama.vocabulary import LlamaVocabulary
@@ -86,18 +85,11 @@ class LlamaModel:
     @property
     def pooling(self) -> int | None:
         """How the vectors of tokens become one, by llama.cpp's number; None where its file says nothing."""
-        architecture = self._metadata("general.architecture") or ""
-        said = self._metadata(f"{architecture}.pooling_type")
-        return int(said) if said is not None and said.isdecimal() else None
+        return metadata.number(self.pointer, "pooling_type")
 
     @property
     def vector_dimensions(self) -> int:
         return int(llama_cpp.llama_model_n_embd_out(self.pointer))
-
-    def _metadata(self, key: str) -> str | None:
-        buffer = ctypes.create_string_buffer(256)
-        length = llama_cpp.llama_model_meta_val_str(self.pointer, key.encode(), buffer, len(buffer))
-        return buffer.value.decode(errors="replace") if length >= 0 else None
 
     def make_ready(self, sampling: Sampling) -> None:
         """Do beforehand what would take long in the engine's thread; from any thread."""
