@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Page, expect
 from tests.browser.conftest import Server
 from tests.browser.scripted_server import THOUGHT
-from tests.browser.test_status_page import STORY, Talk
+from tests.browser.talks import STORY, Talk
 
 pytestmark = [pytest.mark.browser, pytest.mark.model]
 

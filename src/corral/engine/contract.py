@@ -75,8 +75,8 @@ class Waste:
 class Holdings:
     """What an engine's caches hold now: tokens of the KV cache, and bytes of the host's memory.
 
-    Of the KV cache `running_tokens` are of sequences that run, and `kept_tokens`, which take `kept_bytes`, only
-    of prefixes that are kept. Prefixes that have left it take `saved_bytes`, of at most `saved_limit_bytes`.
+    In the KV cache `running_tokens` are of sequences that run, and `kept_tokens`, taking `kept_bytes`, are of
+    kept prefixes alone. Prefixes that have left it take `saved_bytes`, of at most `saved_limit_bytes`.
     """
 
     running_tokens: int

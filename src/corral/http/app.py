@@ -224,7 +224,8 @@ def _as_corral_error(error: Exception) -> CorralError:
         case HTTPException(code=404):
             ollama = "; Ollama's own API is not spoken" if request.path.startswith("/api/") else ""
             return NotFound(
-                f"there is nothing at {request.path}{ollama}; the APIs are below /v1, and GET /props lists them"
+                f"there is nothing at {request.path}{ollama}; "
+                "the APIs are below /v1, and GET /props lists them"
             )
         case _:
             logger.error("%s %s failed [%s]", request.method, request.path, g.request_id, exc_info=error)
