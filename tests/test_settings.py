@@ -239,6 +239,7 @@ def test_every_setting_has_a_unit_or_a_reason_and_a_description() -> None:
         "allowed_hosts",
         "allowed_origins",
         "log_level",
+        "log_format",
         "deterministic",
         "pace",
         "pooling",

@@ -66,7 +66,7 @@ def test_a_draft_model_makes_no_vectors(monkeypatch: pytest.MonkeyPatch) -> None
     assert [options.pooling for options in opened] == ["off"]
 
 
-WIRED = {"model", "draft_model", "certfile", "keyfile", "log_level", "stall_s"}
+WIRED = {"model", "draft_model", "certfile", "keyfile", "log_level", "log_format", "stall_s"}
 
 
 def test_every_setting_belongs_to_one_layer() -> None:

@@ -5,12 +5,15 @@
 
 Exactly one Finished or Failed ends every stream. Events are block-structured, the richest form any
 dialect needs: Messages and Responses map them one to one, Chat flattens them. A `Collector` folds the same
-events into the answer of a request that does not stream, so there is no second path.
+events into the answer of a request that does not stream, so there is no second path. What comes with every
+token is a Struct, which is made in an eighth of a dataclass's time.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
+
+import msgspec
 
 from corral.errors import CorralError
 
@@ -96,8 +99,7 @@ class Started:
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Sampled:
+class Sampled(msgspec.Struct, frozen=True):
     """One step gave the sequence `tokens` new tokens; the text they complete follows.
 
     Speculative decoding had guessed `draft` for it, each token's bytes; the first `accepted` were right.
@@ -123,8 +125,7 @@ class BlockOpened:
     name: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class BlockDelta:
+class BlockDelta(msgspec.Struct, frozen=True):
     """More text of the open block. `logprobs` covers the tokens that `text` completes."""
 
     index: int

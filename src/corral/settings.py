@@ -167,7 +167,8 @@ class Settings(BaseSettings):
         20.0,
         ge=0,
         allow_inf_nan=False,
-        description="Longest a token's text waits to be written together with the next ones'. 0: not at all.",
+        description="Longest a token's text waits to be written together with the next ones'; longer by 0.25 "
+        "ms for each stream that has some. 0: not at all.",
     )
     reader_bytes: int = Field(
         2**20,
@@ -293,6 +294,11 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe log line shown."
+    )
+    log_format: Literal["text", "json"] = Field(
+        "text",
+        description="How lines of the log look. json: an object each, for programs; a request's has its "
+        "figures as fields (docs/status.md).",
     )
 
     @field_validator("api_keys", "allowed_hosts", "allowed_origins", mode="before")

@@ -1,7 +1,6 @@
 """Settings to a running service: the one place that knows how the layers are put together."""
 
 import gc
-import logging
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
+from corral import logs
 from corral.assets import static_folder
 from corral.books.ledger import Ledger
 from corral.dialects.routes import AnyRoute, DialectOptions
@@ -114,7 +114,7 @@ async def start(
     )
     await nursery.start(engine.run)
     await nursery.start(service.run)
-    for task in (watching.feed.broker.run, watching.stall.run):
+    for task in (watching.feed.broker.run, watching.load.run, watching.stall.run):
         nursery.start_soon(task)
     _spare_the_collector()
     return Running(model, service, watching, app, nursery)
@@ -178,9 +178,7 @@ def pick(options: type[Options], settings: Settings, **others: Any) -> Options:
 
 def configure_process(settings: Settings) -> None:
     """Set what there is one of in a process: the log, and how soon threads take turns."""
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
-    )
+    logs.configure(settings.log_level, settings.log_format)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
 
 

@@ -1,14 +1,14 @@
-// What is summed up: the totals, the history and the work for nobody.
+// What is summed up since the start: the totals, and the work for nobody.
 
 import { byId, element, setFacts, setText } from "./dom.js";
-import { OUTCOMES, clock, count, duration, isTrouble, percent, rate } from "./format.js";
-
-let shownHistory = null;
+import { OUTCOMES, count, duration, isTrouble, percent } from "./format.js";
+import { uptimeMs } from "./store.js";
 
 export function showTotals(store) {
   const { totals, subscribers, server } = store;
   const saved = totals.prompt_tokens ? totals.cached_tokens / totals.prompt_tokens : undefined;
   setFacts(byId("totals"), [
+    ["up", duration(1000 * Math.floor(uptimeMs(server) / 1000))],
     ["requests", count(totals.requests)],
     ["prompt tokens", count(totals.prompt_tokens)],
     ["from cache", percent(saved)],
@@ -17,33 +17,7 @@ export function showTotals(store) {
     ["evicted", count(totals.evicted_subscribers)],
     ["open streams", count(subscribers.streams)],
     ["watching", count(subscribers.status)],
-    ["context", count(server.ctx_tokens)],
-    ["up", duration(1000 * server.uptime_s)],
   ]);
-}
-
-export function showHistory(history) {
-  if (history === shownHistory) return;
-  shownHistory = history;
-  byId("history").replaceChildren(
-    ...history.toReversed().map((row) => {
-      const line = element("tr");
-      const outcome = element("td", isTrouble(row.outcome) ? "bad" : "", OUTCOMES[row.outcome] ?? row.outcome);
-      const numbers = [
-        count(row.prompt_tokens),
-        count(row.cached_tokens),
-        count(row.completion_tokens),
-        row.reasoning_tokens ? count(row.reasoning_tokens) : "",
-        row.calls ? count(row.calls) : "",
-        duration(row.ttft_ms),
-        rate(row.prefill_tok_s),
-        rate(row.decode_tok_s),
-        duration(row.total_ms),
-      ];
-      line.append(element("td", "dim", clock(row.finished_at)), outcome, ...numbers.map((text) => element("td", "n", text)));
-      return line;
-    }),
-  );
 }
 
 export function showWaste(totals) {
@@ -51,7 +25,7 @@ export function showWaste(totals) {
   setFacts(byId("waste"), [
     ["Decoded after the end", count(wasted.tokens_after_disconnect)],
     ["Prefill dropped", count(wasted.prefill_tokens_dropped)],
-    ["Prefill kept", count(wasted.prefill_tokens_kept), "It serves the next request that begins alike"],
+    ["Prefill kept", count(wasted.prefill_tokens_kept)],
   ]);
   const shape = JSON.stringify([outcomes, wasted]);
   const body = byId("outcomes");
@@ -69,19 +43,5 @@ export function showWaste(totals) {
         return line;
       }),
   );
-}
-
-export function showServer(server) {
-  setText(byId("model"), server.model);
-  const phase = byId("phase");
-  setText(phase, server.phase);
-  phase.dataset.phase = server.phase;
-  setText(byId("about"), `corral ${server.version}`);
-  const alarm = byId("alarm");
-  let text = "";
-  if (server.failed) text = "The engine has failed: nothing can be generated.";
-  else if (server.stalled) text = `The engine is stalled: a step has taken ${server.step_age_s ?? "too many"} s so far.`;
-  else if (server.draining) text = "The server is shutting down and takes no new requests.";
-  alarm.hidden = !text;
-  setText(alarm, text);
+  setText(byId("outcomes-none"), body.children.length ? "" : "No request has ended yet.");
 }

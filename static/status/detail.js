@@ -1,8 +1,8 @@
 // One request, closely. Output grows by appending to its text node; nothing of it is rendered again.
 
 import { byId, element, setFacts, setText, setWidth } from "./dom.js";
-import { GRAMMARS, OUTCOMES, STATES, clock, count, duration, percent, rate, shortId } from "./format.js";
-import { totalMs } from "./store.js";
+import { GRAMMARS, OUTCOMES, STATES, clock, count, duration, percent, rate, shortId, visible } from "./format.js";
+import { speedNow, totalMs } from "./store.js";
 
 const SAMPLING = [["Temperature", "temperature"], ["Top p", "top_p"], ["Top k", "top_k"], ["Min p", "min_p"]];
 const SPENT = [
@@ -38,10 +38,13 @@ export class Detail {
     );
   }
 
-  show(request) {
+  show(request, { isPinned, mayStop }) {
     byId("detail-empty").hidden = Boolean(request);
     byId("detail-body").hidden = !request;
-    byId("stop").hidden = !request || Boolean(request.outcome) || request.state === "write";
+    byId("stop").hidden = !mayStop || !request || Boolean(request.outcome) || request.state === "write";
+    byId("follow").hidden = !request;
+    byId("follow").disabled = !isPinned;
+    setText(byId("follow"), isPinned ? "Pinned: follow the newest" : "Following the newest");
     if (!request) {
       setText(byId("detail-title"), "No request yet");
       return;
@@ -54,7 +57,9 @@ export class Detail {
     const from = request.client ? ` from ${request.client}` : "";
     const began = request.started_at ? `, began ${clock(request.started_at)}` : "";
     const named = request.request_id ? ` (${request.request_id})` : "";
-    setText(byId("detail-line"), `${request.id}${named}${from}${began}`);
+    const session = request.session ? `, session ${request.session}` : "";
+    const status = request.status ? `, HTTP ${request.status}` : "";
+    setText(byId("detail-line"), visible(`${request.id}${named}${from}${session}${began}${status}`));
     this.#showSpent(request);
     this.#showFacts(request);
     this.#showContent(request);
@@ -64,6 +69,7 @@ export class Detail {
     this.id = id;
     this.outputs = [];
     this.messages = null;
+    setText(byId("stop-said"), "");
     byId("outputs").replaceChildren();
     byId("messages").replaceChildren();
   }
@@ -94,7 +100,8 @@ export class Detail {
       ["Prefilled", count(request.prefilled_tokens)],
       ["Output", count(request.completion_tokens)],
       ["Prefill", request.prefill_tok_s === undefined ? undefined : `${rate(request.prefill_tok_s)}/s`],
-      ["Decode", request.decode_tok_s === undefined ? undefined : `${rate(request.decode_tok_s)}/s`],
+      ["Decode now", request.outcome || request.decode_tok_s === undefined ? undefined : `${rate(speedNow(request))}/s`],
+      ["Decode, mean", request.decode_tok_s === undefined ? undefined : `${rate(request.decode_tok_s)}/s`],
       ["Thoughts", request.reasoning_tokens ? `${count(request.reasoning_tokens)} tokens${request.thought_cut ? ", cut" : ""}` : undefined],
       ["Tool calls", request.calls ? count(request.calls) : undefined],
       ["Vectors", params.inputs ? `${count(request.vectors ?? 0)} of ${count(params.inputs)}` : undefined],
@@ -137,7 +144,7 @@ export class Detail {
     this.draft = draft;
     const marked = (draft?.tokens ?? []).map((text, index) => {
       const isAccepted = index < draft.accepted;
-      const token = element(isAccepted ? "ins" : "del", "", text);
+      const token = element(isAccepted ? "ins" : "del", "", visible(text));
       token.title = isAccepted ? "accepted" : "refused";
       return token;
     });
@@ -160,8 +167,8 @@ export class Detail {
         const node = (shown.blocks[number] ??= saidNode(said, shown.node));
         if (said.text.length === node.length) return;
         grew = true;
-        if (said.text.length > node.length) node.appendData(said.text.slice(node.length));
-        else node.data = said.text;
+        if (said.text.length > node.length) node.appendData(visible(said.text.slice(node.length)));
+        else node.data = visible(said.text);
       });
     });
     if (grew && follows) box.scrollTop = box.scrollHeight;
@@ -172,7 +179,7 @@ export class Detail {
 function saidNode(said, choice) {
   const block = element("div", `said ${said.kind ?? "text"}`);
   if (said.kind === "reasoning") block.append(element("p", "said-kind", "Thought"));
-  if (said.kind === "tool") block.append(element("p", "said-kind", `Calls ${said.name}`));
+  if (said.kind === "tool") block.append(element("p", "said-kind", visible(`Calls ${said.name}`)));
   const text = document.createTextNode("");
   const pre = element("pre");
   pre.dir = "auto";
@@ -185,7 +192,7 @@ function saidNode(said, choice) {
 function messageNode(message) {
   const node = element("div", "message");
   const cut = message.chars ? `, the first ${count(message.content.length)} of ${count(message.chars)} characters` : "";
-  const text = element("pre", "", message.content);
+  const text = element("pre", "", visible(message.content));
   text.dir = "auto";
   node.append(element("p", "message-role", message.role + cut), text);
   return node;

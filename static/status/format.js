@@ -13,7 +13,7 @@ export function duration(ms) {
   if (ms < 1000) return `${Math.round(ms)} ms`;
   const s = ms / 1000;
   if (s < 60) return `${s.toFixed(s < 10 ? 2 : 1)} s`;
-  if (s < 3600) return `${Math.floor(s / 60)} min ${Math.floor(s % 60)} s`;
+  if (s < 3600) return s % 60 < 1 ? `${Math.floor(s / 60)} min` : `${Math.floor(s / 60)} min ${Math.floor(s % 60)} s`;
   if (s < 86_400) return `${Math.floor(s / 3600)} h ${Math.floor((s % 3600) / 60)} min`;
   return `${Math.floor(s / 86_400)} d ${Math.floor((s % 86_400) / 3600)} h`;
 }
@@ -25,6 +25,30 @@ export function rate(perSecond) {
 
 export function percent(share) {
   return share === undefined || share === null ? "–" : `${Math.round(100 * share)} %`;
+}
+
+export function bytes(value) {
+  if (value === undefined || value === null) return "–";
+  if (value < 2 ** 20) return `${Math.round(value / 2 ** 10)} KiB`;
+  if (value < 2 ** 30) return `${(value / 2 ** 20).toFixed(value < 10 * 2 ** 20 ? 1 : 0)} MiB`;
+  return `${(value / 2 ** 30).toFixed(value < 10 * 2 ** 30 ? 1 : 0)} GiB`;
+}
+
+/** Of some numbers the one that so large a share of them does not exceed; undefined of none. */
+export function percentile(numbers, share) {
+  const ordered = numbers.toSorted((a, b) => a - b);
+  return ordered[Math.max(0, Math.ceil(share * ordered.length) - 1)];
+}
+
+const DIRECTIONS = { "\u200e": "↦", "\u200f": "↤", "\u061c": "↤", "\u202a": "↦", "\u202d": "↦", "\u2066": "↦",
+  "\u202b": "↤", "\u202e": "↤", "\u2067": "↤", "\u2068": "↔", "\u202c": "↔", "\u2069": "↔" };
+
+/** With a symbol for each character that would not be seen, or would turn the text around. As long as it was. */
+export function visible(text) {
+  return text.replaceAll(/[\u0000-\u0008\u000b-\u001f\u007f\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069]/g, (each) => {
+    if (each in DIRECTIONS) return DIRECTIONS[each];
+    return each === "\u007f" ? "\u2421" : String.fromCharCode(0x2400 + each.charCodeAt(0));
+  });
 }
 
 export function clock(unixSeconds) {

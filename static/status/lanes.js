@@ -1,10 +1,12 @@
-// One lane per slot, and the queue. A lane's nodes are made once and only their text changes.
+// One lane per slot. A lane's nodes are made once and only their text changes.
 
 import { byId, element, setData, setText, setWidth } from "./dom.js";
-import { GRAMMARS, OUTCOMES, STATES, count, duration, isTrouble, rate, shortId } from "./format.js";
-import { totalMs } from "./store.js";
+import { GRAMMARS, OUTCOMES, STATES, count, duration, isTrouble, rate, shortId, visible } from "./format.js";
+import { speedNow, totalMs, unreadMs } from "./store.js";
 
 const TAIL_CHARS = 240;
+const COMPACT_SLOTS = 8;
+const UNREAD_MS = 1000;
 
 class Lane {
   constructor(number, select) {
@@ -14,8 +16,11 @@ class Lane {
     this.button = element("button", "lane");
     this.button.type = "button";
     this.button.addEventListener("click", () => this.request && select(this.request.id));
-    this.slot = element("span", "lane-number", String(number));
+    this.slot = element("span", "lane-number");
+    this.slot.append(element("span", "visually-hidden", "Slot "), String(number));
     this.state = element("span", "badge");
+    this.unread = element("span", "badge unread");
+    this.unread.dataset.phase = "write";
     this.id = element("span", "lane-id");
     this.tags = element("span", "tags");
     this.speed = element("span", "lane-speed");
@@ -27,54 +32,67 @@ class Lane {
     this.tail = element("span", "lane-tail");
     this.text = element("span");
     this.tail.append(this.text);
+    // What changes while it would be read out is for eyes alone: a button is named by its state and its request.
+    for (const node of [this.tags, this.speed, this.bar, this.numbers, this.tail]) node.ariaHidden = "true";
     const head = element("span", "lane-head");
-    head.append(this.slot, this.state, this.id, this.tags, this.speed);
+    head.append(this.slot, this.state, this.id, this.unread, this.tags, this.speed);
     this.button.append(head, this.bar, this.numbers, this.tail);
     this.node.append(this.button);
   }
 
-  show(request, selected) {
+  /** `isReading`: somebody's prompt is being computed. */
+  show(request, selected, isReading) {
     this.request = request ?? null;
     this.button.disabled = !request;
     setData(this.button, "state", request ? (request.outcome ? "over" : request.state) : "free");
     this.button.setAttribute("aria-pressed", String(Boolean(request) && request.id === selected));
     this.bar.hidden = this.numbers.hidden = !request;
+    const unread = request && unreadMs(request);
+    this.unread.hidden = !(unread > UNREAD_MS);
     if (!request) {
       setText(this.state, "free");
       setData(this.state, "phase", "idle");
       for (const node of [this.id, this.tags, this.speed, this.text]) setText(node, "");
+      delete this.tags.dataset.tags;
       this.tail.hidden = true;
       return;
     }
     const { outcome } = request;
+    if (!this.unread.hidden) setText(this.unread, `client not reading ${duration(100 * Math.round(unread / 100))}`);
     setText(this.state, outcome ? (OUTCOMES[outcome] ?? outcome) : STATES[request.state]);
     setData(this.state, "phase", outcome ? (isTrouble(outcome) ? "bad" : "over") : request.state);
     setText(this.id, shortId(request.id));
     showTags(this.tags, request);
+    const speed = speedNow(request);
     const prefilling = request.state === "prefill" && !outcome;
-    setText(this.speed, prefilling || request.decode_tok_s === undefined ? "" : `${rate(request.decode_tok_s)} tok/s`);
+    setText(this.speed, prefilling || speed === undefined ? "" : `${rate(speed)} tok/s`);
     const prompt = Math.max(1, request.prompt_tokens);
     setWidth(this.cached, (request.cached_tokens ?? 0) / prompt);
     setWidth(this.done, (request.prefilled_tokens ?? 0) / prompt);
-    setText(this.numbers, numbers(request));
+    setText(this.numbers, numbers(request, isReading));
     const text = (request.output ?? []).flat().filter((said) => said?.text).at(-1)?.text ?? "";
     this.tail.hidden = !text;
-    setText(this.text, text.slice(-TAIL_CHARS).replaceAll(/\s/g, " "));
+    setText(this.text, visible(text.slice(-TAIL_CHARS).replaceAll(/\s/g, " ")));
   }
 }
 
-function numbers(request) {
-  const prompt = request.prompt_tokens;
+function hasBegunPrompt(request) {
+  return request.state === "prefill" && request.prefilled_tokens > 0;
+}
+
+function numbers(request, isReading) {
+  const prompt = request.prompt_tokens ?? 0;
   const done = (request.cached_tokens ?? 0) + (request.prefilled_tokens ?? 0);
-  const parts = [done < prompt && !request.outcome ? `${count(done)} of ${count(prompt)} prompt` : `${count(prompt)} prompt`];
-  if (request.cached_tokens) parts.push(`${count(request.cached_tokens)} cached`);
+  const parts = [duration(totalMs(request))];
   if (request.completion_tokens) parts.push(`${count(request.completion_tokens)} out`);
+  parts.push(done < prompt && !request.outcome ? `${count(done)} of ${count(prompt)} prompt` : `${count(prompt)} prompt`);
+  if (request.cached_tokens) parts.push(`${count(request.cached_tokens)} cached`);
+  if (isReading && request.state === "prefill" && !request.outcome && !hasBegunPrompt(request)) parts.push("waits for other prompts");
   if (request.ttft_ms !== undefined) parts.push(`TTFT ${duration(request.ttft_ms)}`);
-  parts.push(duration(totalMs(request)));
   return parts.join(" · ");
 }
 
-export function showTags(node, request) {
+function showTags(node, request) {
   const flags = request.flags ?? {};
   const tags = [];
   if (request.cached_tokens) tags.push("cache hit");
@@ -90,15 +108,6 @@ export function showTags(node, request) {
   node.replaceChildren(...tags.map((tag) => element("span", "tag", tag)));
 }
 
-// Counts down between what the server says, and is no finer than an estimate can be.
-function waitText(eta_s, at) {
-  if (eta_s === undefined) return "no estimate yet";
-  const left = eta_s - (performance.now() - at) / 1000;
-  if (left < 1.5) return "slot in a moment";
-  const step = left < 10 ? 1 : left < 60 ? 5 : 10;
-  return `slot in about ${duration(1000 * step * Math.round(left / step))}`;
-}
-
 export class Lanes {
   constructor(select) {
     this.select = select;
@@ -111,57 +120,15 @@ export class Lanes {
     if (this.lanes.length !== slots) {
       this.lanes = Array.from({ length: slots }, (_, number) => new Lane(number, this.select));
       this.list.replaceChildren(...this.lanes.map((lane) => lane.node));
+      setData(this.list, "compact", String(slots >= COMPACT_SLOTS));
     }
     let used = 0;
+    const isReading = [...store.live.values()].some(hasBegunPrompt);
     for (const lane of this.lanes) {
       const request = store.lane(lane.number);
       if (request && !request.outcome) used += 1;
-      lane.show(request, selected);
+      lane.show(request, selected, isReading);
     }
     setText(byId("slots-used"), `${used} of ${slots} in use`);
-    this.showQueue(store, selected);
   }
-
-  showQueue(store, selected) {
-    const rows = [...store.queue.map(place), ...store.preparing().map(preparing)];
-    byId("queue-block").hidden = rows.length === 0;
-    const counts = [`${store.queue.length} waiting`];
-    if (rows.length > store.queue.length) counts.push(`${rows.length - store.queue.length} preparing`);
-    setText(byId("queue-count"), counts.join(" · "));
-    const list = byId("queue");
-    while (list.children.length > rows.length) list.lastElementChild.remove();
-    while (list.children.length < rows.length) {
-      const item = element("li");
-      const button = element("button", "place");
-      button.type = "button";
-      button.append(element("span", "place-number"), element("span", "lane-id"), element("span", "place-wait"), element("span", "dim"));
-      button.addEventListener("click", () => this.select(button.dataset.id));
-      item.append(button);
-      list.append(item);
-    }
-    rows.forEach((row, index) => {
-      const button = list.children[index].firstElementChild;
-      const [number, id, waited, rest] = button.children;
-      setData(button, "id", row.id);
-      button.setAttribute("aria-pressed", String(row.id === selected));
-      setText(number, row.number);
-      setText(id, shortId(row.id));
-      setText(waited, row.waited);
-      setText(rest, row.rest);
-    });
-  }
-}
-
-function place({ id, position, waited_s, eta_s, at }) {
-  return {
-    id,
-    number: position + 1,
-    waited: `waits ${duration(1000 * waited_s + performance.now() - at)}`,
-    rest: waitText(eta_s, at),
-  };
-}
-
-/** Its prompt is being written: it has no place in line yet. */
-function preparing(request) {
-  return { id: request.id, number: "·", waited: `${STATES.preparing} ${duration(totalMs(request))}`, rest: "" };
 }

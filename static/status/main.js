@@ -1,26 +1,33 @@
-// Connect, apply events to the store, draw at most once per frame.
+// Apply events to the store, draw at most once per frame, and do what the buttons say.
 
+import { showTotals, showWaste } from "./books.js";
 import { Charts } from "./charts.js";
+import { freeze, thaw } from "./clock.js";
+import { Connection } from "./connection.js";
 import { Detail } from "./detail.js";
 import { byId, setData, setText } from "./dom.js";
 import { isWaiting } from "./format.js";
+import { showHeadline, showServer } from "./headline.js";
+import { History } from "./history.js";
 import { Lanes } from "./lanes.js";
-import { showHistory, showServer, showTotals, showWaste } from "./books.js";
+import { Queue } from "./queue.js";
+import { showRefused } from "./refused.js";
 import { Store } from "./store.js";
-
-const EVENTS = ["snapshot", "server", "queue", "request", "token", "draft", "finished"];
-const RETRY_MS = 2000;
 
 const store = new Store();
 const detail = new Detail();
 const lanes = new Lanes(select);
+const queue = new Queue(select);
+const history = new History(select);
 let charts = null;
 let selected = null;
 let isPinned = false;
 let isDrawing = false;
+/** When the server was last heard of, once it is not any more. */
+let lost = null;
 
 function select(id) {
-  isPinned = !(isPinned && id === selected);
+  isPinned = true;
   selected = id;
   draw();
 }
@@ -48,12 +55,15 @@ function render() {
   byId("main").hidden = false;
   charts ??= new Charts();
   follow();
-  showServer(store.server);
+  showServer(store.server, lost);
+  showHeadline(store);
+  showRefused(store);
   showTotals(store);
   lanes.show(store, selected);
-  detail.show(selected === null ? undefined : store.get(selected));
-  charts.show(store.history);
-  showHistory(store.history);
+  queue.show(store, selected);
+  detail.show(selected === null ? undefined : store.get(selected), { isPinned, mayStop: store.rights.may_stop && !lost });
+  charts.show(store);
+  history.show(store.history, selected);
   showWaste(store.totals);
 }
 
@@ -62,35 +72,32 @@ function say(state, text) {
   setText(byId("connection"), text);
 }
 
-function connect() {
-  const source = new EventSource("status/events");
-  source.onopen = () => {
+const connection = new Connection({
+  event(name, data) {
+    store.apply(name, data);
+    draw();
+  },
+  live() {
+    if (byId("connection").dataset.state === "live") return;
+    lost = null;
+    thaw();
+    setData(byId("main"), "lost", "false");
     byId("key-form").hidden = true;
     say("live", "live");
-  };
-  source.onerror = () => {
-    say("lost", "reconnecting");
-    // The browser tries again by itself where the connection broke, and gives up where it was refused.
-    if (source.readyState === EventSource.CLOSED) void refused();
-  };
-  for (const event of EVENTS) {
-    source.addEventListener(event, (message) => {
-      store.apply(event, JSON.parse(message.data));
-      draw();
-    });
-  }
-}
-
-async function refused() {
-  const status = await fetch("status/json").then((answer) => answer.status, () => 0);
-  if (status === 401) {
+  },
+  lost(at, time) {
+    freeze(at);
+    lost = time;
+    setData(byId("main"), "lost", "true");
+    say("lost", store.server?.draining ? "stopped" : "reconnecting");
+    draw();
+  },
+  keyNeeded() {
     say("lost", "key needed");
     byId("key-form").hidden = false;
     byId("key").focus();
-  } else {
-    setTimeout(connect, RETRY_MS);
-  }
-}
+  },
+});
 
 byId("key-form").addEventListener("submit", async (event) => {
   event.preventDefault();
@@ -99,16 +106,25 @@ byId("key-form").addEventListener("submit", async (event) => {
   setText(byId("key-error"), answer?.ok ? "" : "That is not it.");
   if (answer?.ok) {
     byId("key").value = "";
-    connect();
+    connection.open();
   }
 });
 
 byId("stop").addEventListener("click", async () => {
   const button = byId("stop");
   button.disabled = true;
-  await fetch(`v1/requests/${encodeURIComponent(selected)}`, { method: "DELETE" }).catch(() => null);
+  const answer = await fetch(`v1/requests/${encodeURIComponent(selected)}`, { method: "DELETE" }).catch(() => null);
   button.disabled = false;
+  setText(byId("stop-said"), STOPPED[answer?.status] ?? "The server could not be asked to stop it.");
 });
 
-setInterval(draw, 1000); // waiting times go on without events
-connect();
+const STOPPED = { 200: "Stopped.", 401: "To stop it, enter the status key.", 403: "You may not stop requests.", 404: "It had ended already." };
+
+byId("follow").addEventListener("click", () => {
+  isPinned = false;
+  selected = null;
+  draw();
+});
+
+setInterval(draw, 500); // waiting times go on without events
+connection.open();

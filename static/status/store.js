@@ -3,47 +3,49 @@
 // `live` are requests by id, `finished` the last ones that are over, whole, with the output they had: it must
 // not vanish in the moment it is complete. A snapshot replaces everything but what only this page still knows.
 
+import { now } from "./clock.js";
+
 const FINISHED = 24;
-const HISTORY = 50;
+const HISTORY = 100;
+const REFUSALS = 50;
+const BUCKETS = 360;
+const RECENT_MS = 2000;
 
 export class Store {
   constructor() {
+    this.rights = { may_stop: true };
     this.server = null;
+    this.load = null;
     this.queue = [];
     this.live = new Map();
     this.finished = new Map();
     this.history = [];
+    this.refusals = [];
+    this.hour = { bucket_s: 10, columns: { at: [] } };
     this.totals = null;
     this.subscribers = null;
   }
 
   apply(event, data) {
     switch (event) {
+      case "rights":
+        this.rights = data;
+        break;
       case "snapshot":
         this.#snapshot(data);
         break;
       case "server":
-        this.server = data.server;
-        this.totals = data.totals;
-        this.subscribers = data.subscribers;
+        this.#server(data);
         break;
       case "queue":
-        this.queue = data.map((place) => ({ ...place, at: performance.now() }));
+        this.#queue(data);
         break;
       case "request":
         this.#request(data);
         break;
-      case "token": {
-        const request = this.live.get(data.id);
-        if (request) {
-          const blocks = ((request.output ??= [])[data.index] ??= []);
-          const number = data.block ?? 0;
-          while (blocks.length < number) blocks.push({ text: "" });
-          blocks[number] ??= { text: "", kind: data.kind, name: data.name };
-          blocks[number].text += data.text;
-        }
+      case "token":
+        this.#token(data);
         break;
-      }
       case "draft": {
         const request = this.live.get(data.id);
         if (request) request.draft = data;
@@ -52,11 +54,17 @@ export class Store {
       case "finished":
         this.#finish(data);
         break;
+      case "refusals":
+        this.refusals = [...this.refusals, ...data].slice(-REFUSALS);
+        break;
+      case "bucket":
+        this.#bucket(data);
+        break;
     }
   }
 
   get(id) {
-    return this.live.get(id) ?? this.finished.get(id);
+    return this.live.get(id) ?? this.finished.get(id) ?? this.history.find((row) => row.id === id);
   }
 
   /** Requests whose prompt is being written. */
@@ -72,14 +80,22 @@ export class Store {
     return last;
   }
 
+  #server({ server, load, totals, subscribers }) {
+    Object.assign(this, { server: { ...server, at: now() }, load, totals, subscribers });
+  }
+
+  #queue(places) {
+    this.queue = places.map((place) => ({ ...place, at: now() }));
+  }
+
   #snapshot(data) {
-    this.server = data.server;
-    this.queue = data.queue.map((place) => ({ ...place, at: performance.now() }));
-    this.totals = data.totals;
-    this.subscribers = data.subscribers;
+    this.#server(data);
+    this.#queue(data.queue);
     this.history = data.history;
+    this.refusals = data.refusals;
+    this.hour = data.hour;
     const known = this.finished;
-    this.live = new Map(data.requests.map((request) => [request.id, { ...request, at: performance.now() }]));
+    this.live = new Map(data.requests.map((request) => [request.id, { ...request, at: now(), said: [] }]));
     this.finished = new Map();
     const outcomes = new Set(data.history.map((row) => row.id));
     for (const [id, request] of known) if (outcomes.has(id)) this.finished.set(id, request);
@@ -91,9 +107,25 @@ export class Store {
   }
 
   #request(data) {
-    const request = this.live.get(data.id) ?? { id: data.id };
-    Object.assign(request, data, { at: performance.now() });
+    const request = this.live.get(data.id) ?? { id: data.id, lanes: [], said: [] };
+    Object.assign(request, data);
+    if (data.total_ms !== undefined) request.at = now();
+    if (data.write_ms) request.writeAt = now();
+    if (data.completion_tokens !== undefined) {
+      request.said.push([now(), data.completion_tokens]);
+      while (request.said.length > 2 && request.said[1][0] <= now() - RECENT_MS) request.said.shift();
+    }
     this.live.set(data.id, request);
+  }
+
+  #token(data) {
+    const request = this.live.get(data.id);
+    if (!request) return;
+    const blocks = ((request.output ??= [])[data.index] ??= []);
+    const number = data.block ?? 0;
+    while (blocks.length < number) blocks.push({ text: "" });
+    blocks[number] ??= { text: "", kind: data.kind, name: data.name };
+    blocks[number].text += data.text;
   }
 
   #finish(row) {
@@ -104,9 +136,34 @@ export class Store {
     if (this.finished.size > FINISHED) this.finished.delete(this.finished.keys().next().value);
     this.history = [...this.history, row].slice(-HISTORY);
   }
+
+  #bucket(bucket) {
+    const { columns } = this.hour;
+    const grown = Object.keys(bucket).map((name) => [name, [...(columns[name] ?? []), bucket[name]].slice(-BUCKETS)]);
+    this.hour = { ...this.hour, columns: Object.fromEntries(grown) };
+  }
 }
 
 /** How long it has taken, by our own clock since the server last said. */
 export function totalMs(request) {
-  return request.outcome ? request.total_ms : (request.total_ms ?? 0) + performance.now() - request.at;
+  return request.outcome ? request.total_ms : (request.total_ms ?? 0) + now() - (request.at ?? now());
+}
+
+export function uptimeMs(server) {
+  return 1000 * server.uptime_s + now() - server.at;
+}
+
+/** How long its client has let a write wait; undefined while it reads. */
+export function unreadMs(request) {
+  if (request.outcome) return undefined;
+  if (request.write_ms) return request.write_ms + now() - request.writeAt;
+  return undefined;
+}
+
+/** Tokens per second over the last two seconds, or on average while nothing else is known. */
+export function speedNow(request) {
+  if (request.outcome || !request.said || request.said.length < 2) return request.decode_tok_s;
+  const [first, last] = [request.said[0], request.said.at(-1)];
+  const passed = Math.max(last[0], now() - RECENT_MS / 4) - first[0];
+  return passed < RECENT_MS / 4 ? request.decode_tok_s : (1000 * (last[1] - first[1])) / passed;
 }

@@ -12,8 +12,8 @@ def test_before_anything_has_happened_nothing_is_known_of_the_cache() -> None:
 
 def test_what_was_cached_was_not_prefilled() -> None:
     counts = Counts(1)
-    counts.prefilled(0, Prefill(6, 10))
-    assert counts.prefilled_tokens == 6, "not yet known how much of it was there"
+    counts.prefilled(0, Prefill(6, 10, 4))
+    assert (counts.cached_tokens, counts.prefilled_tokens) == (4, 2), "it is known before the first token"
     counts.started(0, Started(10, 4))
     assert counts.prefilled_tokens == 6
 

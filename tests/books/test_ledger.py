@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 
-from corral.books.ledger import Ledger, Refusal
+from corral.books.ledger import Ledger, Refusal, Tokens
 from corral.books.outcome import outcome_of
 from corral.books.record import About, Record
 from corral.engine.contract import Waste
@@ -102,7 +102,7 @@ def test_the_times_in_the_states_add_up_to_the_whole(clock: Clock, ledger: Ledge
     clock.now_s += 1
     record.admitted()
     clock.now_s += 2
-    record.observe(0, [Prefill(4, 10)])
+    record.observe(0, [Prefill(4, 10, 2)])
     clock.now_s += 2
     record.observe(0, [Started(10, 2), Sampled(1), BlockDelta(0, "x")])
     clock.now_s += 4
@@ -293,3 +293,18 @@ def test_closing_settles_what_the_engine_can_say_no_more_about(ledger: Ledger, s
     ledger.close()
     assert [(r.about.id, r.outcome) for r in settled] == [("a", "shutdown"), ("b", "shutdown")]
     assert ledger.live == {}
+
+
+def test_tokens_are_counted_while_their_request_runs_and_once(clock: Clock, ledger: Ledger) -> None:
+    record = ledger.accept(ABOUT, REQUEST)
+    record.prepared(10, 100)
+    record.admitted()
+    record.observe(0, [Prefill(4, 10, 2)])
+    assert ledger.tokens == Tokens(prompt=10, cached=2, prefilled=2)
+    record.observe(0, [Started(10, 2), Sampled(1), Sampled(2)])
+    running = ledger.tokens
+    assert running == Tokens(prompt=10, cached=2, prefilled=8, completion=3)
+    record.over()
+    record.released(Waste())
+    assert not ledger.live
+    assert ledger.tokens == ledger.totals.tokens == running

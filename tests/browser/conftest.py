@@ -35,6 +35,7 @@ class Server:
 
     def __init__(self, log: Path, *arguments: str, scripted: bool = False) -> None:
         bind = f"127.0.0.1:{free_port()}"
+        self.port = int(bind.rpartition(":")[2])
         self.url = f"http://{bind}"
         if scripted:
             self._command = [sys.executable, str(Path(__file__).with_name("scripted_server.py")), bind]
@@ -59,6 +60,17 @@ class Server:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+    def signal(self, number: int) -> None:
+        """What an operator's `kill` does."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def wait_stopped(self) -> None:
+        """Until it has ended by itself."""
+        assert self._process is not None
+        self._process.wait(30)
+        self._process = None
 
     def status(self) -> Any:
         with urllib.request.urlopen(f"{self.url}/status/json") as answer:

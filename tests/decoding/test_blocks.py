@@ -413,8 +413,8 @@ def test_what_the_prompt_has_written_of_a_marker_is_not_written_again() -> None:
     ("end", "arguments"),
     [
         ("\\ud83d", '{"'),
-        ("\\\\ud83d", '{"\\ud83d'),
-        ("\\\\ud83d\\ude00", '{"\\ud83d\ufffd'),
+        ("\\\\ud83d", '{"'),
+        ("\\\\ud83d\\ude00", '{"\\ufffd\ufffd'),
         ("\\ud83d\\ude00", '{"\U0001f600'),
     ],
 )

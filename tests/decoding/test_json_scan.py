@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -45,6 +46,42 @@ def test_what_is_certain_is_mended(written: str, meant: Any) -> None:
     text, scanner = scan(written)
     assert scanner.done
     assert json.loads(text) == meant
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ('{"a": "\\ud83d"}', {"a": "\ufffd"}),
+        ('{"a": "\\ud83d:"}', {"a": "\ufffd:"}),
+        ('{"a": "\\ud83d\\n"}', {"a": "\ufffd\n"}),
+        ('{"a": "\\ud83d\\d"}', {"a": "\ufffd\\d"}),
+        ('{"a": "\\ud83d\\u12"}', {"a": "\ufffd\\u12"}),
+        ('{"a": "\\ud83d\\u0041"}', {"a": "\ufffdA"}),
+        ('{"a": "\\ud83d\\ud83d\\ude80"}', {"a": "\ufffd🚀"}),
+        ('{"a": "\\ude80\\ud83d"}', {"a": "\ufffd\ufffd"}),
+        ('{"\\udfff": "\\\\ud83d"}', {"\ufffd": "\\ud83d"}),
+        ("{'a': '\\ud83d\\U0001f680\\U0000d83d\\U0000de80'}", {"a": "\ufffd🚀\ufffd\ufffd"}),
+    ],
+)
+def test_half_a_surrogate_pair_is_no_character(written: str, meant: Any) -> None:
+    for size in range(1, len(written) + 1):
+        scanner, text = JsonScanner("any"), ""
+        for at in range(0, len(written), size):
+            scanner.feed(written[at : at + size])
+            text += scanner.take()
+            msgspec.json.decode(completed(text))  # refuses half a pair
+        assert scanner.done
+        assert msgspec.json.decode(text) == meant
+
+
+@given(st.lists(st.sampled_from(["\\ud83d", "\\ude80", "\\u00", "\\", "d8", '"', "x", "\n"]), max_size=12))
+def test_no_string_that_leaves_holds_half_a_surrogate_pair(pieces: list[str]) -> None:
+    scanner, text = JsonScanner("any"), ""
+    scanner.feed('["')
+    for piece in pieces:
+        scanner.feed(piece)
+        text += scanner.take()
+        msgspec.json.decode(completed(text))
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,7 @@ class TaleEngine:
         self.capacity = Capacity(slots, slots * ctx_tokens, ctx_tokens)
         self.failure: EngineFailed | None = None
         self.texts = None
+        self.holdings = None
         self.chat_template = None
         self.told = 0
         self._tale = tale

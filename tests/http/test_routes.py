@@ -22,7 +22,7 @@ async def test_it_answers_and_streams_with_the_head_and_the_headers_it_was_given
         assert name == "event: begin"
         assert begin.startswith('data: {"id":"plain-')
         await client.service.wait_settled()
-        prompt = client.service.ledger.totals.prompt_tokens // 2
+        prompt = client.service.ledger.totals.tokens.prompt // 2
         assert begin.endswith(f'"prompt":{prompt}}}')
         assert frames[-2:] == ["event: end\ndata: {}", ""]
 

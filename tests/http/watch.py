@@ -26,6 +26,7 @@ class Watch:
     def __init__(self, exchange: Exchange) -> None:
         self.exchange = exchange
         self.state: dict[str, Any] = {}
+        self.rights: dict[str, bool] = {}
         self.events: list[tuple[str, Any]] = []
         self.raw = b""
         self.last_id = ""
@@ -55,8 +56,9 @@ class Watch:
         for frame in data.decode().split("\n\n")[:-1]:
             if frame.startswith((":", "retry:")):
                 continue
-            id, event, payload = frame.split("\n")
-            self.last_id = id.removeprefix("id: ")
+            *ids, event, payload = frame.split("\n")
+            for id in ids:
+                self.last_id = id.removeprefix("id: ")
             self._apply(event.removeprefix("event: "), json.loads(payload.removeprefix("data: ")))
 
     def _apply(self, event: str, data: Any) -> None:
@@ -66,6 +68,8 @@ class Watch:
                 self.state = data
             case "server":
                 self.state.update(data)
+            case "rights":
+                self.rights = data
             case "queue":
                 self.state["queue"] = data
             case "token":
@@ -75,6 +79,11 @@ class Watch:
                     known = {name: data[name] for name in ("kind", "name") if name in data}
                     blocks.append({"text": "", **known})
                 blocks[number]["text"] += data["text"]
+            case "refusals":
+                self.state["refusals"] += data
+            case "bucket":
+                for name, column in self.state["hour"]["columns"].items():
+                    column.append(data[name])
             case "finished":
                 self.state["history"].append(data)
                 self.state["requests"] = [r for r in self.state["requests"] if r["id"] != data["id"]]

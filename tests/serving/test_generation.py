@@ -95,7 +95,7 @@ async def test_an_engine_without_tokens_answers(autojump_clock: trio.testing.Moc
             [completion] = await generation.complete()
     assert completion.text == "0 1 2 "
     assert trio.current_time() == pytest.approx(5.0, abs=0.1), "a batch a second"
-    assert service.ledger.totals.completion_tokens == 3
+    assert service.ledger.totals.tokens.completion == 3
 
 
 async def test_who_leaves_in_the_middle_makes_room_at_once(autojump_clock: trio.testing.MockClock) -> None:
@@ -120,7 +120,7 @@ async def test_who_leaves_while_waiting_never_runs(autojump_clock: trio.testing.
                 assert service.waiting
             assert not service.waiting
             await first.complete()
-    assert service.ledger.totals.completion_tokens == 5
+    assert service.ledger.totals.tokens.completion == 5
 
 
 async def test_the_queue_is_bounded(autojump_clock: trio.testing.MockClock) -> None:
@@ -187,7 +187,7 @@ async def test_who_leaves_in_the_moment_it_is_prepared_never_runs(
             await trio.sleep(1.0)
         await trio.sleep(2.0)
         assert not generation.record.lanes
-    assert service.ledger.totals.completion_tokens == 0
+    assert service.ledger.totals.tokens.completion == 0
 
 
 async def test_who_is_prepared_counts_in_the_queues_limit(autojump_clock: trio.testing.MockClock) -> None:

@@ -148,6 +148,9 @@ async def test_many_viewers_are_written_to_a_few_at_a_time(mock_clock: trio.test
             viewers = [stack.enter_context(subscribe()) for _ in range(3 * SLICE_VIEWERS)]
             for viewer in viewers:
                 await viewer.receive()
+            await trio.testing.wait_all_tasks_blocked()
+            mock_clock.jump(1)  # the pause after their coming
+            await trio.testing.wait_all_tasks_blocked()
             broker.publish_nowait("server", b"1")
             await trio.testing.wait_all_tasks_blocked()
             reached = [viewer.waiting for viewer in viewers]

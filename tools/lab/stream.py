@@ -45,6 +45,10 @@ class Stream:
     def tokens_left(self) -> int:
         return self.ask.answer_tokens - self.said_tokens
 
+    @property
+    def can_be_forced(self) -> bool:
+        return False
+
     def fitting(self, draft: list[int]) -> list[int]:
         return draft
 

@@ -14,7 +14,7 @@ class Counts:
 
     choices: int
     cached_tokens: int | None = None
-    """Of the prompt, those that were reused, as `Usage.of_choices` counts; None before the first token."""
+    """Of the prompt, those that were reused, as `Usage.of_choices` counts; None until the engine has said."""
     drafted_tokens: int = 0
     accepted_tokens: int = 0
     reasoning_tokens: int = 0
@@ -33,10 +33,13 @@ class Counts:
 
     def prefilled(self, choice: int, event: Prefill) -> None:
         self._done[choice] = event.done
+        self._reused(event.cached)
 
     def started(self, choice: int, event: Started) -> None:
         self._done[choice] = event.prompt_tokens
-        cached = event.cached_tokens
+        self._reused(event.cached_tokens)
+
+    def _reused(self, cached: int) -> None:
         self.cached_tokens = cached if self.cached_tokens is None else min(self.cached_tokens, cached)
 
     def sampled(self, choice: int, event: Sampled) -> None:

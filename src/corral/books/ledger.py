@@ -36,6 +36,50 @@ class Refusal:
     param: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """What was computed and reused, in tokens, and what it made; `prefilled` are those prompts' computed."""
+
+    prompt: int = 0
+    cached: int = 0
+    prefilled: int = 0
+    completion: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    reasoning: int = 0
+    calls: int = 0
+    vectors: int = 0
+
+    def __add__(self, other: "Tokens") -> "Tokens":
+        return Tokens(
+            self.prompt + other.prompt,
+            self.cached + other.cached,
+            self.prefilled + other.prefilled,
+            self.completion + other.completion,
+            self.drafted + other.drafted,
+            self.accepted + other.accepted,
+            self.reasoning + other.reasoning,
+            self.calls + other.calls,
+            self.vectors + other.vectors,
+        )
+
+    @classmethod
+    def of(cls, record: Record) -> "Tokens":
+        """Those of one request so far: none of them ever gets less."""
+        counts = record.counts
+        return cls(
+            record.prompt_tokens,
+            counts.cached_tokens or 0,
+            counts.prefilled_tokens,
+            counts.completion_tokens,
+            counts.drafted_tokens,
+            counts.accepted_tokens,
+            counts.reasoning_tokens,
+            counts.calls,
+            counts.vectors,
+        )
+
+
 @dataclass(slots=True)
 class Totals:
     """Over all settled requests, and over all refusals: those that were refused when their prompt was
@@ -44,36 +88,23 @@ class Totals:
     by_outcome: Counter[tuple[str, Outcome]] = field(default_factory=Counter)
     refused: Counter[tuple[int, str]] = field(default_factory=Counter)
     """By HTTP status and code."""
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    completion_tokens: int = 0
-    drafted_tokens: int = 0
-    accepted_tokens: int = 0
-    reasoning_tokens: int = 0
-    calls: int = 0
+    tokens: Tokens = Tokens()
+    """Of settled requests; those of all so far are the ledger's `tokens`."""
     with_tools: int = 0
     held_to: Counter[HeldTo] = field(default_factory=Counter)
     """Requests whose answers, or calls, had to look like something."""
-    vectors: int = 0
     wasted: dict[Outcome, Waste] = field(default_factory=dict)
 
     def add(self, record: Record) -> None:
         """One more settled request."""
-        outcome, counts = record.outcome or "failed", record.counts
+        outcome = record.outcome or "failed"
         self.by_outcome[record.about.api, outcome] += 1
         if outcome == "refused" and record.error is not None:
             self.refused[BAD_REQUEST, record.error] += 1
-        self.prompt_tokens += record.prompt_tokens
-        self.cached_tokens += counts.cached_tokens or 0
-        self.completion_tokens += counts.completion_tokens
-        self.drafted_tokens += counts.drafted_tokens
-        self.accepted_tokens += counts.accepted_tokens
-        self.reasoning_tokens += counts.reasoning_tokens
-        self.calls += counts.calls
+        self.tokens += Tokens.of(record)
         self.with_tools += bool(record.request.tools)
         if (held_to := record.request.held_to) is not None:
             self.held_to[held_to] += 1
-        self.vectors += counts.vectors
         self.wasted[outcome] = self.wasted.get(outcome, Waste()) + record.wasted
 
 
@@ -103,6 +134,11 @@ class Ledger:
         self.on_settled: list[Callable[[Record], None]] = []
         """Called once per request, when its record is complete and counted."""
         self.on_refused: list[Callable[[Refusal], None]] = []
+
+    @property
+    def tokens(self) -> Tokens:
+        """Of all requests so far, those that run included: it moves as tokens do, and never back."""
+        return sum(map(Tokens.of, self.live.values()), self.totals.tokens)
 
     def accept(self, about: About, request: GenerationRequest) -> Record:
         """A new request, from now on live."""

@@ -61,6 +61,7 @@ class Life:
         "_sequences",
         "_since_s",
         "_spent_s",
+        "_write_began_s",
         "admitted_s",
         "began_s",
         "ended_s",
@@ -82,6 +83,7 @@ class Life:
         self.held = 0
         """Sequences that the engine has of it."""
         self.is_writing = False
+        self._write_began_s = 0.0
         self.is_delivered = False
         self.is_over = False
         self.admitted_s: float | None = None
@@ -113,6 +115,7 @@ class Life:
         match what:
             case Happening.WRITE_BEGAN | Happening.WRITE_TAKEN:
                 self.is_writing = what is Happening.WRITE_BEGAN
+                self._write_began_s = now_s
                 return False
             case Happening.DELIVERED:
                 self.is_delivered = True
@@ -153,6 +156,11 @@ class Life:
     def waited_s(self) -> float:
         """How long it has been there."""
         return self._now_s() - self.began_s
+
+    @property
+    def write_s(self) -> float | None:
+        """How long the write that is under way has waited for its client; None if none is."""
+        return self._now_s() - self._write_began_s if self.is_writing and not self.is_over else None
 
     @property
     def prefill_s(self) -> float | None:

@@ -42,7 +42,8 @@ from corral.request import GenerationRequest
 class About:
     """Who asked, and by which API: what the engine does not need to know. `address` is never a key.
 
-    `id` is the answer's own; `request_id` is what the client, or a proxy before it, calls the request.
+    `id` is the answer's own; `request_id` is what the client, or a proxy before it, calls the request, and
+    `session` what it calls the conversation that it belongs to.
     """
 
     id: str
@@ -51,6 +52,7 @@ class About:
     streams: bool
     address: str
     request_id: str = ""
+    session: str = ""
 
 
 @dataclass(slots=True)
@@ -114,6 +116,7 @@ class Record:
         "prompt_tokens",
         "request",
         "started_at",
+        "status",
         "wasted",
     )
 
@@ -135,6 +138,8 @@ class Record:
         """The word for the error that ended it, if one did; see `errors.code_of`."""
         self.param: str | None = None
         """The field that was wrong, where it ended by being refused."""
+        self.status: int | None = None
+        """Of the HTTP response; None before it has begun."""
         self.wasted = Waste()
         self.draft: Sampled | None = None
         """The last step that had a draft; None where content is not kept."""
@@ -256,6 +261,10 @@ class Record:
                     self.ended_by(outcome_of(error))
         if watcher is not None:
             watcher.changed(self, at_once=False)
+
+    def answered(self, status: int) -> None:
+        """The response begins, with this HTTP status."""
+        self.status = status
 
     def writing(self, is_writing: bool) -> None:
         """A write to the client is under way, or has been taken."""

@@ -1,12 +1,13 @@
 """JSON as a model writes it, to JSON that a client can parse, character by character.
 
 Every prefix that leaves is a prefix of valid JSON. What is certain is mended: raw newlines in strings,
-escapes that JSON does not know, quotes of another kind, keys without quotes, Python's True, False, None
-and tuples, a comma too many. Where what was meant is not certain, the scanner fails and stops there.
+escapes that JSON does not know, half surrogate pairs, quotes of another kind, keys without quotes, Python's
+True, False, None and tuples, a comma too many. Where what was meant is not certain, the scanner fails and
+stops there.
 
-To keep the promise, two things wait: a comma until what it announces has begun, and a bare word until it
-is whole. Nothing else does. The stack is explicit, so depth costs nothing, and is bounded: past 128 levels
-many parsers give up.
+To keep the promise, three things wait: a comma until what it announces has begun, a bare word until it is
+whole, and half a surrogate pair for the other half. Nothing else does. The stack is explicit, so depth costs
+nothing, and is bounded: past 128 levels many parsers give up.
 """
 
 import json
@@ -28,7 +29,9 @@ _OPEN_ESCAPE = re.compile(r"(?<!\\)((?:\\\\)*)\\u([0-9a-fA-F]{0,3}|[dD][89abAB][
 _BARE = re.compile(r"[^\s,\]}]+")
 _WHOLE_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
 _HEX_DIGITS = {"u": 4, "x": 2, "U": 8}
-_LAST_CODE_POINT = 0x10FFFF
+_LAST_CODE_POINT, _LAST_UNIT = 0x10FFFF, 0xFFFF
+_FIRST_HALF, _SECOND_HALF, _LAST_HALF = 0xD800, 0xDC00, 0xDFFF  # of a surrogate pair
+_NO_CHARACTER = "\\ufffd"
 _HEX = frozenset("0123456789abcdefABCDEF")
 
 # A number's states, by the last character; where a number may not end, an underscore.
@@ -63,6 +66,7 @@ class JsonScanner:
         "_close",
         "_comma",
         "_escape_kind",
+        "_half",
         "_held",
         "_is_key",
         "_is_python",
@@ -103,6 +107,8 @@ class JsonScanner:
         self._is_key = False
         self._held = ""
         self._escape_kind = ""
+        self._half = ""
+        """The first half of a surrogate pair, as an escape that waits for the other one."""
         self._number = ""
         self._was_ended = False
         self.done = False
@@ -277,6 +283,8 @@ class JsonScanner:
             self.done = True
 
     def _string(self, text: str, at: int) -> int:
+        if self._half and text[at] != "\\":
+            self._drop_half()
         match = _PLAIN.match(text, at)
         if match is not None:
             self._out.append(match[0])
@@ -296,8 +304,29 @@ class JsonScanner:
             self._out.append(json.dumps(self._spelling.get(c, "\ufffd"), ensure_ascii=False)[1:-1])
         return at + 1
 
+    def _drop_half(self) -> None:
+        """Half a pair is no character, and many parsers refuse it."""
+        self._out.append(_NO_CHARACTER)
+        self._half = ""
+
+    def _unit(self, code: int) -> None:
+        """An escape of 16 bits: a character, or half of one."""
+        escape = f"\\u{code:04x}"
+        if _SECOND_HALF <= code <= _LAST_HALF and self._half:
+            self._out.append(self._half + escape)
+            self._half = ""
+            return
+        if self._half:
+            self._drop_half()
+        if _FIRST_HALF <= code < _SECOND_HALF:
+            self._half = escape
+        else:
+            self._out.append(_NO_CHARACTER if _SECOND_HALF <= code <= _LAST_HALF else escape)
+
     def _escape(self, c: str) -> None:
         self._state = "string"
+        if self._half and c != "u":
+            self._drop_half()
         if c in _ESCAPES:
             self._out.append("\\" + c)
         elif c == "u" or (c in "xU" and (self._is_python or self._close == "'")):
@@ -317,18 +346,20 @@ class JsonScanner:
         while at < len(text) and len(self._held) < wanted and text[at] in _HEX:
             self._held += text[at]
             at += 1
-        if len(self._held) == wanted and self._escape_kind != "U":
-            self._out.append("\\u" + self._held.rjust(4, "0"))
-            self._state = "string"
-        elif len(self._held) == wanted and int(self._held, 16) <= _LAST_CODE_POINT:
-            self._out.append(json.dumps(chr(int(self._held, 16)))[1:-1])
-            self._state = "string"
-        elif len(self._held) == wanted:
-            self._out.append("\\\\U" + self._held)
-            self._state = "string"
-        elif at < len(text):
+        is_whole = len(self._held) == wanted
+        if not is_whole and at == len(text):
+            return at
+        self._state = "string"
+        code = int(self._held, 16) if is_whole else _LAST_CODE_POINT + 1
+        if code <= _LAST_UNIT:
+            self._unit(code)
+            return at
+        if self._half:
+            self._drop_half()
+        if code <= _LAST_CODE_POINT:
+            self._out.append(json.dumps(chr(code))[1:-1])
+        else:
             self._out.append("\\\\" + self._escape_kind + self._held)
-            self._state = "string"
         return at
 
     def _number_part(self, text: str, at: int) -> int:

@@ -50,7 +50,7 @@ class StopFinder:
         if self.found is not None:
             return ""
         children, state = self._children, self._state
-        if not state and children[0].keys().isdisjoint(piece):
+        if not state and (not (begins := children[0]) or begins.keys().isdisjoint(piece)):
             return piece
         for end, character in enumerate(piece, 1):
             while state and character not in children[state]:

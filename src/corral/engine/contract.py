@@ -72,6 +72,21 @@ class Waste:
 
 
 @dataclass(frozen=True, slots=True)
+class Holdings:
+    """What an engine's caches hold now: tokens of the KV cache, and bytes of the host's memory.
+
+    Of the KV cache `running_tokens` are of sequences that run, and `kept_tokens`, which take `kept_bytes`, only
+    of prefixes that are kept. Prefixes that have left it take `saved_bytes`, of at most `saved_limit_bytes`.
+    """
+
+    running_tokens: int
+    kept_tokens: int
+    kept_bytes: int
+    saved_bytes: int
+    saved_limit_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Embedding:
     """What an engine's vectors are: of so many `dimensions`, from inputs of at most `input_tokens` each.
 
@@ -160,6 +175,11 @@ class Engine(Protocol):
     @property
     def embedding(self) -> Embedding | None:
         """What vectors it makes of texts; None if none."""
+        ...
+
+    @property
+    def holdings(self) -> Holdings | None:
+        """What its caches hold; None where it cannot tell. For people: it may be a step old."""
         ...
 
     @property

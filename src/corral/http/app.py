@@ -19,12 +19,13 @@ from corral.errors import (
     PayloadTooLarge,
     code_of,
 )
+from corral.http.asking import accepted
 from corral.http.body import Bodies
 from corral.http.complete import add_completions
 from corral.http.connection import UNREAD_BYTES, CorralRequest, ScopedHTTPConnection, target_of_request
 from corral.http.cors import Cors
 from corral.http.embed import add_embed
-from corral.http.generate import add_count, add_generate, is_accepted
+from corral.http.generate import add_count, add_generate
 from corral.http.guard import (
     HostCheck,
     KeyCheck,
@@ -161,6 +162,8 @@ def _add_guard(
 
     @app.after_request
     async def name_request(response: Response) -> Response:
+        if (asked := accepted()) is not None:
+            asked.answered(response.status_code)
         response.headers["X-Request-Id"] = g.get("request_id", "")
         errors = _marks(app).errors or errors_at(request.path, routes)
         response.headers[errors.id_header] = response.headers["X-Request-Id"]
@@ -181,7 +184,7 @@ def _add_errors(app: CorralApp, routes: Sequence[AnyRoute], ledger: Ledger) -> N
         errors = _marks(app).errors or errors_at(request.path, routes)
         told = _as_corral_error(error)
         response = error_reply(errors, told, g.request_id)
-        if not is_accepted():
+        if accepted() is None:
             ledger.refuse(
                 Refusal(
                     id=g.request_id,

@@ -1,18 +1,16 @@
 """`POST /v1/completions`: as `generate`, but for requests of several prompts, which may be token ids."""
 
-import secrets
 import time
-from functools import partial
 
 import trio
 from quart import Quart, Response, g, request
 
-from corral.books.record import About
 from corral.dialects import Head
 from corral.dialects.openai.completions import CompletionCall, CompletionsDialect
+from corral.http.asking import about, accept, asked_for, new_id
 from corral.http.body import Bodies
 from corral.http.connection import enter_for_request, peer_of
-from corral.http.generate import headers_of, streamed, whole
+from corral.http.generate import streamed, whole
 from corral.http.options import HttpOptions, ModelCard
 from corral.serving.service import Service
 from corral.serving.several import Several
@@ -31,22 +29,14 @@ def add_completions(
     async def completions() -> Response:
         """Continues texts that are no conversations, in the manner of the completions API."""
         async with bodies.received(request) as body:
-            parse = partial(dialect.parse, headers=headers_of(request), client=g.client)
-            call = await bodies.parse(parse, body)
-        id = f"{dialect.id_prefix}{secrets.token_hex(12)}"
+            call = await asked_for(bodies, dialect.parse, body)
+        id = new_id(dialect.id_prefix)
         abouts = [
-            About(
-                id=id if len(call.requests) == 1 else f"{id}-{number}",
-                api=API,
-                model=card.name,
-                streams=call.wants_stream,
-                address=request.remote_addr or "",
-                request_id=g.request_id,
-            )
+            about(id if len(call.requests) == 1 else f"{id}-{number}", API, card, streams=call.wants_stream)
             for number in range(len(call.requests))
         ]
         generations = enter_for_request(service.open_all(call.requests, g.client, abouts, peer_of(request)))
-        g.is_accepted = True
+        accept(generations)
         head = Head(id, int(time.time()), card.name, prompt_tokens=0)
         try:
             return await _respond(call, head, _echoed(call, service), generations, options)

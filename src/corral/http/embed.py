@@ -1,21 +1,19 @@
 """The routes that make vectors of texts: a request like any other, whose answer comes whole."""
 
-import secrets
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
 
 import trio
 from quart import Quart, Response, g, request
 
-from corral.books.record import About
 from corral.dialects import EmbedCall, Head
 from corral.dialects.routes import EmbedRoute
+from corral.http.asking import about, accept, asked_for, new_id
 from corral.http.body import PARSE_ON_LOOP_BYTES, Bodies
 from corral.http.connection import enter_for_request, peer_of
-from corral.http.generate import headers_of, whole
+from corral.http.generate import whole
 from corral.http.marks import speaks
 from corral.http.options import ModelCard
 from corral.serving.generation import Generation
@@ -39,22 +37,14 @@ def add_embed(app: Quart, route: EmbedRoute, service: Service, bodies: Bodies, c
     async def embed() -> Response:
         """Makes vectors of texts."""
         async with bodies.received(request, is_one_prompt=False) as body:
-            parse = partial(dialect.parse, headers=headers_of(request), client=g.client)
-            call = await bodies.parse(parse, body)
-        about = About(
-            id=f"{dialect.id_prefix}{secrets.token_hex(12)}",
-            api=route.api,
-            model=card.name,
-            streams=False,
-            address=request.remote_addr or "",
-            request_id=g.request_id,
-        )
-        opening = service.open(call.request, g.client, about, peer_of(request))
+            call = await asked_for(bodies, dialect.parse, body)
+        who = about(new_id(dialect.id_prefix), route.api, card, streams=False)
+        opening = service.open(call.request, g.client, who, peer_of(request))
         generation = enter_for_request(_with_texts_held(opening, bodies, call))
-        g.is_accepted = True
+        accept(generation)
         try:
             [completion] = await generation.complete()
-            head = Head(about.id, int(time.time()), card.name, generation.record.prompt_tokens)
+            head = Head(who.id, int(time.time()), card.name, generation.record.prompt_tokens)
             pieces = call.complete(head, completion)
             if sum(map(len, completion.vectors)) <= PARSE_ON_LOOP_BYTES:
                 return whole(b"".join(pieces), generation)

@@ -1,16 +1,14 @@
 """The routes that generate text, or measure what would be generated from: one way for every dialect."""
 
-import secrets
 import time
-from functools import partial
 
 import trio
-from quart import Quart, Request, Response, g, request
+from quart import Quart, Response, g, request
 
-from corral.books.record import About
-from corral.dialects import Call, Head, Headers, StreamEncoder
+from corral.dialects import Call, Head, StreamEncoder
 from corral.dialects.routes import CountRoute, Route
 from corral.errors import ContextExceeded
+from corral.http.asking import about, accept, asked_for, new_id
 from corral.http.body import Bodies
 from corral.http.connection import enter_for_request, peer_of
 from corral.http.marks import speaks
@@ -30,18 +28,10 @@ def add_generate(
     @speaks(dialect)
     async def generate() -> Response:
         async with bodies.received(request) as body:
-            parse = partial(dialect.parse, headers=headers_of(request), client=g.client)
-            call = await bodies.parse(parse, body)
-        about = About(
-            id=f"{dialect.id_prefix}{secrets.token_hex(12)}",
-            api=route.api,
-            model=card.name,
-            streams=call.wants_stream,
-            address=request.remote_addr or "",
-            request_id=g.request_id,
-        )
-        generation = enter_for_request(service.open(call.request, g.client, about, peer_of(request)))
-        g.is_accepted = True
+            call = await asked_for(bodies, dialect.parse, body)
+        who = about(new_id(dialect.id_prefix), route.api, card, streams=call.wants_stream)
+        generation = enter_for_request(service.open(call.request, g.client, who, peer_of(request)))
+        accept(generation)
         try:
             return await _respond(call, generation, options, service.capacity.request_ctx_tokens)
         except Exception:
@@ -60,8 +50,7 @@ def add_count(app: Quart, route: CountRoute, service: Service, bodies: Bodies) -
     async def count() -> Response:
         try:
             async with bodies.received(request) as body:
-                parse = partial(dialect.parse, headers=headers_of(request), client=g.client)
-                asked = await bodies.parse(parse, body)
+                asked = await asked_for(bodies, dialect.parse, body)
             with bodies.until_closed():
                 prompt_tokens = await service.prompt_tokens(asked, g.client)
         except ContextExceeded as error:
@@ -71,11 +60,6 @@ def add_count(app: Quart, route: CountRoute, service: Service, bodies: Bodies) -
 
     count.__doc__ = "Counts the tokens of a prompt."
     app.add_url_rule(route.path, f"count {route.path}", count, methods=["POST"])
-
-
-def is_accepted() -> bool:
-    """Whether the current request was accepted: what goes wrong from then on is no refusal."""
-    return bool(g.get("is_accepted", False))
 
 
 async def _respond(call: Call, generation: Generation, options: HttpOptions, ctx_tokens: int) -> Response:
@@ -108,12 +92,3 @@ def whole(answer: bytes, generation: Answering) -> Response:
 def streamed(generation: Answering, encoder: StreamEncoder, options: HttpOptions) -> Response:
     """The response that streams an answer."""
     return event_stream(GenerationSource(generation, encoder), keepalive_s=options.stream_keepalive_s)
-
-
-def headers_of(request: Request) -> Headers:
-    """A request's headers as dialects see them."""
-    headers: dict[str, str] = {}
-    for name, value in request.headers:
-        name = name.lower()
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    return headers

@@ -44,8 +44,12 @@ class OperatorCheck:
     def check_stop(self, request: Request) -> None:
         """May it stop a request? Raises Unauthorized or Forbidden."""
         self.check(request)
-        if not self._cookies and not is_local(request):
+        if not self.may_stop(request):
             raise Forbidden("without a status key, requests can only be stopped from this machine")
+
+    def may_stop(self, request: Request) -> bool:
+        """Whether it may stop requests; `check` has passed."""
+        return bool(self._cookies) or is_local(request)
 
     def sees_content(self, request: Request) -> bool:
         """Whether prompts and output may be sent to it; `check` has passed."""

@@ -2,6 +2,7 @@
 
 from urllib.parse import parse_qs
 
+import msgspec
 import trio
 from quart import Quart, Response, request
 
@@ -21,19 +22,30 @@ KEY_BODY_BYTES = 4096
 COOKIE_AGE_S = 30 * 86_400
 
 
+class Rights(msgspec.Struct, frozen=True):
+    """What one viewer may do and see."""
+
+    may_stop: bool
+    sees_content: bool
+
+
 class ViewerSource:
-    """What a viewer's mailbox brings, until the server shuts down."""
+    """What a viewer's mailbox brings, until the server shuts down; before that, its rights."""
 
-    __slots__ = ("_viewer",)
+    __slots__ = ("_first", "_viewer")
 
-    def __init__(self, viewer: Viewer) -> None:
+    def __init__(self, viewer: Viewer, rights: Rights) -> None:
         self._viewer = viewer
+        # Without an id: it is the viewer's own, and nothing that could be missed.
+        self._first = b"event: rights\ndata: %b\n\n" % msgspec.json.encode(rights)
 
     async def chunk(self) -> bytes:
         try:
-            return await self._viewer.receive()
+            chunk = await self._viewer.receive()
         except trio.EndOfChannel:
             raise StopAsyncIteration from None
+        first, self._first = self._first, b""
+        return first + chunk
 
     def keepalive(self) -> bytes:
         return KEEPALIVE
@@ -66,14 +78,15 @@ def add_status(
         """Everything /status shows, live, as server-sent events."""
         if request.method == "HEAD":
             return Response(b"", content_type=EVENT_STREAM, headers=HEADERS)
+        rights = Rights(operators.may_stop(request), operators.sees_content(request))
         viewer = enter_for_request(
             feed.broker.subscribe(
-                sees_content=operators.sees_content(request),
+                sees_content=rights.sees_content,
                 last_event_id=request.headers.get("Last-Event-ID"),
                 on_evicted=peer_of(request).abort,
             )
         )
-        return event_stream(ViewerSource(viewer), keepalive_s=keepalive_s)
+        return event_stream(ViewerSource(viewer, rights), keepalive_s=keepalive_s)
 
     @app.post("/status/key")
     @access(Access.PUBLIC)

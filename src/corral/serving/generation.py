@@ -151,6 +151,10 @@ class Generation:
         """
         return await collected(self._mailbox, self.choices)
 
+    def answered(self, status: int) -> None:
+        """The response begins, with this HTTP status."""
+        self.record.answered(status)
+
     def writing(self, is_writing: bool) -> None:
         """A write to the client is under way, or has been taken."""
         self.record.writing(is_writing)

@@ -17,7 +17,7 @@ import trio
 
 from corral.books.ledger import Ledger
 from corral.books.record import About, Record
-from corral.engine.contract import Capacity, Embedding, Engine, Texts
+from corral.engine.contract import Capacity, Embedding, Engine, Holdings, Texts
 from corral.errors import (
     Cancelled,
     CorralError,
@@ -116,6 +116,16 @@ class Service:
     def capacity(self) -> Capacity:
         """What the engine takes at a time."""
         return self._engine.capacity
+
+    @property
+    def queue_limit(self) -> int:
+        """How many may wait."""
+        return self._options.queue_requests
+
+    @property
+    def holdings(self) -> Holdings | None:
+        """What the engine's caches hold; None where it cannot tell."""
+        return self._engine.holdings
 
     @property
     def texts(self) -> Texts:

@@ -37,6 +37,11 @@ class Several:
         """As `Generation.complete`, of all choices."""
         return await collected(self._mailbox, self.choices)
 
+    def answered(self, status: int) -> None:
+        """As `Generation.answered`."""
+        for generation in self._generations:
+            generation.answered(status)
+
     def writing(self, is_writing: bool) -> None:
         """As `Generation.writing`."""
         for generation in self._generations:

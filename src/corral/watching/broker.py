@@ -104,6 +104,7 @@ class Viewer:
         parts = await self._mailbox.receive_all()
         if self._awaits_snapshot:  # which has all that is in the parts
             self._awaits_snapshot = False
+            self._broker.complete()
             self.seen_seq = self._broker.seq
             return self._broker.snapshot(self.sees_content)
         return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -134,7 +135,8 @@ class Broker:
 
     `snapshot(sees_content)` encodes the whole state, as of now. `collect()` is called before a batch goes
     out, to publish what is only worth saying once per batch; it returns when it wants to be called again.
-    `on_watched` is told when the first viewer comes and when the last one leaves.
+    `complete()` is called before a viewer gets a snapshot, to publish what is in that and is not to be told
+    again. `on_watched` is told when the first viewer comes and when the last one leaves.
     """
 
     def __init__(
@@ -142,11 +144,13 @@ class Broker:
         snapshot: Callable[[bool], bytes],
         collect: Callable[[], float] = lambda: inf,
         *,
+        complete: Callable[[], None] = lambda: None,
         on_watched: Callable[[bool], None] = lambda is_watched: None,
         viewer_batches: int = VIEWER_BATCHES,
         ring_events: int = RING_EVENTS,
     ) -> None:
         self.evicted = 0
+        self.complete = complete
         self._on_watched = on_watched
         self._encode_snapshot = snapshot
         self._collect = collect
@@ -201,6 +205,7 @@ class Broker:
         """
         if not self._viewers:
             self.seq += 1  # nothing was published meanwhile: no id from before may seem up to date
+        self.complete()
         viewer = Viewer(
             self, sees_content=sees_content, max_batches=self._viewer_batches, on_evicted=on_evicted
         )
@@ -211,6 +216,7 @@ class Broker:
         self._viewers[viewer] = None
         if len(self._viewers) == 1:
             self._on_watched(True)
+        self._wake.set()  # the others are told that there is one more, and it, that it is counted
         try:
             yield viewer
         finally:
@@ -250,6 +256,9 @@ class Broker:
             self._wake = trio.Event()
             due_s = self._collect_if_watched()
             batch, viewers = self._take(), tuple(self._viewers)
+            if not batch.entries:
+                await trio.sleep(LEAST_ROUND_S)
+                continue
             slices = range(0, max(1, len(viewers)), SLICE_VIEWERS)
             pause_s = round_s(len(viewers)) / len(slices)
             for start in slices:

@@ -4,79 +4,124 @@ import time
 
 from corral import __version__
 from corral.books.outcome import Outcome
+from corral.books.record import Record
 from corral.engine.contract import Waste
 from corral.serving.service import Service
 from corral.watching import views
 from corral.watching.history import History
+from corral.watching.load import Load
+from corral.watching.memory import machine_bytes, resident_bytes
 from corral.watching.stall import StallDetector
+
+MEMORY_STEP_BYTES = 2**20
+"""Of what the process takes, no less is worth telling."""
 
 
 class Picture:
     """Keeps nothing of its own but the time at which it was made."""
 
-    def __init__(self, service: Service, stall: StallDetector, history: History, *, model: str) -> None:
+    def __init__(
+        self, service: Service, stall: StallDetector, history: History, load: Load, *, model: str
+    ) -> None:
         self._service = service
         self._ledger = service.ledger
         self._stall = stall
         self._history = history
+        self._load = load
         self._model = model
+        self._machine_bytes = machine_bytes()
         self._began_s = time.monotonic()
 
     def snapshot(self, viewers: int, evicted: int, *, with_content: bool) -> views.Snapshot:
         """The whole state. `viewers` watch, and `evicted` more have been let go."""
         return views.Snapshot(
             server=self.server(),
+            load=self.load(),
             queue=self.queue(),
             requests=[
                 views.request(record, with_content=with_content) for record in self._ledger.live.values()
             ],
             recent=self._history.recent(with_content=with_content),
             history=self._history.rows,
+            refusals=self._history.refusals,
+            hour=self._load.hour,
             totals=self.totals(evicted),
             subscribers=self.subscribers(viewers, evicted),
         )
 
-    def server(self) -> views.Server:
+    @property
+    def phase(self) -> views.Phase:
+        """What the engine does, in a word."""
         phases = {record.engine_phase for record in self._ledger.live.values()}
-        phase: views.Phase = "idle"
         if "prefill" in phases:
-            phase = "mixed" if "decode" in phases else "prefill"
-        elif "decode" in phases:
-            phase = "decode"
+            return "mixed" if "decode" in phases else "prefill"
+        return "decode" if "decode" in phases else "idle"
+
+    def server(self) -> views.Server:
+        """What it is, and how it is."""
         capacity, is_stalled = self._service.capacity, self._stall.is_stalled
+        holdings = self._service.holdings
         return views.Server(
             version=__version__,
             model=self._model,
             uptime_s=round(time.monotonic() - self._began_s, 1),
             slots=capacity.slots,
             ctx_tokens=capacity.ctx_tokens,
-            phase=phase,
+            queue_limit=self._service.queue_limit,
+            phase=self.phase,
             draining=self._service.is_draining,
             stalled=is_stalled,
             failed=self._service.failure is not None,
             shows_content=self._ledger.keeps_content,
             step_age_s=round(self._stall.step_age_s or 0.0, 1) if is_stalled else None,
+            machine_bytes=self._machine_bytes,
+            saved_limit_bytes=None if holdings is None else holdings.saved_limit_bytes,
         )
 
+    def load(self) -> views.Load:
+        """How full it is."""
+        load, holdings, memory = self._load, self._service.holdings, resident_bytes()
+        speeds = load.speeds
+        return views.Load(
+            busy=load.busy,
+            waiting=self._service.waiting,
+            context_tokens=load.context_tokens,
+            prefill_tok_s=round(speeds.prefill, 1),
+            decode_tok_s=round(speeds.decode, 1),
+            memory_bytes=memory and memory & ~(MEMORY_STEP_BYTES - 1),
+            kept_tokens=None if holdings is None else holdings.kept_tokens,
+            kept_bytes=None if holdings is None else holdings.kept_bytes,
+            saved_bytes=None if holdings is None else holdings.saved_bytes,
+        )
+
+    def condition(self) -> tuple[object, ...]:
+        """What must be told at once of how it is; cheap."""
+        return self._service.is_draining, self._stall.is_stalled, self._service.failure is not None
+
+    def places(self) -> list[tuple[str, int]]:
+        """Who waits, and in which place, in the order in which they will be served; cheap."""
+        return [(record.about.id, record.position or 0) for record in self._waiting()]
+
     def queue(self) -> list[views.Place]:
-        """Who waits, in the order in which they will be served."""
-        waiting = [
-            (record.position, record) for record in self._ledger.live.values() if record.position is not None
-        ]
-        waiting.sort(key=lambda place: place[0])
+        """As `places`, with the estimates."""
+        waiting = self._waiting()
         waits_s = self._service.waits_s() if waiting else {}
         return [
             views.Place(
                 record.about.id,
-                position,
+                record.position or 0,
                 round(record.life.waited_s, 2),
                 _tenths(waits_s.get(record.about.id)),
             )
-            for position, record in waiting
+            for record in waiting
         ]
 
+    def _waiting(self) -> list[Record]:
+        waiting = [record for record in self._ledger.live.values() if record.position is not None]
+        return sorted(waiting, key=lambda record: record.position or 0)
+
     def totals(self, evicted_viewers: int) -> views.Totals:
-        totals = self._ledger.totals
+        totals, tokens = self._ledger.totals, self._ledger.tokens
         by_outcome: dict[Outcome, int] = {}
         for (_, outcome), count in totals.by_outcome.items():
             by_outcome[outcome] = by_outcome.get(outcome, 0) + count
@@ -88,9 +133,9 @@ class Picture:
             by_outcome=by_outcome,
             refused=totals.refused.total(),
             refused_by=refused_by,
-            prompt_tokens=totals.prompt_tokens,
-            cached_tokens=totals.cached_tokens,
-            completion_tokens=totals.completion_tokens,
+            prompt_tokens=tokens.prompt,
+            cached_tokens=tokens.cached,
+            completion_tokens=tokens.completion,
             evicted_subscribers=by_outcome.get("evicted", 0) + evicted_viewers,
             wasted=_wasted(totals.wasted),
         )

@@ -4,11 +4,13 @@ A field that is not known, or not known yet, is not sent. Nothing here holds con
 `tool_names`, `output`, `draft`, `Token` and `Draft`, which only go to viewers that may see it.
 """
 
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
 
 from corral.books.counts import Doing
+from corral.books.ledger import BAD_REQUEST, Refusal
 from corral.books.life import State
 from corral.books.outcome import Outcome
 from corral.books.record import Record
@@ -18,6 +20,12 @@ from corral.request import GrammarKind, RawPrompt
 
 MESSAGE_CHARS = 65_536
 """Longest message shown in full; of a longer one the beginning is sent, with its length."""
+
+NAME_CHARS = 200
+"""Of a path or a field's name, which come from outside."""
+
+STALLED_S = 0.5
+"""A write that has waited for so long is shown to wait."""
 
 INPUTS = 16
 """Of a request to embed texts, so many are shown; `params` has how many there are."""
@@ -30,6 +38,7 @@ class Server(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     model: str
     uptime_s: float
     slots: int
+    queue_limit: int
     ctx_tokens: int
     phase: Phase
     draining: bool
@@ -37,6 +46,75 @@ class Server(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     failed: bool
     shows_content: bool
     step_age_s: float | None = None
+    machine_bytes: int | None = None
+    """Memory of the machine, or of the container."""
+    saved_limit_bytes: int | None = None
+    """What prefixes that have left the KV cache may take."""
+
+
+class Load(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How full it is now; the speeds are of the last two seconds and of all requests together."""
+
+    busy: int
+    waiting: int
+    context_tokens: int
+    prefill_tok_s: float
+    decode_tok_s: float
+    memory_bytes: int | None = None
+    kept_tokens: int | None = None
+    """Of the KV cache, what only prefixes hold that are kept for later requests."""
+    kept_bytes: int | None = None
+    saved_bytes: int | None = None
+    """Of such prefixes, what lies in the host's memory."""
+
+
+class Bucket(msgspec.Struct, frozen=True, kw_only=True):
+    """Ten seconds that ended `at`: `busy` is a mean, `waiting` and `context_tokens` the most there were.
+
+    Percentiles are of the requests that ended then, null where none did.
+    """
+
+    at: int
+    busy: float
+    waiting: int
+    context_tokens: int
+    refused: int
+    prefill_tok_s: float
+    decode_tok_s: float
+    ended: int
+    queue_ms_p50: float | None
+    queue_ms_p95: float | None
+    ttft_ms_p50: float | None
+    ttft_ms_p95: float | None
+    stream_tok_s_p50: float | None
+    stream_tok_s_p5: float | None
+
+
+class Hour(msgspec.Struct, frozen=True):
+    """The last hour in buckets, oldest first, by column: a name once, and not 360 times."""
+
+    bucket_s: float
+    columns: dict[str, list[float | None]]
+
+    @classmethod
+    def of(cls, bucket_s: float, buckets: Iterable[Bucket]) -> "Hour":
+        rows = list(buckets)
+        return cls(
+            bucket_s, {name: [getattr(row, name) for row in rows] for name in Bucket.__struct_fields__}
+        )
+
+
+class Refused(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A request that was refused; `param` is the field that was wrong."""
+
+    at: float
+    id: str
+    client: str
+    method: str
+    path: str
+    status: int
+    code: str
+    param: str | None = None
 
 
 class Params(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -92,6 +170,8 @@ class Counters(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     reasoning_tokens: int | None = None
     calls: int | None = None
     vectors: int | None = None
+    write_ms: float | None = None
+    """How long its client has let a write wait that it has not taken yet."""
 
 
 class Flags(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -126,6 +206,9 @@ class Request(Counters, frozen=True, kw_only=True, omit_defaults=True):
     client: str
     request_id: str
     started_at: float
+    session: str | None = None
+    status: int | None = None
+    """Of the HTTP response, once there is one."""
     params: Params
     flags: Flags
     lanes: tuple[int, ...]
@@ -166,6 +249,9 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     vectors: int | None = None
     cache_hit: bool | None = None
     spec_decode: bool | None = None
+    client: str = ""
+    session: str | None = None
+    status: int | None = None
     wasted: Waste = msgspec.field(default_factory=Waste)
 
 
@@ -208,6 +294,7 @@ class Subscribers(msgspec.Struct, frozen=True):
 
 class ServerEvent(msgspec.Struct, frozen=True):
     server: Server
+    load: Load
     totals: Totals
     subscribers: Subscribers
 
@@ -216,10 +303,13 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """Everything. `recent` are the last finished requests as a whole, oldest first."""
 
     server: Server
+    load: Load
     queue: list[Place]
     requests: list[Request]
     recent: list[Request]
     history: list[Row]
+    refusals: list[Refused]
+    hour: Hour
     totals: Totals
     subscribers: Subscribers
 
@@ -282,6 +372,7 @@ def counters(record: Record) -> Counters:
         reasoning_tokens=counts.reasoning_tokens or None,
         calls=counts.calls or None,
         vectors=counts.vectors or None,
+        write_ms=None if (write_s := life.write_s) is None or write_s < STALLED_S else _ms(write_s),
     )
 
 
@@ -297,6 +388,8 @@ def request(record: Record, *, with_content: bool) -> Request:
         client=record.about.address,
         request_id=record.about.request_id,
         started_at=round(record.started_at, 3),
+        session=record.about.session or None,
+        status=record.status,
         params=Params(
             temperature=sampling.temperature,
             top_p=sampling.top_p,
@@ -383,6 +476,33 @@ def tool_names(record: Record) -> tuple[str, ...]:
     return tuple(tool.name for tool in record.request.tools)
 
 
+def refused(refusal: Refusal, at: float) -> Refused:
+    return Refused(
+        at=round(at, 3),
+        id=refusal.id,
+        client=refusal.address,
+        method=refusal.method,
+        path=refusal.path[:NAME_CHARS],
+        status=refusal.status,
+        code=refusal.code,
+        param=refusal.param and refusal.param[:NAME_CHARS],
+    )
+
+
+def refused_prompt(record: Record) -> Refused:
+    """One that was refused when its prompt was written."""
+    return Refused(
+        at=round(record.finished_at, 3),
+        id=record.about.request_id or record.about.id,
+        client=record.about.address,
+        method="POST",
+        path=record.about.api,
+        status=BAD_REQUEST,
+        code=record.error or "",
+        param=record.param and record.param[:NAME_CHARS],
+    )
+
+
 def row(record: Record) -> Row:
     counted = msgspec.structs.asdict(counters(record))
     drafted, accepted = record.counts.drafted_tokens, record.counts.accepted_tokens
@@ -390,6 +510,9 @@ def row(record: Record) -> Row:
         **{name: counted[name] for name in Row.__struct_fields__ if name in counted},
         api=record.about.api,
         request_id=record.about.request_id,
+        client=record.about.address,
+        session=record.about.session or None,
+        status=record.status,
         outcome=record.outcome or "failed",
         finished_at=round(record.finished_at, 3),
         accept_rate=round(accepted / drafted, 3) if drafted else None,

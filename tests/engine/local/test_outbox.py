@@ -1,5 +1,4 @@
 from itertools import pairwise
-from typing import Any
 
 import pytest
 
@@ -8,7 +7,7 @@ from corral.engine.local import outbox
 from corral.engine.local.outbox import Outbox
 from corral.engine.local.task import Delivery
 from corral.errors import EngineFailed
-from corral.events import BlockDelta, Event, Failed, Prefill, Sampled, Started
+from corral.events import BlockDelta, Failed, Prefill, Sampled, Started, TokenLogprob
 
 STEP_S = 0.006
 
@@ -92,37 +91,66 @@ def test_nothing_waits_for_a_step_nobody_knows_the_length_of(clock: Clock, told:
         Delivery([(2, [Prefill(5, 10)])]),
         Delivery([(2, [Failed(EngineFailed("no"))])]),
         Delivery(released=[(2, Waste())]),
-        Delivery(failure=EngineFailed("no")),
-        Delivery(has_recovered=True),
     ],
-    ids=["start", "progress", "failure", "release", "lost", "rebuilt"],
+    ids=["start", "progress", "failure", "release"],
 )
-def test_what_somebody_waits_for_goes_at_once_and_takes_along_what_was_held(
+def test_what_somebody_waits_for_goes_at_once_behind_what_was_held_of_it_and_nothing_else_goes(
     urgent: Delivery, clock: Clock, told: list[Delivery]
 ) -> None:
+    box = Outbox(told.append, 0.02)
+    box.put(text(1, "a"), STEP_S)
+    box.put(Delivery(text(1, "b").events + text(2, "c").events), STEP_S)
+    box.put(Delivery(urgent.events + text(1, "d").events, urgent.released), STEP_S)
+    assert len(told) == 2
+    assert told[1].events == [
+        (2, [Sampled(1), BlockDelta(0, "c"), *(e for _, es in urgent.events for e in es)])
+    ]
+    assert told[1].released == urgent.released
+    box.flush()
+    assert said(told[2]) == {1: "bd"}
+
+
+@pytest.mark.parametrize(
+    "urgent",
+    [Delivery(failure=EngineFailed("no")), Delivery(has_recovered=True)],
+    ids=["lost", "rebuilt"],
+)
+def test_when_the_engine_fails_nothing_is_held(urgent: Delivery, clock: Clock, told: list[Delivery]) -> None:
     box = Outbox(told.append, 0.02)
     box.put(text(1, "a"), STEP_S)
     box.put(text(1, "b"), STEP_S)
     box.put(urgent, STEP_S)
     assert len(told) == 2
-    assert said(told[1])[1] == "b"
-    assert told[1].released == urgent.released
+    assert said(told[1]) == {1: "b"}
     assert told[1].failure is urgent.failure
     assert told[1].has_recovered is urgent.has_recovered
-    assert told[1].events[1:] == urgent.events
 
 
-def test_events_keep_their_order_and_a_tasks_are_one_list(clock: Clock, told: list[Delivery]) -> None:
+def test_the_more_streams_have_text_the_longer_it_is_held(clock: Clock, told: list[Delivery]) -> None:
+    box = Outbox(told.append, 0.02)
+    many = range(100)
+    for _ in range(30):
+        box.put(Delivery([(key, text(key, "x").events[0][1]) for key in many]), STEP_S)
+        clock.now_s += STEP_S
+    waits_s = 0.02 + 100 * outbox.STREAM_S
+    assert len(told) == pytest.approx(30 * STEP_S / waits_s, abs=1.5)
+    assert all(len(delivery.events) == 100 for delivery in told)
+
+
+def test_the_text_of_steps_that_go_together_is_one_delta_and_their_counts_one_step(
+    clock: Clock, told: list[Delivery]
+) -> None:
     box = Outbox(told.append, 0.02)
     box.put(text(9, "x"), STEP_S)
-    first: list[Any] = [BlockDelta(0, "a")]
-    second: list[Event] = [BlockDelta(0, "b")]
-    box.put(Delivery([(1, first), (2, [BlockDelta(0, "c")])]), STEP_S)
-    box.put(Delivery([(2, [BlockDelta(0, "d")]), (1, second)]), STEP_S)
+    logprob = TokenLogprob(b"a", -1.0)
+    draft = Sampled(3, (b"c", b"d"), accepted=2)
+    box.put(Delivery([(1, [Sampled(1), BlockDelta(0, "a", (logprob,))]), (2, [Sampled(1)])]), STEP_S)
+    box.put(Delivery([(1, [draft, BlockDelta(0, "bcd")])]), STEP_S)
+    box.put(Delivery([(1, [Sampled(2, reasoning_tokens=1), BlockDelta(0, "ef")])]), STEP_S)
     box.flush()
-    assert [(key, [event.text for event in events]) for key, events in told[1].events] == [  # type: ignore[union-attr]
-        (1, ["a", "b"]),
-        (2, ["c", "d"]),
+    assert told[1].events == [
+        (1, [draft, Sampled(3, reasoning_tokens=1), BlockDelta(0, "abcdef", (logprob,))]),
+        (2, [Sampled(1)]),
     ]
     box.flush()
     assert len(told) == 2, "and nothing is said twice"

@@ -17,6 +17,7 @@ class Talker:
 
     lane: Lane
     tokens_left: int = 100
+    can_be_forced: bool = False
 
     def fitting(self, draft: list[int]) -> list[int]:
         return draft

@@ -1,6 +1,6 @@
 """The worker, turn by turn and without a thread, on the scripted backend."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import count
 from typing import Any
@@ -17,7 +17,7 @@ from corral.engine.local.scripted import ScriptedBackend, ScriptedCache, ramblin
 from corral.engine.local.task import Delivery, Task
 from corral.engine.local.worker import Worker
 from corral.errors import EngineFailed
-from corral.events import BlockDelta, Completion, Event, Failed, Finished, Prefill, Sampled, Started, collect
+from corral.events import Completion, Event, Failed, Finished, Prefill, Sampled, Started, collect
 from corral.request import Sampling
 
 CONVERSATION = "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"
@@ -387,6 +387,10 @@ def test_text_that_waits_for_more_says_the_same_in_fewer_deliveries() -> None:
     assert run(3.6e6)[1] < 10, "what begins, what ends, and what had come until then"
 
 
+def sampled(events: Iterable[Event]) -> int:
+    return sum(event.tokens for event in events if isinstance(event, Sampled))
+
+
 def test_text_that_waits_is_told_before_a_failure() -> None:
     steps = count()
 
@@ -397,8 +401,7 @@ def test_text_that_waits_is_told_before_a_failure() -> None:
     bench = Bench(ScriptedBackend(on_step=fail), stream_interval_ms=3.6e6)
     bench.submit(1, max_tokens=40)
     bench.run_until_released(1)
-    said = [event for event in bench.events[1] if isinstance(event, BlockDelta)]
-    assert len(said) == 4
+    assert sampled(bench.events[1]) == 4
     assert isinstance(bench.events[1][-1], Failed)
 
 
@@ -412,8 +415,8 @@ def test_text_does_not_wait_for_a_step_that_prefills(arrives: int) -> None:
         if len(steps) == arrives:
             bench.submit(2, list(range(64)), max_tokens=1)
         if chunks[0].sequence == 1:
-            sampled = sum(chunk.rows for step in steps for chunk in step if chunk.sequence == 0)
-            untold.append(sampled - sum(isinstance(event, Sampled) for event in bench.events.get(1, ())))
+            rows = sum(chunk.rows for step in steps for chunk in step if chunk.sequence == 0)
+            untold.append(rows - sampled(bench.events.get(1, ())))
 
     bench = Bench(ScriptedBackend(on_step=look), idle_tokens=16, stream_interval_ms=3.6e6)
     bench.submit(1, [1], max_tokens=30)
@@ -430,7 +433,7 @@ def test_what_still_waits_when_the_worker_stops_is_told() -> None:
     bench = Bench(ScriptedBackend(on_step=stop), stream_interval_ms=3.6e6)
     bench.submit(1, [1], max_tokens=30)
     bench.worker.run()
-    assert sum(isinstance(event, Sampled) for event in bench.events[1]) == len(bench.backend.steps) == 5
+    assert sampled(bench.events[1]) == len(bench.backend.steps) == 5
 
 
 def test_all_drafts_of_a_step_together_are_bounded() -> None:

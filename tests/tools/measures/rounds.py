@@ -10,6 +10,9 @@ def http(
     loop_s: float | None = None,
     engine_s: float | None = None,
     other_s: float | None = None,
+    streams: int = 2,
 ) -> HttpRound:
-    """A round of two streams."""
-    return HttpRound(2, 110, 6, tokens, wall_s, [0.1, 0.3], [0.01] * 4, loop_s, engine_s, other_s, 0.002, [])
+    """A round of so many streams."""
+    return HttpRound(
+        streams, 110, 6, tokens, wall_s, [0.1, 0.3], [0.01] * 4, loop_s, engine_s, other_s, 0.002, []
+    )

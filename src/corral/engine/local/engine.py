@@ -10,7 +10,7 @@ from typing import Any
 import trio
 
 from corral.decoding.formats.learn import shown
-from corral.engine.contract import Capacity, Embedding, Prepared, Sink, Waste
+from corral.engine.contract import Capacity, Embedding, Holdings, Prepared, Sink, Waste
 from corral.engine.local.backend import Backend
 from corral.engine.local.chores import Chores
 from corral.engine.local.constraints import Constraint
@@ -143,6 +143,11 @@ class LocalEngine:
     def embedding(self) -> Embedding | None:
         """What vectors the model makes of texts; None if none."""
         return self._inputs.embedding
+
+    @property
+    def holdings(self) -> Holdings | None:
+        """What the caches hold; None before `run`."""
+        return None if self._worker is None else self._worker.holdings
 
     def step_age_s(self) -> float | None:
         """How long the running step has lasted, in seconds; None if none is running."""

@@ -6,33 +6,115 @@ many streams the event loop could not follow at all. vLLM and SGLang call it a s
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from time import perf_counter
 
 from corral.engine.local.task import Delivery
+from corral.events import BlockDelta, Event, Sampled, TokenLogprob
+
+STREAM_S = 0.00025
+"""By so much longer is text held for each stream that has some: the loop takes some 50 us to write one's, so
+that is a fifth of its time at most, however many there are."""
 
 
 class Outbox:
-    """Holds deliveries back for less than `interval_s`; `deliver` may neither block nor raise.
+    """Holds text back for less than `interval_s`, and longer where many streams have some.
 
-    First tokens, ends, progress and failures never wait, and what was held goes out before them.
+    `deliver` may neither block nor raise. First tokens, ends, progress and failures never wait; what was held
+    of the same task goes out before them. The text of several steps becomes one delta.
     """
 
     def __init__(self, deliver: Callable[[Delivery], None], interval_s: float) -> None:
         self._deliver = deliver
         self._interval_s = interval_s
-        self._held = Delivery()
+        self._held: dict[int, _Held] = {}
         self._delivered_s = 0.0
 
     def put(self, delivery: Delivery, next_s: float | None) -> None:
         """Deliver, or hold. `next_s` from now more is expected; None if that is not known."""
-        self._held.extend(delivery)
-        due_s = None if next_s is None else perf_counter() + next_s - self._delivered_s
-        if due_s is None or due_s >= self._interval_s or self._held.is_urgent:
-            self.flush()
+        if not self._holds(delivery, next_s):
+            self._send(delivery, all_held=True)
+            return
+        urgent = Delivery(released=delivery.released)
+        released = {key for key, _ in delivery.released}
+        for key, events in delivery.events:
+            if key in released or not all(isinstance(event, BlockDelta | Sampled) for event in events):
+                urgent.events.append((key, events))
+            else:
+                self._hold(key, events)
+        if urgent:
+            self._send(urgent, all_held=False)
 
     def flush(self) -> None:
         """Deliver what is held."""
-        if self._held:
+        self._send(Delivery(), all_held=True)
+
+    def _holds(self, delivery: Delivery, next_s: float | None) -> bool:
+        if next_s is None or not self._interval_s or delivery.failure or delivery.has_recovered:
+            return False
+        streams = max(len(self._held), len(delivery.events))
+        return perf_counter() + next_s - self._delivered_s < self._interval_s + STREAM_S * streams
+
+    def _hold(self, key: int, events: list[Event]) -> None:
+        held = self._held.get(key)
+        if held is None:
+            held = self._held[key] = _Held()
+        for event in events:
+            held.add(event)
+
+    def _send(self, delivery: Delivery, *, all_held: bool) -> None:
+        """Deliver, behind what was held of the same tasks, or of all of them."""
+        if all_held:
             self._delivered_s = perf_counter()
-            held, self._held = self._held, Delivery()
-            self._deliver(held)
+        if not self._held:
+            if delivery:
+                self._deliver(delivery)
+            return
+        keys = [key for key, _ in delivery.events] + [key for key, _ in delivery.released]
+        told: dict[int, list[Event]] = {}
+        for key in [*self._held] if all_held else keys:
+            if (held := self._held.pop(key, None)) is not None:
+                told[key] = held.events()
+        for key, events in delivery.events:
+            if key in told:
+                told[key] += events
+            else:
+                told[key] = events
+        delivery.events = list(told.items())
+        if delivery:
+            self._deliver(delivery)
+
+
+@dataclass(slots=True)
+class _Held:
+    """What several steps said of one task: their text is one delta, and they are one step but for drafts."""
+
+    tokens: int = 0
+    reasoning_tokens: int = 0
+    drafted: list[Event] = field(default_factory=list)
+    index: int = 0
+    """Of the block that the text belongs to: where another one opens, nothing is held."""
+    texts: list[str] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+
+    def add(self, event: Event) -> None:
+        """One more, a BlockDelta or a Sampled."""
+        if isinstance(event, BlockDelta):
+            self.index = event.index
+            self.texts.append(event.text)
+            self.logprobs += event.logprobs
+        elif isinstance(event, Sampled):
+            if event.draft:
+                self.drafted.append(event)
+            else:
+                self.tokens += event.tokens
+                self.reasoning_tokens += event.reasoning_tokens
+
+    def events(self) -> list[Event]:
+        """All of it."""
+        told = self.drafted
+        if self.tokens:
+            told.append(Sampled(self.tokens, reasoning_tokens=self.reasoning_tokens))
+        if self.texts:
+            told.append(BlockDelta(self.index, "".join(self.texts), tuple(self.logprobs)))
+        return told

@@ -50,7 +50,7 @@ class Load:
 
     So many sequences are `decoding`, each of which looks at `decode_depth` cells; so many are `prefilling`,
     with `prefill_tokens` still to be computed, unless they are found in the cache; the first of them has
-    `prefill_depth` behind it.
+    `prefill_depth` behind it. `has_begun_prompts`: some of these are in the cache already.
     """
 
     decoding: int
@@ -58,6 +58,7 @@ class Load:
     prefill_tokens: int
     decode_depth: float = 0.0
     prefill_depth: float = 0.0
+    has_begun_prompts: bool = False
 
 
 @dataclass(slots=True)

@@ -37,6 +37,11 @@ class Generating(Protocol):
         """How many more tokens may be sampled."""
         ...
 
+    @property
+    def can_be_forced(self) -> bool:
+        """Whether it may be certain what comes next."""
+        ...
+
     def fitting(self, draft: list[int]) -> list[int]:
         """As much of a draft as may come next."""
         ...
@@ -104,15 +109,16 @@ class Planner:
         None beside a prefill: a wider step makes every stream wait longer for its next token, and the prompt
         for its next turn.
         """
-        if not self._scheduler.cache.shape.can_cut:
+        if not self._scheduler.cache.shape.can_cut or self.load.has_begun_prompts:
             return {}
-        wants: dict[Lane, int] = {}
-        for one in running.values():
-            lane = one.lane
-            if lane.is_decoding:
-                wants[lane] = one.tokens_left - 1  # beside each draft a token of its own comes out
-            elif lane.has_begun:
-                return {}
+        is_forced = any(one.can_be_forced for one in running.values())
+        if not is_forced and not self._drafter.can_pay(self.load.decoding, depth):
+            return {}
+        wants = {
+            one.lane: one.tokens_left - 1  # beside each draft a token of its own comes out
+            for one in running.values()
+            if one.lane.is_decoding
+        }
         drafts = self._drafter.propose(wants, depth)
         return {
             lane: fitting for lane, draft in drafts.items() if (fitting := running[lane.key].fitting(draft))

@@ -62,6 +62,11 @@ class Running:
         self._mask.accept(token)
         return token
 
+    @property
+    def can_be_forced(self) -> bool:
+        """Whether it may be certain what comes next."""
+        return self._mask is not None or bool(self._forced)
+
     def certain(self) -> list[int]:
         """The tokens that must come next; often none."""
         if self._forced:

@@ -76,7 +76,8 @@ class Scheduler:
         else:
             decode_depth = decode_cells / decoding if decoding else 0.0
             prefill_depth = float(min(waiting, key=self._rank).computed) if waiting else 0.0
-        return Load(decoding, len(waiting), prefill_tokens, decode_depth, prefill_depth)
+        has_begun = any(lane.has_begun for lane in waiting)
+        return Load(decoding, len(waiting), prefill_tokens, decode_depth, prefill_depth, has_begun)
 
     def add(self, key: int, prompt: Sequence[int], *, is_scored: bool = False) -> Lane:
         """Take a prompt in. The caller never has more in at once than the cache has sequences.

@@ -8,7 +8,7 @@ from corral.engine.contract import Waste
 from corral.engine.local.constraints import Constraint
 from corral.engine.local.replays import Replays
 from corral.errors import EngineFailed
-from corral.events import BlockDelta, Event, Sampled
+from corral.events import Event
 from corral.request import Sampling
 
 
@@ -104,22 +104,3 @@ class Delivery:
 
     def __bool__(self) -> bool:
         return bool(self.events or self.released or self.failure or self.has_recovered)
-
-    @property
-    def is_urgent(self) -> bool:
-        """Whether there is more in it than further text of running tasks."""
-        return bool(self.released or self.failure or self.has_recovered) or not all(
-            isinstance(event, BlockDelta | Sampled) for _, events in self.events for event in events
-        )
-
-    def extend(self, later: "Delivery") -> None:
-        """Append what a later turn produced; a task's events stay one list."""
-        ours = dict(self.events)
-        for key, events in later.events:
-            if key in ours:
-                ours[key].extend(events)
-            else:
-                self.events.append((key, events))
-        self.released += later.released
-        self.failure = later.failure or self.failure
-        self.has_recovered |= later.has_recovered

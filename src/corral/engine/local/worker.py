@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from time import perf_counter
 
-from corral.engine.contract import Waste
+from corral.engine.contract import Holdings, Waste
 from corral.engine.local.backend import Backend, BackendLost, Chunk, SavedSequence, StepAborted
 from corral.engine.local.cache.operations import Copy, Cut, Drop, Forget, Load, Operation, Save
 from corral.engine.local.drafts.drafter import Drafter
@@ -79,6 +79,20 @@ class Worker:
         """How long the running step has lasted, None if none runs. From any thread."""
         began_s = self._step_began_s
         return None if began_s is None else perf_counter() - began_s
+
+    @property
+    def holdings(self) -> Holdings:
+        """What the caches hold. From any thread: each figure was right at some moment of the running step."""
+        cache, token_bytes = self._cache, self._backend.cache.shape.token_bytes
+        running = cache.in_use
+        kept = max(0, cache.used - running)
+        return Holdings(
+            running_tokens=running,
+            kept_tokens=kept,
+            kept_bytes=kept * token_bytes,
+            saved_bytes=cache.saved.total * token_bytes,
+            saved_limit_bytes=cache.saved.most_tokens * token_bytes,
+        )
 
     def submit_nowait(self, task: Task | EmbedTask) -> None:
         """Start a task before the next step. From any thread."""

@@ -41,6 +41,13 @@ class CellTable:
     def append(self, sequence: int, count: int) -> None:
         """Take `count` free cells; the caller has seen to it that there are as many."""
         pinned = int(self._is_pinned[sequence])
+        if count == 1:  # as every lane has with every token
+            cell = self._free.pop()
+            self._owners[cell] = 1
+            self._pins[cell] = pinned
+            self._cells[sequence].append(cell)
+            self.pinned += pinned
+            return
         free, owners, pins, cells = self._free, self._owners, self._pins, self._cells[sequence]
         for _ in range(count):
             cell = free.pop()

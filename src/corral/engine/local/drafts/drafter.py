@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from corral.engine.local.costs import Costs
-from corral.engine.local.drafts.proposer import Proposer
-from corral.engine.local.drafts.room import DraftRoom
+from corral.engine.local.drafts.proposer import BEST, FEW_LANES, Proposer
+from corral.engine.local.drafts.room import MOST_OFFERS, DraftRoom
 from corral.engine.local.lane import Lane
 
 
@@ -18,6 +18,12 @@ class Drafter:
         self._authors: dict[Lane, Proposer] = {}
         """Whose the drafts of the last step are."""
 
+    def can_pay(self, lanes: int, depth: float) -> bool:
+        """Whether guesses could pay in a step of so many lanes, each of which looks at `depth` cells."""
+        if not (self._proposers and lanes):
+            return False
+        return lanes <= FEW_LANES or self._room(lanes, depth).fits(BEST, min(lanes, MOST_OFFERS))
+
     def propose(self, wants: Mapping[Lane, int], depth: float) -> dict[Lane, list[int]]:
         """Drafts for lanes that decode, of at most so many tokens each; together as many as pay.
 
@@ -27,7 +33,7 @@ class Drafter:
         drafts: dict[Lane, list[int]] = {}
         if not (self._proposers and wants):
             return drafts
-        room = DraftRoom(self._costs, lanes=len(wants), depth=depth, most_rows=self._most_rows)
+        room = self._room(len(wants), depth)
         left = {lane: limit for lane, limit in wants.items() if limit > 0}
         for proposer in self._proposers:
             found = proposer.propose(left, room)
@@ -36,6 +42,9 @@ class Drafter:
                 del left[lane]
             drafts |= found
         return drafts
+
+    def _room(self, lanes: int, depth: float) -> DraftRoom:
+        return DraftRoom(self._costs, lanes=lanes, depth=depth, most_rows=self._most_rows)
 
     def observe(self, lane: Lane, drafted: int, accepted: int) -> None:
         """The draft of the last step was verified: its first `accepted` tokens were right."""

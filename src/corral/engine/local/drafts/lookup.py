@@ -19,7 +19,6 @@ PLACES = 8  # the last places of a key that are compared
 LONG_MATCH_TOKENS = 8  # such a match is right more often,
 LONG_MATCH_FAILURE = 0.6  # by so much less often wrong
 MOST_MATCH_TOKENS = 32
-FEW_LANES = 4  # it takes less to look than to ask whether it could pay
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +87,6 @@ class PromptLookup:
         self._lookups: dict[Lane, Lookup] = {}
 
     def propose(self, wants: Mapping[Lane, int], room: DraftRoom) -> dict[Lane, list[int]]:
-        if len(wants) > FEW_LANES and not room.fits(BEST, len(wants)):
-            return {}  # not even if all found something, and were sure of it
         offers: list[Offer] = []
         places: dict[Lane, int] = {}
         for lane, limit in wants.items():

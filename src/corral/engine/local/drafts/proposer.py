@@ -8,6 +8,7 @@ from corral.engine.local.drafts.room import DraftRoom
 from corral.engine.local.lane import Lane
 
 LEAST, BEST = 0.2, 0.97  # chances, however drafts fare
+FEW_LANES = 4  # it takes less to look for a guess than to ask whether one could pay
 RIGHT_WEIGHT, WRONG_WEIGHT = 0.15, 0.1  # of one token, in the moving average
 
 
