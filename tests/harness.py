@@ -201,7 +201,14 @@ async def serving(backend: Backend, *, routes: Routes = table, **settings: Any) 
     """A running server on a backend, which it closes; at the end, nothing of any request may be left."""
     settings.setdefault("stream_interval_ms", 0)  # a test may hold a step up, and wants the text before it
     read = Settings(**settings)
-    app = Application(read, lambda: (backend, "scripted"), routes=routes)
+    async with serving_app(Application(read, lambda: (backend, "scripted"), routes=routes), read) as client:
+        yield client
+    assert not isinstance(backend, ScriptedBackend) or backend.open_samplers == 0
+
+
+@asynccontextmanager
+async def serving_app(app: Application, settings: Settings) -> AsyncIterator[Client]:
+    """A running server; at the end, nothing of any request may be left."""
     to_app, from_test = trio.open_memory_channel[dict[str, Any]](1)
     to_test, from_app = trio.open_memory_channel[dict[str, Any]](1)
     async with trio.open_nursery() as nursery:
@@ -209,11 +216,10 @@ async def serving(backend: Backend, *, routes: Routes = table, **settings: Any) 
         await to_app.send({"type": "lifespan.startup"})
         assert (await from_app.receive())["type"] == "lifespan.startup.complete"
         async with trio.open_nursery() as exchanges:
-            client = Client(app, exchanges, read.drain_s)
+            client = Client(app, exchanges, settings.drain_s)
             yield client
             await client.service.wait_idle()
             client.service.check_idle()
             exchanges.cancel_scope.cancel()
         await to_app.send({"type": "lifespan.shutdown"})
         assert (await from_app.receive())["type"] == "lifespan.shutdown.complete"
-    assert not isinstance(backend, ScriptedBackend) or backend.open_samplers == 0

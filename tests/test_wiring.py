@@ -13,6 +13,7 @@ from corral.engine.local.cache.cache import KeepOptions
 from corral.engine.local.llama.modelfile import ModelFile
 from corral.engine.local.llama.options import LlamaOptions
 from corral.engine.local.options import EngineOptions
+from corral.engine.upstream.options import FleetOptions
 from corral.http.options import HttpOptions
 from corral.serving.service import ServiceOptions
 from corral.settings import Settings
@@ -66,12 +67,32 @@ def test_a_draft_model_makes_no_vectors(monkeypatch: pytest.MonkeyPatch) -> None
     assert [options.pooling for options in opened] == ["off"]
 
 
-WIRED = {"model", "draft_model", "certfile", "keyfile", "log_level", "log_format", "stall_s"}
+WIRED = {
+    "model",
+    "draft_model",
+    "upstream",
+    "upstream_key",
+    "upstreams",
+    "certfile",
+    "keyfile",
+    "log_level",
+    "log_format",
+    "stall_s",
+}
 
 
 def test_every_setting_belongs_to_one_layer() -> None:
     """What belongs to none is read where the layers are put together."""
-    owners = [LlamaOptions, EngineOptions, KeepOptions, ServiceOptions, HttpOptions, DialectOptions, Limits]
+    owners = [
+        LlamaOptions,
+        EngineOptions,
+        FleetOptions,
+        KeepOptions,
+        ServiceOptions,
+        HttpOptions,
+        DialectOptions,
+        Limits,
+    ]
     owned = [own.name for options in owners for own in fields(options)]
     settings = Settings.model_fields.keys()
     twice = {name for name in settings if owned.count(name) > 1}

@@ -14,7 +14,16 @@ from corral.engine.local.backend import Backend
 from corral.errors import StartupError
 from corral.serving.service import Service
 from corral.settings import Settings
-from corral.wiring import OpenModel, Routes, Running, open_draft, open_engine, open_llama, start
+from corral.wiring import (
+    OpenModel,
+    Routes,
+    Running,
+    open_draft,
+    open_engine,
+    open_llama,
+    open_upstreams,
+    start,
+)
 
 Message = Any  # ASGI's typed dictionaries say less here than they cost
 Receive = Callable[[], Awaitable[Message]]
@@ -63,9 +72,11 @@ class Application:
         """The model's public name. Raises RuntimeError outside the lifespan."""
         return self.running.model
 
-    def _open(self, models: ExitStack) -> tuple[Engine, str]:
-        """The engine and its model's public name; what it holds is closed by `models`. Blocks."""
-        return open_engine(self._settings, self._open_model, self._open_draft, models)
+    async def _open(self, models: ExitStack) -> tuple[Engine, str]:
+        """The engine and its model's public name; what it holds is closed by `models`. A checkpoint."""
+        return await trio.to_thread.run_sync(
+            open_engine, self._settings, self._open_model, self._open_draft, models
+        )
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -83,7 +94,7 @@ class Application:
             return
         with ExitStack() as models:
             try:
-                engine, model = await trio.to_thread.run_sync(self._open, models)
+                engine, model = await self._open(models)
             except StartupError as error:
                 await receive()
                 await send({"type": "lifespan.startup.failed", "message": str(error)})
@@ -102,6 +113,25 @@ class Application:
                         self._running = None
                         running.service.ledger.close()
                 nursery.cancel_scope.cancel()
+
+
+class UpstreamApplication(Application):
+    """The app over servers elsewhere. Nothing is loaded."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings, _no_model)
+
+    async def _open(self, models: ExitStack) -> tuple[Engine, str]:
+        return await open_upstreams(self._settings)
+
+
+def _no_model() -> tuple[Backend, str]:
+    raise StartupError("the model is elsewhere")
+
+
+def application(settings: Settings) -> Application:
+    """The app over what the settings name: upstreams, or a model in this process."""
+    return UpstreamApplication(settings) if settings.has_upstreams else llama_application(settings)
 
 
 def llama_application(settings: Settings) -> Application:

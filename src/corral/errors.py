@@ -175,7 +175,11 @@ class StoppedByOperator(CorralError):
 
 
 class EngineFailed(CorralError):
-    """llama.cpp failed, for this request or as a whole."""
+    """The engine failed, for this request or as a whole."""
+
+
+class UpstreamFailed(EngineFailed):
+    """The engine is a server elsewhere, and it failed or cannot be reached."""
 
 
 class StartupError(Exception):

@@ -1,6 +1,6 @@
 """What happens to a generation, as a stream of nouns and past tenses.
 
-    Queued* Prefill* Started (Sampled | BlockOpened BlockDelta* BlockClosed)* (Finished | Failed)
+    Queued* Placed* Prefill* Started (Sampled | BlockOpened BlockDelta* BlockClosed)* (Finished | Failed)
     Queued* (Prefill | Embedded)* (Finished | Failed)             where texts are embedded
 
 Exactly one Finished or Failed ends every stream. Events are block-structured, the richest form any
@@ -70,6 +70,13 @@ class Queued:
 
     position: int
     wait_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """One of several engines has the sequence now; `replica` names it for people."""
+
+    replica: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +181,7 @@ class Failed:
 
 Event = (
     Queued
+    | Placed
     | Prefill
     | Started
     | Sampled

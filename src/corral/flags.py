@@ -14,6 +14,7 @@ SECTIONS = {
     "model": "Model",
     "bind": "Network",
     "flash_attn": "Memory and speed",
+    "upstream": "Engines elsewhere",
     "queue_requests": "Requests and streams",
     "status_key": "Watching",
     "body_limit_bytes": "Limits of connections",
@@ -108,6 +109,7 @@ def _metavar(field: str) -> str | None:
     """What stands for the value of a setting in the help; None where argparse's own choices do."""
     info = Settings.model_fields[field]
     named = {"model": "MODEL", "draft_model": "MODEL", "bind": "[HOST:]PORT", "status_key": "KEY"}
+    named |= {"upstream": "URLS", "upstream_key": "KEY", "upstreams": "JSON"}
     if field in named:
         return named[field]
     unit = field.rpartition("_")[2]

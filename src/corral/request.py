@@ -167,6 +167,8 @@ class Sampling:
     min_tokens: int = 0
     ignores_end: bool = False
     seed: int | None = None
+    given: frozenset[str] = field(default=frozenset(), compare=False)
+    """The names of those that the client itself chose; an upstream has defaults of its own for the others."""
 
     @property
     def has_penalties(self) -> bool:
@@ -209,7 +211,7 @@ class GenerationRequest:
     A text that `includes_stop` ends with the stop string that ended it; one that `shows_control` has the
     names of control tokens in it. A last message of the assistant is continued, not answered.
     `template_kwargs` is a JSON object for the model's template. Of one client's requests that wait the one of
-    the lowest `priority` goes first.
+    the lowest `priority` goes first. Those of one `session` are best served where the last one was.
     """
 
     messages: tuple[Message, ...] = ()
@@ -231,6 +233,7 @@ class GenerationRequest:
     prompt: RawPrompt | None = None
     scores_prompt: bool = False
     embed: Embed | None = None
+    session: str | None = None
 
     @property
     def held_to(self) -> HeldTo | None:

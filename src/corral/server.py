@@ -12,7 +12,7 @@ from functools import partial
 import trio
 
 from corral import transport
-from corral.application import Application, llama_application
+from corral.application import Application, application
 from corral.errors import StartupError
 from corral.settings import Settings
 from corral.wiring import configure_process, limits
@@ -25,13 +25,13 @@ HELLO = {"role": "user", "content": "Hello!"}
 def main(settings: Settings, app: Application | None = None) -> int:
     """Bind, load the model, then serve until SIGTERM or SIGINT; the exit code.
 
-    `app` is the one over llama.cpp unless another is given. Raises StartupError or OSError before anything is
-    served, and what ends the app's lifespan later.
+    `app` is the one over what the settings name unless another is given. Raises StartupError or OSError
+    before anything is served, and what ends the app's lifespan later.
     """
     configure_process(settings)
     warn_of_strangers(settings)
     try:
-        trio.run(_serve, settings, llama_application(settings) if app is None else app)
+        trio.run(_serve, settings, application(settings) if app is None else app)
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise

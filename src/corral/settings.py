@@ -17,7 +17,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, FilePath, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FilePath,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -60,12 +69,31 @@ HOST, PORT = "127.0.0.1", 8000
 _SIZES = {"k": 2**10, "m": 2**20, "g": 2**30}
 _SIZE = re.compile(r"(\d+)\s*([kmg])(?:i?b)?", re.IGNORECASE)
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@,*\"]+", re.IGNORECASE)
+UpstreamKind = Literal["auto", "llama-server", "vllm", "sglang", "corral", "openai"]
 
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]
 
 
+SECRET = ("api_keys", "status_key", "upstream", "upstream_key", "upstreams")
+"""Settings whose values are, or may have in them, what nobody is shown."""
+
+
 class SettingsError(ValueError):
     """The settings cannot be used; the message is one line that names the setting and its source."""
+
+
+class Upstream(BaseModel):
+    """One of `upstreams`. What is not given is asked of the upstream itself."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: str = Field(min_length=1)
+    key: str = Field("", repr=False)
+    slots: int | None = Field(None, ge=1, le=4096)
+    weight: float = Field(1.0, gt=0, le=1000, allow_inf_nan=False)
+    models: tuple[str, ...] = ()
+    kind: UpstreamKind = "auto"
+    ctx_tokens: int | None = Field(None, ge=1)
 
 
 class Settings(BaseSettings):
@@ -149,6 +177,33 @@ class Settings(BaseSettings):
         description="Compute a request in the same steps whatever was computed before, so that alone it gets "
         "the same text again, its prefix cached or not: prompts in chunks of 128 tokens, one sequence at a "
         "time, no drafts, a KV cache for each slot (docs/determinism.md).",
+    )
+
+    # Engines elsewhere
+    upstream: CommaSeparated = Field(
+        (),
+        description="Comma-separated URLs of servers with OpenAI's chat API (llama-server, vLLM, SGLang, "
+        "corral), replicas of one model. With any, no model is loaded here (docs/scale.md).",
+    )
+    upstream_key: str = Field("", repr=False, description="API key for those of --upstream.")
+    upstreams: tuple[Upstream, ...] = Field(
+        (),
+        repr=False,
+        description="The same one by one, each with its url and, where wanted, key, slots, weight, models, "
+        "kind and ctx_tokens: [[upstreams]] in the file, JSON elsewhere.",
+    )
+    upstream_probe_s: float = Field(
+        10.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="How long an upstream may be silent before it is looked at, and how long a look may "
+        "take; then it is given nothing until it generates again.",
+    )
+    upstream_silence_s: float = Field(
+        300.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Longest an upstream may say nothing of a request before that has failed. 0: no limit.",
     )
 
     # Admission
@@ -301,7 +356,7 @@ class Settings(BaseSettings):
         "figures as fields (docs/status.md).",
     )
 
-    @field_validator("api_keys", "allowed_hosts", "allowed_origins", mode="before")
+    @field_validator("api_keys", "allowed_hosts", "allowed_origins", "upstream", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if not isinstance(value, str):
@@ -343,11 +398,20 @@ class Settings(BaseSettings):
             raise ValueError("allowed_origins=* needs api_keys: else any page on the web may use this server")
         if self.flash_attn == "off" and self.kv_type_v not in ("f32", "f16", "bf16"):
             raise ValueError(f"kv_type_v={self.kv_type_v} needs flash attention, and flash_attn is off")
+        if self.has_upstreams and (self.model is not None or self.draft_model is not None):
+            raise ValueError("with upstreams no model is loaded here: leave out model and draft_model")
+        if self.has_upstreams and self.deterministic:
+            raise ValueError("deterministic is for a model that is loaded here, and there are upstreams")
         if self.deterministic and self.kv_cache == "shared":
             raise ValueError("deterministic needs a KV cache for each slot, and kv_cache is shared")
         if self.deterministic and self.draft_model is not None:
             raise ValueError("deterministic goes without drafts, and there is a draft_model")
         return self
+
+    @property
+    def has_upstreams(self) -> bool:
+        """Whether the model is elsewhere."""
+        return bool(self.upstream or self.upstreams)
 
     @classmethod
     def settings_customise_sources(
@@ -393,7 +457,7 @@ def load(flags: Mapping[str, Any] | None = None, *, config: Path | None = None) 
             source = f"{name} in {file}"
         if first["type"] == "extra_forbidden":
             raise SettingsError(f"{source}: there is no such setting{_hint(name)}") from None
-        shown = "" if name in ("api_keys", "status_key") else f"; got {str(first['input'])!r}"
+        shown = "" if name in SECRET else f"; got {str(first['input'])!r}"
         raise SettingsError(f"{source}: {_plain(first['msg'])}{shown}") from None
 
 

@@ -1,6 +1,8 @@
 """Settings to a running service: the one place that knows how the layers are put together."""
 
 import gc
+import logging
+import ssl
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -18,13 +20,16 @@ from corral.engine.contract import Engine
 from corral.engine.local.backend import Backend
 from corral.engine.local.engine import LocalEngine
 from corral.engine.local.options import EngineOptions
+from corral.engine.upstream.address import Address, address_of
+from corral.engine.upstream.engine import UpstreamEngine
+from corral.engine.upstream.options import FleetOptions, UpstreamOptions
 from corral.errors import StartupError
 from corral.http.app import create_app
 from corral.http.options import HttpOptions, ModelCard
 from corral.http.pages import read_files
 from corral.printable import one_line
 from corral.serving.service import Service, ServiceOptions
-from corral.settings import Settings
+from corral.settings import Settings, Upstream
 from corral.transport.limits import Limits
 from corral.watching.watch import Watching, attach
 
@@ -100,7 +105,7 @@ async def start(
     settings: Settings, engine: Engine, model: str, nursery: trio.Nursery, routes: Routes
 ) -> Running:
     """Start an engine, and all that stands on it, in `nursery`."""
-    ledger = Ledger(slots=engine.capacity.slots, keeps_content=settings.status_content)
+    ledger = Ledger(keeps_content=settings.status_content)
     service = Service(engine, pick(ServiceOptions, settings), ledger)
     watching = attach(service, model=model, stall_s=settings.stall_s)
     files = await trio.to_thread.run_sync(read_files, static_folder())
@@ -145,6 +150,45 @@ def open_llama(settings: Settings, model: str | None) -> tuple[Backend, str]:
         undo.pop_all()
     logger.info("%s: %s", model_file.name, backend.summary)
     return backend, model_file.name
+
+
+async def open_upstreams(settings: Settings) -> tuple[Engine, str]:
+    """Ask the upstreams what they are; an engine over them, and their model's public name. A checkpoint.
+
+    Raises StartupError for an address that is none. One that does not answer yet may do so later.
+    """
+    upstreams = upstreams_of(settings)
+    options = pick(
+        FleetOptions, settings, replica_slots=settings.slots, replica_ctx_tokens=settings.ctx_tokens
+    )
+    uses_tls = any(upstream.address.is_tls for upstream in upstreams)
+    engine = await UpstreamEngine.opened(
+        upstreams, options, ssl.create_default_context() if uses_tls else None
+    )
+    return engine, engine.model
+
+
+def upstreams_of(settings: Settings) -> list[UpstreamOptions]:
+    """All that the settings name, in their order, each once. Raises StartupError."""
+    upstreams: dict[Address, UpstreamOptions] = {}
+    named = [Upstream(url=url, key=settings.upstream_key) for url in settings.upstream]
+    for number, upstream in enumerate((*named, *settings.upstreams), start=1):
+        try:
+            address = address_of(upstream.url)
+        except ValueError as error:  # a key may be in the URL, which is not to be shown
+            raise StartupError(f"upstream {number} has no address that can be used: {error}") from None
+        if address in upstreams:
+            raise StartupError(f"there are two upstreams at {address.name}")
+        upstreams[address] = UpstreamOptions(
+            address,
+            upstream.key,
+            upstream.slots,
+            upstream.weight,
+            upstream.models,
+            None if upstream.kind == "auto" else upstream.kind,
+            upstream.ctx_tokens,
+        )
+    return list(upstreams.values())
 
 
 def open_draft(settings: Settings) -> Backend:

@@ -69,7 +69,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def ledger(clock: Clock) -> Ledger:
-    return Ledger(slots=4, now_s=clock)
+    return Ledger(now_s=clock)
 
 
 @pytest.fixture
@@ -239,7 +239,7 @@ def test_a_prompt_that_was_cached_has_no_prefill_speed(clock: Clock, ledger: Led
 
 def test_content_is_kept_only_where_it_is_shown(clock: Clock) -> None:
     for keeps in (True, False):
-        record = accept(Ledger(slots=1, keeps_content=keeps, now_s=clock))
+        record = accept(Ledger(keeps_content=keeps, now_s=clock))
         record.observe(0, [Sampled(2, (b"x", b"\xf0\x9f"), 1), BlockOpened(0, "reasoning")])
         record.observe(0, [BlockDelta(0, "so"), BlockDelta(0, "me"), BlockClosed(0)])
         record.observe(0, [BlockOpened(1, "tool", "call_1", "look"), BlockDelta(1, "{}")])
@@ -254,7 +254,7 @@ def test_content_is_kept_only_where_it_is_shown(clock: Clock) -> None:
 
 
 def test_a_watcher_hears_of_states_at_once_and_of_text(clock: Clock) -> None:
-    ledger = Ledger(slots=1, keeps_content=True, now_s=clock)
+    ledger = Ledger(keeps_content=True, now_s=clock)
     watching = ledger.watcher = Watching()
     record = accept(ledger)
     record.admitted()

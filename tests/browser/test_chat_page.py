@@ -11,7 +11,7 @@ from playwright.sync_api import Page, expect
 from tests.browser.axe import needs_axe, violations
 from tests.browser.conftest import Server
 from tests.browser.scripted_server import THOUGHT
-from tests.browser.test_status_page import STORY, Talk
+from tests.browser.talks import STORY, Talk
 
 pytestmark = [pytest.mark.browser, pytest.mark.model]
 

@@ -103,6 +103,7 @@ class TaleEngine:
         self.embedding = embedding
         self.capacity = Capacity(slots, slots * ctx_tokens, ctx_tokens)
         self.failure: EngineFailed | None = None
+        self.on_capacity: list[Callable[[], None]] = []
         self.texts = None
         self.holdings = None
         self.chat_template = None

@@ -1,19 +1,23 @@
-"""What serving relies on, of every engine: the local one, and one that has neither tokens nor a model."""
+"""What serving relies on, of every engine: the local one, one that has neither tokens nor a model, and one
+whose model is behind HTTP."""
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
 import trio
 import trio.testing
 from tests.engine.tales import TaleEngine, asking
+from tests.engine.upstream.scripted import ScriptedUpstream
 
 from corral.engine.contract import Embedding, Engine, Handle, Waste
 from corral.engine.local.engine import LocalEngine
 from corral.engine.local.options import EngineOptions
 from corral.engine.local.scripted import ScriptedBackend, embeds
-from corral.errors import ContextExceeded, EngineFailed
+from corral.engine.upstream.engine import UpstreamEngine
+from corral.engine.upstream.options import FleetOptions
+from corral.errors import ContextExceeded, EngineFailed, InvalidRequest
 from corral.events import Embedded, Event, Failed, Finished, Started, Usage
 from corral.request import Embed, GenerationRequest, RawPrompt
 
@@ -45,7 +49,7 @@ class Listener:
         return [event for event in self.events_so_far if isinstance(event, Finished | Failed)]
 
 
-def local() -> Engine:
+async def local(nursery: trio.Nursery) -> Engine:
     """A step lets go of Python's lock for a moment, as a model's does: else the event loop hardly has it."""
     backend = ScriptedBackend(
         ctx_tokens=CTX_TOKENS, embeds=embeds(dimensions=3), on_step=lambda _: time.sleep(STEP_S)
@@ -53,14 +57,20 @@ def local() -> Engine:
     return LocalEngine(backend, EngineOptions(slots=2))
 
 
-def tales() -> Engine:
+async def tales(nursery: trio.Nursery) -> Engine:
     return TaleEngine(ctx_tokens=CTX_TOKENS, pause_s=0.001, embedding=Embedding(3, 1000, "mean"))
 
 
-@pytest.fixture(params=[local, tales])
-def engine(request: pytest.FixtureRequest) -> Engine:
-    make: Callable[[], Engine] = request.param
-    return make()
+async def upstream(nursery: trio.Nursery) -> Engine:
+    server = ScriptedUpstream(slots=2, ctx_tokens=CTX_TOKENS)
+    await nursery.start(server.serve)
+    return await UpstreamEngine.opened([server.options()], FleetOptions())
+
+
+@pytest.fixture(params=[local, tales, upstream])
+async def engine(request: pytest.FixtureRequest, nursery: trio.Nursery) -> Engine:
+    make: Callable[[trio.Nursery], Awaitable[Engine]] = request.param
+    return await make(nursery)
 
 
 @asynccontextmanager
@@ -152,6 +162,10 @@ async def test_texts_are_embedded_each_once_and_then_the_slot_comes_back(engine:
     texts = ("abc", "a b", "a b c d e")
     request = GenerationRequest(embed=Embed(tuple(map(RawPrompt, texts)), dimensions=2))
     async with started(engine):
+        if engine.embedding is None:
+            with pytest.raises(InvalidRequest):
+                engine.check(request)
+            return
         engine.check(request)
         prepared = await engine.prepare(request, client="somebody")
         engine.submit(prepared, 0, listener, max_tokens=0)
@@ -184,8 +198,21 @@ async def test_what_cannot_fit_is_refused_with_both_lengths(engine: Engine) -> N
     assert too_much.value.limit_tokens == engine.capacity.request_ctx_tokens == CTX_TOKENS
     assert 0 < too_much.value.prompt_tokens < CTX_TOKENS
     with pytest.raises(ContextExceeded) as too_long:
-        await engine.prepare(asking("word " * CTX_TOKENS), client="somebody")
+        await refused(engine, asking("word " * CTX_TOKENS))
     assert too_long.value.prompt_tokens >= CTX_TOKENS
+    assert too_long.value.limit_tokens == CTX_TOKENS
+
+
+async def refused(engine: Engine, request: GenerationRequest) -> None:
+    """Before it has a slot or, where only an upstream can count, once it has."""
+    prepared = await engine.prepare(request, client="somebody")
+    listener = Listener()
+    async with started(engine):
+        engine.submit(prepared, 0, listener, max_tokens=prepared.max_tokens)
+        await listener.is_released.wait()
+    [failed] = listener.endings
+    assert isinstance(failed, Failed)
+    raise failed.error
 
 
 async def test_without_a_limit_the_context_is_it(engine: Engine) -> None:

@@ -29,7 +29,7 @@ class TaleApplication(Application):
         super().__init__(settings, _no_model)
         self._engine = engine
 
-    def _open(self, models: ExitStack) -> tuple[Engine, str]:
+    async def _open(self, models: ExitStack) -> tuple[Engine, str]:
         return self._engine, "tales"
 
 

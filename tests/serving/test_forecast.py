@@ -53,7 +53,7 @@ async def serving(
 ) -> AsyncIterator[Service]:
     engine = TaleEngine(tale, slots=slots, ctx_tokens=CTX_TOKENS, pause_s=TOKEN_S, embedding=embedding)
     async with running(engine) as engine, trio.open_nursery() as nursery:
-        service = Service(engine, ServiceOptions(queue_requests=queue_requests), Ledger(slots=slots))
+        service = Service(engine, ServiceOptions(queue_requests=queue_requests), Ledger())
         await nursery.start(service.run)
         yield service
         nursery.cancel_scope.cancel()

@@ -79,7 +79,7 @@ async def serving(
     """A service on a tale engine of one slot; at the end nothing of any request may be left."""
     async with running(kind(tale, slots=1, pause_s=1.0, preparing_s=preparing_s)) as engine:
         given = ServiceOptions(queue_requests=queue_limit, **options)  # type: ignore[arg-type]
-        service = Service(engine, given, Ledger(slots=engine.capacity.slots))
+        service = Service(engine, given, Ledger())
         async with trio.open_nursery() as nursery:
             await nursery.start(service.run)
             yield service
@@ -259,7 +259,7 @@ async def test_a_shutdown_does_not_wait_for_an_engine_that_works_for_nobody(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     engine = StubbornEngine(slots=1, pause_s=1.0)
-    service = Service(engine, ServiceOptions(), Ledger(slots=1))
+    service = Service(engine, ServiceOptions(), Ledger())
     async with trio.open_nursery() as nursery:
         await nursery.start(engine.run)
         await nursery.start(service.run)

@@ -20,7 +20,7 @@ class Room:
 
     def __init__(self) -> None:
         self.now_s = 1000.0
-        self.ledger = Ledger(slots=2, now_s=lambda: self.now_s, unix_s=lambda: self.now_s)
+        self.ledger = Ledger(now_s=lambda: self.now_s, unix_s=lambda: self.now_s)
         self.load = Load(Service(TaleEngine(), ServiceOptions(), self.ledger))
         self.ledger.on_settled.append(self.load.settled)
         self.ledger.on_refused.append(self.load.refused)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from corral.events import BlockClosed, BlockKind, BlockOpened, Prefill, Sampled, Started
+from corral.events import BlockClosed, BlockKind, BlockOpened, Prefill, Sampled, Started, Usage
 
 Doing = Literal["thinking", "calling", "embedding"]
 
@@ -13,8 +13,6 @@ class Counts:
     """One request of `choices` sequences, which all begin with the same prompt."""
 
     choices: int
-    cached_tokens: int | None = None
-    """Of the prompt, those that were reused, as `Usage.of_choices` counts; None until the engine has said."""
     drafted_tokens: int = 0
     accepted_tokens: int = 0
     reasoning_tokens: int = 0
@@ -23,6 +21,7 @@ class Counts:
     """Of tools, begun so far."""
     vectors: int = 0
     """Of inputs that are embedded, made so far."""
+    _cached: dict[int, int] = field(default_factory=dict)
     _open: dict[int, BlockKind] = field(default_factory=dict)
     _done: list[int] = field(init=False)
     _sampled: list[int] = field(init=False)
@@ -33,14 +32,15 @@ class Counts:
 
     def prefilled(self, choice: int, event: Prefill) -> None:
         self._done[choice] = event.done
-        self._reused(event.cached)
+        self._cached[choice] = event.cached
 
     def started(self, choice: int, event: Started) -> None:
         self._done[choice] = event.prompt_tokens
-        self._reused(event.cached_tokens)
+        self._cached[choice] = event.cached_tokens
 
-    def _reused(self, cached: int) -> None:
-        self.cached_tokens = cached if self.cached_tokens is None else min(self.cached_tokens, cached)
+    def finished(self, choice: int, usage: Usage) -> None:
+        """Only now do some upstreams say what they had cached."""
+        self._cached[choice] = usage.cached_tokens
 
     def sampled(self, choice: int, event: Sampled) -> None:
         self._sampled[choice] += event.tokens
@@ -60,6 +60,11 @@ class Counts:
         """What it says just now, if that is no text."""
         kinds = self._open.values()
         return "calling" if "tool" in kinds else "thinking" if "reasoning" in kinds else None
+
+    @property
+    def cached_tokens(self) -> int | None:
+        """Of the prompt, those reused, as `Usage.of_choices` counts; None until the engine has said."""
+        return min(self._cached.values(), default=None)
 
     def done_tokens(self, choice: int) -> int:
         """Of the prompt, those that are in the cache for one choice, computed or found there."""

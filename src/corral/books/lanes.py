@@ -4,13 +4,17 @@ import heapq
 
 
 class Lanes:
-    """There are as many as slots."""
+    """There are as many as were ever taken at a time."""
 
-    def __init__(self, slots: int) -> None:
-        self._free = list(range(slots))
+    def __init__(self) -> None:
+        self._free: list[int] = []
+        self._known = 0
 
     def take(self, count: int) -> tuple[int, ...]:
-        """The lowest free ones; the caller has seen to it that there are so many."""
+        """The lowest free ones."""
+        while len(self._free) < count:
+            heapq.heappush(self._free, self._known)
+            self._known += 1
         return tuple(heapq.heappop(self._free) for _ in range(count))
 
     def give(self, lanes: tuple[int, ...]) -> None:

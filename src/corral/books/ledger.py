@@ -118,7 +118,6 @@ class Ledger:
     def __init__(
         self,
         *,
-        slots: int,
         keeps_content: bool = False,
         now_s: Callable[[], float] = trio.current_time,
         unix_s: Callable[[], float] = time.time,
@@ -128,7 +127,7 @@ class Ledger:
         self.unix_s = unix_s
         self.live: dict[str, Record] = {}
         self.totals = Totals()
-        self.lanes = Lanes(slots)
+        self.lanes = Lanes()
         self.watcher: Watcher | None = None
         """Set while somebody watches, and only then."""
         self.on_settled: list[Callable[[Record], None]] = []

@@ -30,6 +30,7 @@ from corral.events import (
     Event,
     Failed,
     Finished,
+    Placed,
     Prefill,
     Queued,
     Sampled,
@@ -114,6 +115,7 @@ class Record:
         "param",
         "position",
         "prompt_tokens",
+        "replicas",
         "request",
         "started_at",
         "status",
@@ -133,6 +135,8 @@ class Record:
         """Its place in line; 0 is next, None is not in line yet, or not any more."""
         self.lanes: tuple[int, ...] = ()
         """The slots it has, numbered for people: the lowest free ones when it began."""
+        self.replicas: dict[int, str] = {}
+        """Which of several engines has each of its choices, or had it last."""
         self.outcome: Outcome | None = None
         self.error: str | None = None
         """The word for the error that ended it, if one did; see `errors.code_of`."""
@@ -246,11 +250,17 @@ class Record:
                 case Embedded():
                     self.counts.vectors += 1
                 case Started():
+                    self.prompt_tokens = event.prompt_tokens
                     self.counts.started(choice, event)
                     self._happened(Happening.FIRST_TOKEN)
                 case Queued():
                     self.position = event.position
+                case Placed(replica):
+                    self.replicas[choice] = replica
                 case Finished():
+                    if self.request.embed is None:
+                        self.prompt_tokens = event.usage.prompt_tokens
+                        self.counts.finished(choice, event.usage)
                     self._finished[choice] = event
                     if len(self._finished) == self.request.n:
                         self._engine_ended()

@@ -34,6 +34,7 @@ STATUSES: Final[dict[type[BaseException], int]] = {
     errors.UnknownCoding: 501,
     errors.Draining: 503,
     errors.EngineFailed: 503,
+    errors.UpstreamFailed: 503,
     errors.Overloaded: 503,
     errors.ShutDown: 503,
     errors.StoppedByOperator: 503,

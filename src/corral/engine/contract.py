@@ -11,7 +11,8 @@ Rules for who writes one
 ------------------------
 - Everything but `run` and `prepare` is synchronous, is called on the event loop's thread, and never waits.
 - The caller holds a slot for every sequence it submits, and gives it back when `released` comes. So an engine
-  never has more than `capacity.slots` sequences, and never queues.
+  never has more than `capacity.slots` sequences, and never queues. Where fewer slots are left than
+  sequences run, these go on, and nothing is submitted until there is room again.
 - `released` comes exactly once per accepted `submit`, after the last events, also for a sequence that was
   cancelled, that failed, or whose engine died. It means that nothing is computed for it any more: a cancel is
   not a promise to stop later.
@@ -25,7 +26,7 @@ Rules for who writes one
   where that is None, unless `check` does so with better words.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -53,21 +54,24 @@ class Capacity:
 
 @dataclass(frozen=True, slots=True)
 class Waste:
-    """What of a sequence's work was in vain, in tokens.
+    """What of a sequence's work was in vain, in tokens; of an engine elsewhere, in seconds of its slot.
 
     `decoded_after_cancel` were sampled when nobody wanted them any more. Of a prefill that was cut short,
-    `prefill_kept` stay as a prefix for the next one and `prefill_dropped` were in the aborted step.
+    `prefill_kept` stay as a prefix for the next one and `prefill_dropped` were in the aborted step. For
+    `residual_s` an upstream was seen to go on for a sequence that was cancelled.
     """
 
     decoded_after_cancel: int = 0
     prefill_dropped: int = 0
     prefill_kept: int = 0
+    residual_s: float = 0.0
 
     def __add__(self, other: "Waste") -> "Waste":
         return Waste(
             self.decoded_after_cancel + other.decoded_after_cancel,
             self.prefill_dropped + other.prefill_dropped,
             self.prefill_kept + other.prefill_kept,
+            self.residual_s + other.residual_s,
         )
 
 
@@ -75,8 +79,9 @@ class Waste:
 class Holdings:
     """What an engine's caches hold now: tokens of the KV cache, and bytes of the host's memory.
 
-    Of the KV cache `running_tokens` are of sequences that run, and `kept_tokens`, which take `kept_bytes`, only
-    of prefixes that are kept. Prefixes that have left it take `saved_bytes`, of at most `saved_limit_bytes`.
+    Of the KV cache `running_tokens` are of sequences that run, and `kept_tokens`, which take `kept_bytes`,
+    only of prefixes that are kept. Prefixes that have left it take `saved_bytes`, of at most
+    `saved_limit_bytes`.
     """
 
     running_tokens: int
@@ -106,7 +111,10 @@ class Prepared(Protocol):
     @property
     def request(self) -> GenerationRequest: ...
     @property
-    def prompt_tokens(self) -> int: ...
+    def prompt_tokens(self) -> int:
+        """Exact, or a guess where only an upstream can count: then `Started` says how many there were."""
+        ...
+
     @property
     def max_tokens(self) -> int:
         """Tokens that may follow the prompt: what was asked for, else what the context has room for. None
@@ -165,7 +173,14 @@ class Engine(Protocol):
     """Something that generates."""
 
     @property
-    def capacity(self) -> Capacity: ...
+    def capacity(self) -> Capacity:
+        """What it takes now. Where that can change, those in `on_capacity` are called when it has."""
+        ...
+
+    @property
+    def on_capacity(self) -> list[Callable[[], None]]:
+        """Called when `capacity.slots` has changed, with no checkpoint between. May not block or raise."""
+        ...
 
     @property
     def texts(self) -> Texts | None:

@@ -223,8 +223,8 @@ def _as_corral_error(error: Exception) -> CorralError:
             return PayloadTooLarge("there is nothing to be done with a body here", limit_bytes=UNREAD_BYTES)
         case HTTPException(code=404):
             ollama = "; Ollama's own API is not spoken" if request.path.startswith("/api/") else ""
-            there_is = "the APIs are below /v1, and GET /props lists all there is"
-            return NotFound(f"there is nothing at {request.path}{ollama}; {there_is}")
+            there = "the APIs are below /v1, and GET /props lists them"
+            return NotFound(f"there is nothing at {request.path}{ollama}; {there}")
         case _:
             logger.error("%s %s failed [%s]", request.method, request.path, g.request_id, exc_info=error)
             return CorralError("internal error")

@@ -154,6 +154,12 @@ class Admission:
         self._forget_if_gone(ticket.client)
         self._serve(moved_from)
 
+    def resize(self, slots: int) -> None:
+        """There are so many slots from now on. What has started goes on, though it may be more."""
+        self.free_slots += slots - self.slots
+        self.slots = slots
+        self._serve(len(self._waiting))
+
     def release(self, ticket: Ticket) -> None:
         """One of a started ticket's slots is free again."""
         self.free_slots += 1

@@ -20,6 +20,11 @@ class Forecast:
         self._lengths = Lengths()
         self._tempo = Tempo(slots, now_s)
 
+    def resize(self, slots: int) -> None:
+        """There are so many slots from now on."""
+        self._slots = slots
+        self._tempo.resize(slots)
+
     def began(self, record: Record) -> None:
         """It has its slots, and the engine has it."""
         self._tempo.began(record)

@@ -89,6 +89,7 @@ class Service:
         self._settled = trio.lowlevel.ParkingLot()
         ledger.on_settled.append(self._wake_settled)
         self._generations: dict[str, Generation] = {}
+        engine.on_capacity.append(self._resize)
         self._is_draining = False
         self._measuring = 0
         self._nursery: trio.Nursery | None = None
@@ -289,9 +290,9 @@ class Service:
         self._refuse_if_draining()
         slots = self.capacity.slots
         for request in requests:
+            self._engine.check(request)
             if request.n > slots:
                 raise InvalidRequest(f"n is {request.n}, but this server has {slots} slots", param="n")
-            self._engine.check(request)
             if request.embed is not None and self._engine.embedding is None:
                 raise InvalidRequest("the model of this server makes no vectors of texts", param="model")
         self._admission.check(requests[0].n, tickets=len(requests), retry_after_s=self._retry_after_s)
@@ -370,6 +371,11 @@ class Service:
             return False
         generation.end(error)
         return True
+
+    def _resize(self) -> None:
+        slots = self.capacity.slots
+        self._forecast.resize(slots)
+        self._admission.resize(slots)
 
     def _refuse_if_draining(self) -> None:
         if self._is_draining:

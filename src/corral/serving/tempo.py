@@ -58,9 +58,8 @@ class Tempo:
     """Told when requests begin and end in the engine. Synchronous; `now_s` is a monotonic clock."""
 
     def __init__(self, slots: int, now_s: Callable[[], float]) -> None:
-        self._slots = slots
         self._now_s = now_s
-        self._fading = 1 - 1 / (slots + REMEMBERED)
+        self.resize(slots)
         self._rates = _Rates()
         self._cached_tokens = 0.0
         self._prompt_tokens = 1.0
@@ -70,6 +69,11 @@ class Tempo:
         """How many slots were taken, summed up over time: what it grows by in a span is their mean in it."""
         self._began: dict[str, tuple[float, float]] = {}
         """By id, when a running request began, and the slot seconds then."""
+
+    def resize(self, slots: int) -> None:
+        """There are so many slots from now on."""
+        self._slots = max(1, slots)
+        self._fading = 1 - 1 / (self._slots + REMEMBERED)
 
     def began(self, record: Record) -> None:
         """It has its slots, and the engine has it."""

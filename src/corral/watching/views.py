@@ -212,6 +212,8 @@ class Request(Counters, frozen=True, kw_only=True, omit_defaults=True):
     params: Params
     flags: Flags
     lanes: tuple[int, ...]
+    replicas: tuple[str, ...] = ()
+    """Which of several engines has it, or had it last; of several choices those that differ."""
     outcome: Outcome | None = None
     error: str | None = None
     thought_cut: bool = False
@@ -417,6 +419,7 @@ def request(record: Record, *, with_content: bool) -> Request:
             spec_decode=_has_drafts(record),
         ),
         lanes=record.lanes,
+        replicas=tuple(dict.fromkeys(record.replicas.values())),
         outcome=record.outcome,
         error=record.error,
         thought_cut=record.is_thought_cut,

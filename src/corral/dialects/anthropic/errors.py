@@ -31,7 +31,7 @@ _TYPES: Final = {
 }
 """By HTTP status; of those that are not here, what is below 500 is the request's fault."""
 
-_NOT_OVERLOADED: Final = (errors.EngineFailed, errors.StoppedByOperator)
+_NOT_OVERLOADED: Final = (errors.EngineFailed, errors.UpstreamFailed, errors.StoppedByOperator)
 """They have the status of what will be better soon, and are not."""
 
 

@@ -204,7 +204,8 @@ def _request(
 
 def _sampling(wire: _Body) -> Sampling:
     names = ("temperature", "top_p", "top_k")
-    return Sampling(**{name: value for name in names if (value := getattr(wire, name)) is not None})
+    given = {name: value for name in names if (value := getattr(wire, name)) is not None}
+    return Sampling(**given, given=frozenset(given))
 
 
 # Messages

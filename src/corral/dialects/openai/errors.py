@@ -36,6 +36,7 @@ CODES: Final[dict[type[BaseException], str | None]] = {
     errors.UnknownCoding: "unknown_transfer_coding",
     errors.Draining: "server_draining",
     errors.EngineFailed: "engine_failed",
+    errors.UpstreamFailed: "upstream_failed",
     errors.Overloaded: "server_overloaded",
     errors.ShutDown: "server_shutdown",
     errors.StoppedByOperator: "stopped_by_operator",

@@ -243,7 +243,7 @@ def parse_responses(body: bytes, seal: Seal, own: OwnResponses) -> ResponsesRequ
 
 def _sampling(wire: _Body) -> Sampling:
     given = {name: value for name in ("temperature", "top_p") if (value := getattr(wire, name)) is not None}
-    return Sampling(**given)
+    return Sampling(**given, given=frozenset(given))
 
 
 # Input

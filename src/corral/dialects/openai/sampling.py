@@ -82,9 +82,10 @@ def sampling_of(wire: SamplingFields) -> Sampling:
         given["top_k"] = max(whole(wire.top_k, "top_k"), 0)
     if wire.top_n_sigma is not None:
         given["top_n_sigma"] = max(wire.top_n_sigma, 0.0)
+    given |= _penalties(wire)
     return Sampling(
         **given,  # type: ignore[arg-type]  # each under its own name
-        **_penalties(wire),  # type: ignore[arg-type]
+        given=frozenset(given),
         dry=_dry(wire),
         mirostat=_mirostat(wire),
         logit_bias=tuple((wire.logit_bias or {}).items()),

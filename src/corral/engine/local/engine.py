@@ -110,6 +110,8 @@ class LocalEngine:
         self._options = options
         self._draft_model = None if draft_backend is None else DraftModel(draft_backend, backend)
         self.failure: EngineFailed | None = None
+        self.on_capacity: list[Callable[[], None]] = []
+        """Never called: its slots are its cache's."""
         self._backend = backend
         self._draft_backend = draft_backend
         self._prompts = model.prompts or InlinePrompts(PromptWriter(model.chat_format, model.vocabulary))

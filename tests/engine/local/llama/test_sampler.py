@@ -47,7 +47,7 @@ CHANGED: dict[str, Any] = {
 
 
 def test_every_parameter_is_tried_here() -> None:
-    assert list(CHANGED) == [own.name for own in fields(Sampling)]
+    assert list(CHANGED) == [own.name for own in fields(Sampling) if own.compare]
 
 
 @pytest.mark.parametrize("name", CHANGED)

@@ -1,0 +1,114 @@
+"""All replicas of a model, and which of them gets a request.
+
+It goes where it will be through first: by the work that is left there, plus what of its prompt is not known
+there, over the replica's weight. So a beginning that a replica has computed draws a conversation there as
+long as that saves more than what is before it; load overrules it by itself. A session keeps its replica for
+as long as that has a slot free.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from corral.engine.upstream.affinity import Affinity, Block
+from corral.engine.upstream.replica import OUTPUT_WEIGHT, Replica
+
+EXPECTED_TOKENS: Final = 512
+"""What an answer is taken to have at most, where its limit says nothing."""
+KEPT_SESSIONS: Final = 2**16
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What routing knows of a request."""
+
+    prompt_tokens: int
+    prompt_bytes: int
+    output_tokens: int
+    blocks: Sequence[Block] = ()
+    session: str | None = None
+
+    @property
+    def work(self) -> int:
+        """Of which nothing is known anywhere, in tokens of prompt."""
+        return self.prompt_tokens + OUTPUT_WEIGHT * min(self.output_tokens, EXPECTED_TOKENS)
+
+
+@dataclass(frozen=True, slots=True)
+class Picked:
+    """A replica, and how many tokens of the prompt it has probably computed."""
+
+    replica: Replica
+    known_tokens: int
+
+
+class Fleet:
+    """Pure but for its replicas; `on_change` is called when slots come or go. It may not block or raise."""
+
+    def __init__(self, on_change: Callable[[], None]) -> None:
+        self.replicas: list[Replica] = []
+        self.affinity = Affinity()
+        self.picks = 0
+        self.hits = 0
+        """Picks of a replica that had at least a block of the prompt."""
+        self.on_change = on_change
+        self._sessions: OrderedDict[str, int] = OrderedDict()
+
+    @property
+    def slots(self) -> int:
+        """Of all that are in service."""
+        return sum(replica.slots for replica in self.replicas if replica.is_in_service)
+
+    @property
+    def ctx_tokens(self) -> int:
+        """What every replica takes of one request."""
+        known = [replica.ctx_tokens for replica in self.replicas if replica.found is not None]
+        return min(known or [replica.ctx_tokens for replica in self.replicas])
+
+    def pick(self, wanted: Wanted, *, without: Replica | None = None) -> Picked | None:
+        """Where a request goes; None if no replica has a slot free just now."""
+        free = [replica for replica in self.replicas if replica.free_slots > 0 and replica is not without]
+        if not free:
+            return None
+        known = self._known_tokens(wanted)
+        picked = self._of_session(wanted, free) or min(
+            free,
+            key=lambda replica: (
+                (replica.work + wanted.prompt_tokens - known.get(replica.number, 0))
+                / replica.upstream.weight,
+                replica.picked,
+            ),
+        )
+        self.picks += 1
+        picked.picked = self.picks
+        known_tokens = known.get(picked.number, 0)
+        if known_tokens:
+            self.hits += 1
+            picked.affinity_hits += 1
+        self.affinity.note(wanted.blocks, picked.number)
+        if wanted.session is not None:
+            self._sessions[wanted.session] = picked.number
+            self._sessions.move_to_end(wanted.session)
+            while len(self._sessions) > KEPT_SESSIONS:
+                self._sessions.popitem(last=False)
+        return Picked(picked, known_tokens)
+
+    def can_serve(self, without: Replica | None = None) -> bool:
+        """Whether some replica is in service, free or not."""
+        return any(replica.is_in_service and replica is not without for replica in self.replicas)
+
+    def _of_session(self, wanted: Wanted, free: Sequence[Replica]) -> Replica | None:
+        if wanted.session is None:
+            return None
+        number = self._sessions.get(wanted.session)
+        return next((replica for replica in free if replica.number == number), None)
+
+    def _known_tokens(self, wanted: Wanted) -> dict[int, int]:
+        if not wanted.prompt_bytes:
+            return {}
+        share = wanted.prompt_tokens / wanted.prompt_bytes
+        return {
+            number: min(wanted.prompt_tokens, round(share * known))
+            for number, known in self.affinity.known_bytes(wanted.blocks).items()
+        }

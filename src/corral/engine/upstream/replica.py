@@ -1,0 +1,319 @@
+"""One upstream among those of a model: what it takes, what it has, and whether it is given anything.
+
+What is in flight is counted by scope (`lease`), so nothing can be counted twice, or for ever. Nothing here
+waits but `run` and `busy`.
+"""
+
+import logging
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from typing import Final
+
+import msgspec
+import trio
+
+from corral.engine.upstream.ask import CHAT
+from corral.engine.upstream.breaker import Breaker
+from corral.engine.upstream.discovery import Found, discover
+from corral.engine.upstream.events import EventReader, EventTooLarge
+from corral.engine.upstream.exchange import Ask, Exchange, fetch
+from corral.engine.upstream.faults import Fault, broken, fault_of_answer
+from corral.engine.upstream.kinds import KINDS, Kind
+from corral.engine.upstream.options import FleetOptions, UpstreamOptions
+from corral.engine.upstream.residue import Residue
+from corral.engine.upstream.slots import busy_of
+
+logger = logging.getLogger("corral.upstream")
+
+OUTPUT_WEIGHT: Final = 4
+"""What a token to be said weighs against one of a prompt: it takes a step of its own."""
+UNKNOWN_CTX_TOKENS: Final = 2**20
+"""Of one request, where an upstream does not say: then it refuses what is too long."""
+METRICS_BYTES: Final = 4 * 2**20
+EVENT_BYTES: Final = 2**20
+WHAT_IS_SAID: Final = "Hi"
+"""To a replica that is tried again; one token of an answer is enough."""
+
+
+class Lease:
+    """One sequence's slot at a replica, and the work that is left of it, in tokens of prompt."""
+
+    __slots__ = ("begun", "cut", "left", "replica", "scope")
+
+    def __init__(self, replica: "Replica", left: int) -> None:
+        self.replica = replica
+        self.left = left
+        self.begun = False
+        """Something was heard of it, so the upstream has it in a slot."""
+        self.cut = False
+        """The replica was given up while it had this."""
+        self.scope = trio.CancelScope()
+        """Of what is done there for it."""
+
+    def heard(self, left: int) -> None:
+        """It goes on, and that much is left."""
+        self.begun = True
+        self.replica.work += left - self.left
+        self.left = left
+
+
+class Replica:
+    """`on_change` is called when it takes more or less than before, or is free again; it may not block."""
+
+    def __init__(
+        self,
+        number: int,
+        upstream: UpstreamOptions,
+        options: FleetOptions,
+        tls: ssl.SSLContext | None,
+        on_change: Callable[[], None],
+    ) -> None:
+        self.number = number
+        self.upstream = upstream
+        self.name = upstream.address.name
+        self.found: Found | None = None
+        self.breaker = Breaker(trio.current_time)
+        self.is_draining = False
+        self.work = 0
+        """Left of all that is in flight."""
+        self.picked = 0
+        """When it was last picked, counted in picks."""
+        self.served = 0
+        self.affinity_hits = 0
+        self.shared = False
+        """Others use it too: then what it computes says nothing about who has left here."""
+        self.residue = Residue(
+            self.busy, lambda: self.tells_busy, lambda: sum(lease.begun for lease in self._leases)
+        )
+        self._options = options
+        self._tls = tls
+        self._on_change = on_change
+        self._leases: set[Lease] = set()
+        self._heard_s = 0.0
+        self._woken = trio.Event()
+        self._can_look = True
+
+    # What is known
+
+    @property
+    def kind(self) -> Kind:
+        return KINDS[self.upstream.kind or "openai"] if self.found is None else self.found.kind
+
+    @property
+    def model(self) -> str:
+        """What it is asked for."""
+        return "" if self.found is None else self.found.model
+
+    @property
+    def slots(self) -> int:
+        """Sequences that it takes at a time, in service or not."""
+        found = None if self.found is None else self.found.slots
+        return self.upstream.slots or found or self._options.replica_slots
+
+    @property
+    def ctx_tokens(self) -> int:
+        """Of one request."""
+        found = None if self.found is None else self.found.ctx_tokens
+        return found or self._options.replica_ctx_tokens or UNKNOWN_CTX_TOKENS
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._leases)
+
+    @property
+    def is_in_service(self) -> bool:
+        """Whether it is given requests."""
+        return self.found is not None and self.breaker.is_closed and not self.is_draining
+
+    @property
+    def free_slots(self) -> int:
+        return self.slots - len(self._leases) if self.is_in_service else 0
+
+    # What happens to it
+
+    @contextmanager
+    def lease(self, left: int) -> Iterator[Lease]:
+        """Hold one of its slots for work of so many tokens, until the block ends."""
+        lease = Lease(self, left)
+        self._leases.add(lease)
+        self.work += left
+        if len(self._leases) == 1:
+            self.heard()  # it was not expected to say anything before
+        try:
+            yield lease
+        finally:
+            self._leases.remove(lease)
+            self.work -= lease.left
+            self.served += 1
+            self._on_change()
+
+    def heard(self) -> None:
+        """It says something, so it is there."""
+        self._heard_s = trio.current_time()
+
+    def succeeded(self) -> None:
+        self.heard()
+        self.breaker.succeeded()
+
+    def failed(self, fault: Fault) -> None:
+        """An attempt failed; whether that counts is the fault's to say."""
+        if fault.blames and self.breaker.failed(fault.error.message):
+            logger.warning("%s is given nothing for a while: %s", self.name, self.breaker.reason)
+            self._changed()
+
+    def drain(self) -> None:
+        """Give it nothing more; what it has goes on."""
+        self.is_draining = True
+        self._changed()
+
+    def resume(self) -> None:
+        """Give it requests again."""
+        self.is_draining = False
+        self._changed()
+
+    async def find(self) -> None:
+        """Ask what it is; a checkpoint. One that does not answer is out of service."""
+        try:
+            with trio.fail_after(self._options.upstream_probe_s):
+                self.found = await discover(self.upstream, self._tls)
+        except (Fault, trio.TooSlowError) as error:
+            said = error.error.message if isinstance(error, Fault) else "it does not answer"
+            self.breaker.open(said)
+        self.heard()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Look at it when it is silent, and try it again when it was given up, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.residue.run)
+            task_status.started()
+            while True:
+                self._woken = trio.Event()
+                if self.breaker.is_closed:
+                    due_s = self._heard_s + self._options.upstream_probe_s
+                else:
+                    due_s = self.breaker.retry_s
+                with trio.move_on_at(due_s) as scope:
+                    await self._woken.wait()
+                if not scope.cancelled_caught:
+                    continue
+                if not self.breaker.is_closed:
+                    await self._try_again()
+                elif trio.current_time() >= self._heard_s + self._options.upstream_probe_s:
+                    await self._look()
+
+    @property
+    def tells_busy(self) -> bool:
+        """Whether what it computes can be seen, and is only ours."""
+        can_look = self.kind.slots is not None and self._can_look
+        return can_look and not self.shared and self.breaker.is_closed
+
+    async def busy(self) -> int | None:
+        """How many sequences it says it computes; None if it does not say. A checkpoint; never raises.
+
+        It may take as long as a step of the upstream: llama-server answers between steps.
+        """
+        kind = self.kind
+        if kind.slots is None or not self._can_look:
+            await trio.lowlevel.checkpoint()
+            return None
+        try:
+            status, body = await self._fetch(kind.slots)
+        except Fault:
+            return None
+        busy = busy_of(kind, status, body)
+        self._can_look = status >= 500 or busy is not None  # 501: its operator has turned that off
+        return busy
+
+    async def abort(self, id: str) -> None:
+        """Tell it that a request is over, where it can be told; a checkpoint, and never raises."""
+        if self.kind.aborts_at is None:
+            return
+        body = msgspec.json.encode({"rid": id})
+        try:
+            with trio.fail_after(self._options.upstream_probe_s):
+                ask = Ask(self.kind.aborts_at, self.upstream.key, body)
+                await fetch(self.upstream.address, self._tls, ask, limit_bytes=METRICS_BYTES)
+        except (Fault, trio.TooSlowError):
+            logger.debug("%s was told that %s is over, and did not answer", self.name, id)
+
+    def exchange(self) -> Exchange:
+        """A connection to it, which its user closes."""
+        return Exchange(self.upstream.address, self._tls)
+
+    async def _look(self) -> None:
+        """See whether it is there. An answer of any kind says so; of who has nothing to do, its slots too."""
+        try:
+            with trio.fail_after(self._options.upstream_probe_s):
+                status, _ = await self._fetch(self.kind.health)
+        except (Fault, trio.TooSlowError):
+            status = 0
+        if status == 0 or (status >= 500 and not self._leases):
+            self._give_up(
+                "it does not answer" if status == 0 else f"it says that it is not well (HTTP {status})"
+            )
+            return
+        self.heard()
+        if not self._leases:
+            idle = None
+            with trio.move_on_after(self._options.upstream_probe_s):
+                idle = await self.busy()
+            if not self._leases and not self.residue.waiting and idle is not None:
+                self.shared = idle > 0
+
+    async def _try_again(self) -> None:
+        """The one request of a half-open breaker: a token, since being there is not being able to."""
+        self.breaker.half_open()
+        try:
+            with trio.fail_after(self._options.upstream_probe_s):
+                self.found = await discover(self.upstream, self._tls)
+                await self._generate()
+        except (Fault, trio.TooSlowError) as error:
+            said = error.error.message if isinstance(error, Fault) else "it does not answer"
+            self.breaker.open(said)
+            return
+        logger.info("%s answers again", self.name)
+        self._can_look = True
+        self.breaker.close()
+        self.heard()
+        self._changed()
+
+    async def _generate(self) -> None:
+        body = msgspec.json.encode(
+            {
+                "model": self.model,
+                "messages": [{"role": "user", "content": WHAT_IS_SAID}],
+                "max_tokens": 1,
+                "stream": True,
+            }
+        )
+        ask = Ask(CHAT, self.upstream.key, body, accept="text/event-stream")
+        with closing(self.exchange()) as exchange:
+            head = await exchange.ask(ask)
+            if head.status != 200:
+                raise fault_of_answer(head.status, await exchange.body(EVENT_BYTES))
+            reader, frames = EventReader(EVENT_BYTES), 0
+            try:
+                while piece := await exchange.receive():
+                    frames += len(reader.feed(piece))
+            except EventTooLarge:
+                raise broken("sent an event that is too large") from None
+            if not frames:
+                raise broken("ended without an answer")
+
+    async def _fetch(self, path: str) -> tuple[int, bytes]:
+        ask = Ask(path, self.upstream.key)
+        return await fetch(self.upstream.address, self._tls, ask, limit_bytes=METRICS_BYTES)
+
+    def _give_up(self, reason: str) -> None:
+        """It is not there: what it has is lost."""
+        logger.warning("%s is given nothing for a while: %s", self.name, reason)
+        self.breaker.open(reason)
+        for lease in tuple(self._leases):
+            lease.cut = True
+            lease.scope.cancel()
+        self._changed()
+
+    def _changed(self) -> None:
+        self._woken.set()
+        self._on_change()
