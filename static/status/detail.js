@@ -94,6 +94,7 @@ export class Detail {
     const drafts = request.drafted ? `${count(request.accepted)} of ${count(request.drafted)}` : undefined;
     setFacts(byId("facts"), [
       ["Total", duration(totalMs(request))],
+      ["Replica", request.replicas?.map(visible).join(", ")],
       ["TTFT", duration(request.ttft_ms)],
       ["Prompt", count(request.prompt_tokens)],
       ["Cached", count(request.cached_tokens)],
