@@ -34,7 +34,7 @@ def test_each_replica_shows_how_it_is_and_what_it_has_done(
     expect(nobody.locator(".badge")).to_have_text(r"out")
     Talk(front, "hello", 5).join()
     expect(there.locator("td").nth(3)).to_have_text("1")
-    expect(page.locator("#facts")).to_contain_text(name)
+    expect(page.locator("#detail-line")).to_contain_text(name)
     drain = urllib.request.Request(f"{front.url}/v1/replicas/{name}/drain", method="POST")
     urllib.request.urlopen(drain).close()
     expect(there.locator(".badge")).to_have_text("draining")
