@@ -1,341 +1,83 @@
 // A chat on the public API: one streamed request per turn. Stop closes the connection, and that is all it takes.
 
-import DOMPurify from "../vendor/dompurify/purify.es.mjs";
-import { marked } from "../vendor/marked/marked.esm.js";
+import { Conversation } from "./conversation.js";
+import { quoted } from "./files.js";
+import { Options } from "./options.js";
+import { answerTo, BrokeOff, Refused } from "./stream.js";
+import { Answer, button, calledName, count, said } from "./turns.js";
 
-const RENDER_MS = 60;
 const FOLLOW_PX = 60;
-const FORBIDDEN = ["style", "img", "video", "audio", "form", "input", "button", "iframe", "svg", "math"];
+/** Requests that a full queue may refuse before somebody has to press a button. */
+const RETRIES = 10;
 
 const byId = (id) => document.getElementById(id);
 const log = byId("log");
 const prompt = byId("prompt");
 const send = byId("send");
-let messages = [];
+const conversation = new Conversation();
+const options = new Options();
+/** Nodes of the conversation's turns, in their order. */
+let nodes = [];
 let running = null;
-/** Calls of the last answer whose results nobody has given yet. */
-let open = [];
+/** The turn that is being edited, by its index; null for none. */
+let editing = null;
+let contextTokens = null;
+/** The answer that comes just now. */
+let unfinished = null;
 
-function element(tag, className, text) {
-  const node = document.createElement(tag);
-  node.className = className;
-  if (text !== undefined) node.textContent = text;
-  return node;
+const isAtEnd = () => log.scrollHeight - log.scrollTop - log.clientHeight < FOLLOW_PX;
+let follows = true;
+
+function scrollToEnd() {
+  log.scrollTop = log.scrollHeight;
+  follows = true;
+  byId("latest").hidden = true;
 }
 
-const escaped = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
-
-// HTML in an answer is shown, not rendered: it is most likely an example.
-marked.use({ gfm: true, breaks: true, renderer: { html: ({ text }) => escaped(text) } });
-
-/** Markdown as nodes. Nothing in it can run, load or look like a part of this page. */
-function rendered(markdown) {
-  return DOMPurify.sanitize(marked.parse(markdown), {
-    RETURN_DOM_FRAGMENT: true,
-    RETURN_TRUSTED_TYPE: true,
-    FORBID_TAGS: FORBIDDEN,
-    FORBID_ATTR: ["style", "class", "id", "name"],
-  });
+function drawn() {
+  if (follows) log.scrollTop = log.scrollHeight;
+  byId("latest").hidden = isAtEnd();
 }
 
-DOMPurify.addHook("afterSanitizeAttributes", (node) => {
-  if (node.tagName === "A") {
-    node.setAttribute("target", "_blank");
-    node.setAttribute("rel", "noopener noreferrer nofollow");
-  }
-});
-
-/** The server's events, one `data:` payload at a time, however the bytes were cut. */
-async function* payloads(body) {
-  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
-  for (;;) {
-    const { done, value } = await reader.read();
-    if (done) return;
-    const frames = (rest + value).split("\n\n");
-    rest = frames.pop();
-    for (const frame of frames) if (frame.startsWith("data: ")) yield frame.slice(6);
-  }
-}
-
-/** A call's arguments for people: indented once they are whole, and as they have come until then. */
-function readable(json) {
-  try {
-    return JSON.stringify(JSON.parse(json), null, 2);
-  } catch {
-    return json;
-  }
-}
-
-/** A thought, folded once it is over, unless its reader has opened or folded it. */
-class Thought {
-  constructor() {
-    this.text = "";
-    this.tokens = 0;
-    this.node = element("details", "reasoning");
-    this.title = element("summary", "");
-    this.body = element("div", "");
-    this.body.dir = "auto";
-    this.node.append(this.title, this.body);
-    this.node.hidden = true;
-    this.isChosen = false;
-    this.title.addEventListener("click", () => (this.isChosen = true));
-  }
-
-  feed(text) {
-    this.began ??= performance.now();
-    this.text += text;
-    this.tokens += 1;
-  }
-
-  /** Something else has begun, or nothing more comes. */
-  end() {
-    if (this.text) this.ended ??= performance.now();
-  }
-
-  draw(tokens) {
-    this.node.hidden = !this.text;
-    if (!this.text) return;
-    const isOver = this.ended !== undefined;
-    if (!this.isChosen) this.node.open = !isOver;
-    const seconds = ((this.ended ?? performance.now()) - this.began) / 1000;
-    const took = seconds < 10 ? seconds.toFixed(1) : Math.round(seconds);
-    this.title.textContent = `${isOver ? "Thought for" : "Thinking,"} ${took} s · ${tokens ?? this.tokens} tokens`;
-    const follows = this.body.scrollHeight - this.body.scrollTop - this.body.clientHeight < FOLLOW_PX;
-    this.body.textContent = this.text.trim();
-    if (follows && !isOver) this.body.scrollTop = this.body.scrollHeight;
-  }
-}
-
-/** A call of a function, or of a custom tool, whose input is a free text. Nothing here answers it, so it is shown and that is all. */
-class Call {
-  constructor() {
-    this.id = "";
-    this.name = "";
-    this.input = "";
-    this.isCustom = false;
-    this.node = element("div", "call");
-    this.title = element("p", "call-name");
-    this.body = element("pre", "");
-    this.node.append(this.title, this.body);
-  }
-
-  feed({ id, function: called, custom }) {
-    this.id ||= id;
-    this.isCustom ||= custom !== undefined;
-    this.name ||= (custom ?? called)?.name ?? "";
-    this.input += custom?.input ?? called?.arguments ?? "";
-  }
-
-  /** As it goes back to the server with the conversation. */
-  get sent() {
-    if (this.isCustom) return { id: this.id, type: "custom", custom: { name: this.name, input: this.input } };
-    return { id: this.id, type: "function", function: { name: this.name, arguments: this.input } };
-  }
-
-  draw() {
-    this.title.textContent = `Calls ${this.name}`;
-    this.body.textContent = this.isCustom ? this.input : readable(this.input);
-  }
-}
-
-class Answer {
-  constructor() {
-    this.text = "";
-    this.calls = [];
-    this.isWhole = false;
-    this.reasoningTokens = null;
-    this.tokens = null;
-    this.deltas = 0;
-    this.began = performance.now();
-    this.first = null;
-    this.drawn = 0;
-    this.timer = null;
-    this.waiting = "";
-    this.node = element("div", "turn assistant");
-    this.box = element("div", "text waiting");
-    this.box.dir = "auto";
-    this.meter = element("p", "meter");
-    this.thought = new Thought();
-    this.called = element("div", "calls");
-    this.node.append(this.thought.node, this.box, this.called, this.meter);
-    log.append(this.node);
-  }
-
-  feed(chunk) {
-    if (chunk.error) throw new Error(chunk.error.message);
-    this.tokens = chunk.usage?.completion_tokens ?? this.tokens;
-    this.reasoningTokens = chunk.usage?.completion_tokens_details?.reasoning_tokens ?? this.reasoningTokens;
-    if (chunk.queue_progress) this.waitsBecause(placeText(chunk.queue_progress));
-    if (chunk.prompt_progress) this.waitsBecause(readingText(chunk.prompt_progress));
-    const delta = chunk.choices?.[0]?.delta ?? {};
-    const thought = delta.reasoning_content ?? delta.reasoning ?? "";
-    const calls = delta.tool_calls ?? [];
-    if (!delta.content && !thought && !calls.length) return;
-    this.first ??= performance.now();
-    this.deltas += 1;
-    this.last = performance.now();
-    this.text += delta.content ?? "";
-    if (thought) this.thought.feed(thought);
-    else this.thought.end();
-    for (const call of calls) this.#call(call.index).feed(call);
-    this.draw();
-  }
-
-  /** Say what it waits for, until it says something itself. */
-  waitsBecause(text) {
-    this.waiting = text;
-    if (this.first === null) this.meter.textContent = text;
-  }
-
-  #call(index) {
-    while (this.calls.length <= index) {
-      const call = new Call();
-      this.calls.push(call);
-      this.called.append(call.node);
-    }
-    return this.calls[index];
-  }
-
-  /** At once, or in a moment where it was drawn just now: rendering is quadratic in the length otherwise. */
-  draw() {
-    const due = this.drawn + RENDER_MS - performance.now();
-    if (this.timer === null) this.timer = setTimeout(() => this.drawNow(), Math.max(0, due));
-  }
-
-  drawNow() {
-    clearTimeout(this.timer);
-    this.timer = null;
-    const follows = log.scrollHeight - log.scrollTop - log.clientHeight < FOLLOW_PX;
-    const isSilent = !this.text && !this.thought.text && !this.calls.length;
-    this.box.classList.toggle("waiting", isSilent && running !== null);
-    this.box.hidden = !this.text && !isSilent;
-    this.box.replaceChildren(rendered(this.text));
-    this.thought.draw(this.reasoningTokens);
-    for (const call of this.calls) call.draw();
-    if (this.first !== null) {
-      const tokens = this.tokens ?? this.deltas;
-      const seconds = (this.last - this.first) / 1000;
-      const speed = seconds > 0 && tokens > 1 ? ` · ${((tokens - 1) / seconds).toFixed(1)} tokens/s` : "";
-      this.meter.textContent = `${tokens} tokens${speed} · first after ${Math.round(this.first - this.began)} ms${this.end ?? ""}`;
-    } else {
-      this.meter.textContent = this.end?.slice(3) ?? (running === null ? "" : this.waiting);
-    }
-    this.drawn = performance.now();
-    if (follows) log.scrollTop = log.scrollHeight;
-  }
-}
-
-function placeText({ position, eta_s }) {
-  const place = position === 0 ? "next in line" : `${position} before you in line`;
-  if (eta_s === null) return place;
-  const step = eta_s < 10 ? 1 : eta_s < 60 ? 5 : 10;
-  return `${place}, about ${Math.max(1, step * Math.round(eta_s / step))} s`;
-}
-
-function readingText({ total, cache, processed }) {
-  const share = total > cache ? (processed - cache) / (total - cache) : 1;
-  return share < 1 ? `reading, ${Math.round(100 * share)} %` : "";
-}
-
-/** The tools that somebody has put in; undefined for none. Throws if they are no JSON. */
-function toolsGiven() {
-  const text = byId("tools").value.trim();
-  if (!text) return undefined;
-  const given = JSON.parse(text);
-  return Array.isArray(given) ? given : [given];
-}
-
-function showSaid(text, label) {
+function show(node) {
   byId("empty").hidden = true;
-  const turn = element("div", "turn user");
-  const said = element("div", "text", text);
-  said.dir = "auto";
-  if (label) turn.append(element("p", "label", label));
-  turn.append(said);
-  log.append(turn);
-  log.scrollTop = log.scrollHeight;
+  nodes.push(node);
+  byId("turns").append(node);
+  scrollToEnd();
 }
 
-/** What was typed: the result of a call that waits for one, or else a message. */
-function say(text) {
-  let tools;
-  try {
-    tools = toolsGiven();
-  } catch (error) {
-    fail(`The tools are no JSON: ${error.message}`);
-    return;
+function showTurn(turn) {
+  if (turn.role === "assistant") {
+    const answer = new Answer({ again, turn });
+    show(answer.node);
+    return answer;
   }
-  prompt.value = "";
-  fit();
-  const answered = open.shift();
-  if (answered) messages.push({ role: "tool", tool_call_id: answered.id, content: text });
-  else messages.push({ role: "user", content: text });
-  showSaid(text, answered && `${answered.name} returned`);
+  const node = said(turn, () => edit(nodes.indexOf(node)));
+  show(node);
+  return null;
+}
+
+function showAll() {
+  for (const node of nodes) node.remove();
+  nodes = [];
+  byId("empty").hidden = conversation.turns.length > 0;
+  for (const turn of conversation.turns) showTurn(turn);
+  showContext(conversation.turns.findLast((turn) => turn.total)?.total);
   invite();
-  if (!open.length) void ask(tools);
 }
 
-function invite() {
-  prompt.placeholder = open.length ? `What ${open[0].name} returned` : "Message";
+function cut(index) {
+  conversation.cut(index);
+  for (const node of nodes.splice(index)) node.remove();
+  byId("empty").hidden = conversation.turns.length > 0;
 }
 
-async function ask(tools) {
-  const asked = messages.length;
-  const answer = new Answer();
-  log.scrollTop = log.scrollHeight;
-  const abort = (running = new AbortController());
-  isRunning(true);
-  fail("");
-  try {
-    const headers = { "Content-Type": "application/json" };
-    const key = byId("key").value;
-    if (key) headers.Authorization = `Bearer ${key}`;
-    const response = await fetch("v1/chat/completions", {
-      method: "POST",
-      headers,
-      body: JSON.stringify({ model: byId("model").textContent, messages, tools, stream: true, return_progress: true, stream_options: { include_usage: true } }),
-      signal: abort.signal,
-    });
-    if (!response.ok) {
-      byId("key-row").hidden = response.status !== 401 && byId("key-row").hidden;
-      throw new Error((await response.json()).error.message);
-    }
-    for await (const payload of payloads(response.body)) {
-      if (payload === "[DONE]") break;
-      const chunk = JSON.parse(payload);
-      answer.feed(chunk);
-      const reason = chunk.choices?.[0]?.finish_reason;
-      if (reason === "length") answer.end = " · cut at the length limit";
-      answer.isWhole ||= reason === "tool_calls" || reason === "stop";
-    }
-  } catch (error) {
-    if (abort.signal.aborted) answer.end = " · stopped";
-    else fail(error.message);
-  }
-  // A conversation that was reset meanwhile is no longer this one's.
-  if (running === abort) {
-    running = null;
-    answer.thought.end();
-    remember(answer, asked);
-    answer.drawNow();
-    isRunning(false);
-  }
-}
-
-/** Add an answer to the conversation; of one that said nothing, the question goes too. */
-function remember(answer, asked) {
-  const calls = answer.isWhole ? answer.calls : [];
-  if (answer.text || calls.length) {
-    const turn = { role: "assistant", content: answer.text || null };
-    if (calls.length) turn.tool_calls = calls.map((call) => call.sent);
-    if (calls.length && answer.thought.text) turn.reasoning_content = answer.thought.text;
-    messages.push(turn);
-  } else if (messages[asked - 1].role === "user") {
-    messages.pop();
-  }
-  open = [...calls];
-  invite();
+/** What went wrong, or was done, and what can be done about it: [label, action] of each way. */
+function tell(message, ...ways) {
+  byId("error").textContent = message;
+  byId("error").hidden = !message;
+  byId("ways").replaceChildren(...ways.map(([label, does]) => button(label, does, "button")));
+  byId("ways").hidden = !ways.length;
 }
 
 function isRunning(runs) {
@@ -344,9 +86,12 @@ function isRunning(runs) {
   log.setAttribute("aria-busy", String(runs));
 }
 
-function fail(message) {
-  byId("error").textContent = message;
-  byId("error").hidden = !message;
+function invite() {
+  const [call] = conversation.open;
+  prompt.placeholder = call ? `What ${calledName(call)} returned` : "Message";
+  const calls = [...byId("turns").querySelectorAll("details.call")];
+  for (const node of calls.slice(0, calls.length - conversation.open.length)) node.open = false;
+  byId("editing").hidden = editing === null;
 }
 
 function fit() {
@@ -354,15 +99,211 @@ function fit() {
   prompt.style.height = `${prompt.scrollHeight}px`;
 }
 
-byId("composer").addEventListener("submit", (event) => {
-  event.preventDefault();
-  if (running) {
-    running.abort();
+function write(text) {
+  prompt.value = text;
+  fit();
+}
+
+function showContext(total) {
+  const box = byId("context");
+  box.hidden = !total || !contextTokens;
+  if (box.hidden) return;
+  byId("context-meter").max = contextTokens;
+  byId("context-meter").high = 0.8 * contextTokens;
+  byId("context-meter").value = total;
+  byId("context-text").textContent = `context ${total.toLocaleString("en")} of ${count(contextTokens, "token")}`;
+}
+
+/** What was typed: the result of a call that waits for one, or else a message. */
+function say(text) {
+  try {
+    void options.request;
+  } catch (error) {
+    tell(error.message);
     return;
   }
-  const text = prompt.value.trim();
-  if (!text) return;
-  say(text);
+  write("");
+  if (editing !== null) cut(editing);
+  editing = null;
+  const [call] = conversation.open;
+  const turn = call ? { role: "tool", content: text, callId: call.id, name: calledName(call) } : { role: "user", content: text };
+  conversation.add(turn);
+  showTurn(turn);
+  invite();
+  if (!conversation.open.length) void ask();
+}
+
+function edit(index) {
+  stop();
+  editing = index;
+  write(conversation.turns[index].content);
+  invite();
+  prompt.focus();
+}
+
+/** The last answer once more. */
+function again() {
+  stop();
+  if (conversation.last?.role === "assistant") cut(conversation.turns.length - 1);
+  void ask();
+}
+
+function stop() {
+  running?.abort();
+}
+
+/** Ask for an answer to the conversation as it is; `tries` is how many times a full queue has refused it. */
+async function ask(tries = 0) {
+  tell("");
+  const answer = new Answer({ again, onDrawn: drawn });
+  show(answer.node);
+  const abort = (running = new AbortController());
+  const isCurrent = () => running === abort;
+  isRunning(true);
+  const clock = setInterval(() => answer.tick(), 1000);
+  let failure = null;
+  try {
+    const request = {
+      model: byId("model").textContent,
+      messages: conversation.messages(options.system),
+      stream: true,
+      return_progress: true,
+      stream_options: { include_usage: true },
+      ...options.request,
+    };
+    unfinished = answer;
+    for await (const chunk of answerTo(request, byId("key").value, abort.signal)) {
+      if (chunk.queue_progress) speak(`${chunk.queue_progress.position} before you in line`);
+      answer.feed(chunk);
+    }
+  } catch (error) {
+    failure = error;
+  } finally {
+    clearInterval(clock);
+    unfinished = null;
+  }
+  if (!isCurrent()) return; // the conversation was begun anew
+  running = null;
+  isRunning(false);
+  if (abort.signal.aborted) answer.end("stopped");
+  else answer.end(failure && (failure instanceof BrokeOff ? "broke off" : "failed"));
+  keepAnswer(answer);
+  if (failure && !abort.signal.aborted) explain(failure, answer, tries);
+  else if (!abort.signal.aborted && answer.endsBecause) lengthReached(answer);
+  else if (!answer.saysSomething) tell("Stopped: the message has no answer.", ["Send again", () => void ask()]);
+}
+
+function keepAnswer(answer) {
+  if (!answer.saysSomething) {
+    nodes.pop();
+    answer.node.remove();
+    invite();
+    return;
+  }
+  conversation.add({ ...answer.turn, total: answer.usage?.total_tokens });
+  if (answer.usage) showContext(answer.usage.total_tokens);
+  speak(answer.text);
+  invite();
+}
+
+/** Say it to those who hear the page: once, when there is something to say, not with every token. */
+function speak(text) {
+  if (byId("spoken").textContent !== text) byId("spoken").textContent = text;
+}
+
+function explain(failure, answer, tries) {
+  const retry = ["Send again", () => void ask()];
+  if (answer.saysSomething) {
+    tell(failure.message, ["Try again", again]);
+  } else if (failure.code === "context_length_exceeded") {
+    makeRoom(failure.message);
+  } else if (failure instanceof Refused && failure.status === 401) {
+    byId("key-row").hidden = false;
+    tell(failure.message, retry);
+    byId("key").focus();
+  } else if (failure instanceof Refused && failure.retryAfterS !== undefined && tries < RETRIES) {
+    void askLater(failure, tries + 1);
+  } else {
+    tell(failure.message, retry);
+  }
+}
+
+/** Ask once more when the server has said that it is worth it, unless somebody stops it. */
+async function askLater(failure, tries) {
+  const abort = (running = new AbortController());
+  isRunning(true);
+  for (let left = Math.max(1, Math.ceil(failure.retryAfterS)); left > 0 && !abort.signal.aborted; left -= 1) {
+    tell(`${failure.message} Trying again in ${left} s.`);
+    await new Promise((resolve) => {
+      const timer = setTimeout(resolve, 1000);
+      abort.signal.addEventListener("abort", () => (clearTimeout(timer), resolve()), { once: true });
+    });
+  }
+  if (running !== abort) return;
+  running = null;
+  isRunning(false);
+  if (abort.signal.aborted) tell(failure.message, ["Send again", () => void ask()]);
+  else void ask(tries);
+}
+
+/** The context is full: the way on is to leave something out. */
+function makeRoom(message) {
+  const drop = () => {
+    if (conversation.dropOldest()) {
+      showAll();
+      void ask();
+    } else {
+      tell("The last message alone is too long for this model's context.", ["Edit it", () => edit(conversation.turns.length - 1)]);
+    }
+  };
+  tell(message, ["Drop the oldest turns", drop], ["New chat", begin]);
+}
+
+function lengthReached(answer) {
+  if (!contextTokens || (answer.usage?.total_tokens ?? 0) < contextTokens) return;
+  const drop = () => {
+    if (!conversation.dropOldest()) return tell("There is but one question: begin a new chat.", ["New chat", begin]);
+    showAll();
+    tell("The oldest turns are gone; there is room again.");
+  };
+  tell("The context is full: nothing more fits into this conversation.", ["Drop the oldest turns", drop], ["New chat", begin]);
+}
+
+function begin() {
+  const before = conversation.turns;
+  stop();
+  running = null;
+  editing = null;
+  conversation.replace([]);
+  showAll();
+  isRunning(false);
+  const restore = () => {
+    conversation.replace(before);
+    showAll();
+    tell("");
+  };
+  if (before.length) tell("The conversation is gone.", ["Bring it back", restore]);
+  else tell("");
+  prompt.focus();
+}
+
+async function insert(files) {
+  for (const file of files) {
+    try {
+      const text = await quoted(file);
+      write(`${prompt.value}${prompt.value && !prompt.value.endsWith("\n") ? "\n\n" : ""}${text}`);
+      tell("");
+    } catch (error) {
+      tell(error.message);
+    }
+  }
+  prompt.focus();
+}
+
+byId("composer").addEventListener("submit", (event) => {
+  event.preventDefault();
+  if (running) stop();
+  else if (prompt.value.trim()) say(prompt.value.trim());
 });
 
 prompt.addEventListener("input", fit);
@@ -371,22 +312,78 @@ prompt.addEventListener("keydown", (event) => {
     event.preventDefault();
     byId("composer").requestSubmit();
   }
-  if (event.key === "Escape" && running) running.abort();
+  if (event.key === "ArrowUp" && !prompt.value && !running) {
+    const mine = conversation.turns.findLastIndex((turn) => turn.role === "user");
+    if (mine >= 0) {
+      event.preventDefault();
+      edit(mine);
+    }
+  }
+});
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "Escape") return;
+  if (running) stop();
+  else if (editing !== null) stopEditing();
 });
 
-byId("new").addEventListener("click", () => {
-  running?.abort();
-  running = null;
-  messages = [];
-  open = [];
+function stopEditing() {
+  editing = null;
+  write("");
   invite();
-  for (const turn of log.querySelectorAll(".turn")) turn.remove();
-  byId("empty").hidden = false;
-  isRunning(false);
-  fail("");
-  prompt.focus();
+}
+
+prompt.addEventListener("paste", (event) => {
+  if (!event.clipboardData.files.length) return;
+  event.preventDefault();
+  void insert(event.clipboardData.files);
+});
+for (const kind of ["dragover", "dragleave", "drop"]) {
+  document.addEventListener(kind, (event) => {
+    if (!event.dataTransfer?.types.includes("Files")) return;
+    event.preventDefault();
+    document.body.classList.toggle("dropping", kind === "dragover");
+    if (kind === "drop") void insert(event.dataTransfer.files);
+  });
+}
+
+byId("key").addEventListener("keydown", (event) => {
+  if (event.key !== "Enter") return;
+  event.preventDefault();
+  void learnModel();
+  if (!running && conversation.isOwed) void ask();
+});
+byId("new").addEventListener("click", begin);
+byId("stop-editing").addEventListener("click", stopEditing);
+byId("latest").addEventListener("click", scrollToEnd);
+log.addEventListener("scroll", () => {
+  follows = isAtEnd();
+  byId("latest").hidden = follows;
 });
 
-const listed = await fetch("v1/models").catch(() => null);
-if (listed?.ok) byId("model").textContent = (await listed.json()).data[0].id;
-else if (listed?.status === 401) byId("key-row").hidden = false;
+/** What a reload in the middle of an answer leaves of it. */
+addEventListener("pagehide", () => {
+  stop();
+  running = null;
+  if (unfinished?.text) conversation.add({ ...unfinished.turn, calls: [], meter: "cut off by a reload" });
+});
+addEventListener("pageshow", (event) => {
+  if (!event.persisted) return;
+  showAll();
+  isRunning(false);
+});
+
+async function learnModel() {
+  const key = byId("key").value;
+  const headers = key ? { Authorization: `Bearer ${key}` } : {};
+  const listed = await fetch("v1/models", { headers }).catch(() => null);
+  if (listed?.status === 401) byId("key-row").hidden = false;
+  if (!listed?.ok) return;
+  const [model] = (await listed.json()).data;
+  byId("model").textContent = model.id;
+  contextTokens = model.max_model_len ?? null;
+  showContext(conversation.turns.findLast((turn) => turn.total)?.total);
+}
+
+showAll();
+await learnModel();
+if (conversation.isOwed && !running) tell("The last message has no answer.", ["Send it", () => void ask()]);

@@ -34,7 +34,8 @@ CALLING = (
 )
 QUERYING = '<tool_call>\n{"name": "sql", "arguments": {"input": "SELECT \\"a\\"\\nFROM <b>"}}\n</tool_call>'
 MARKDOWN = (
-    "# A title\n\nSome **bold** text and `code`.\n\n- one\n- two\n\n```\na < b\n```\n\n"
+    "# A title\n\nSome **bold** text and `code`.\n\n- [x] done\n- [ ] to do\n\n"
+    "\\(x^2\\)\n\n```\na < b\n```\n\n"
     "[link](javascript:alert(1)) <img src=x onerror=\"document.title='owned'\"> <b onclick=alert(1)>b</b>"
 )
 
