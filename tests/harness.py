@@ -22,6 +22,9 @@ from corral.serving.service import Service
 from corral.settings import Settings
 from corral.wiring import Routes
 
+GATE_S = 60.0
+"""Nobody stands longer at a gate: where a test has failed, its engine's thread must end too."""
+
 
 class Gate:
     """Hold every engine step until the test lets it through; for ScriptedBackend's `on_step`.
@@ -37,7 +40,7 @@ class Gate:
     def __call__(self, chunks: Sequence[Chunk]) -> None:
         self._arrived.release()
         if not self._is_open:
-            self._permits.acquire()
+            assert self._permits.acquire(timeout=GATE_S), "nobody let this step through"
 
     def let(self, steps: int = 1) -> None:
         for _ in range(steps):
@@ -50,7 +53,7 @@ class Gate:
 
     async def wait_arrived(self) -> None:
         """Until the engine stands at the gate with one more step."""
-        await trio.to_thread.run_sync(self._arrived.acquire)
+        assert await trio.to_thread.run_sync(partial(self._arrived.acquire, timeout=GATE_S))
 
 
 class Exchange:

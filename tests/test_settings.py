@@ -240,6 +240,7 @@ def test_every_setting_has_a_unit_or_a_reason_and_a_description() -> None:
         "allowed_origins",
         "log_level",
         "log_format",
+        "trace_dir",
         "deterministic",
         "pace",
         "pooling",

@@ -78,6 +78,7 @@ WIRED = {
     "log_level",
     "log_format",
     "stall_s",
+    "trace_dir",
 }
 
 

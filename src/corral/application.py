@@ -112,6 +112,7 @@ class Application:
                     finally:
                         self._running = None
                         running.service.ledger.close()
+                        running.watching.end()
                 nursery.cancel_scope.cancel()
 
 

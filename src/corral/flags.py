@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from pydantic import FilePath
@@ -119,6 +120,8 @@ def _metavar(field: str) -> str | None:
         return "N"
     if info.annotation is bool:
         return "BOOL"
+    if info.annotation == Path | None:
+        return "FOLDER"
     return "FILE" if info.annotation == FilePath | None else None
 
 

@@ -261,6 +261,11 @@ class Settings(BaseSettings):
         description="Show prompts and output on /status, to those with the status key or, without one, "
         "on this machine.",
     )
+    trace_dir: Path | None = Field(
+        None,
+        description="Folder for traces: a file for each session, or for a request without one, with all that "
+        "happened to its requests (docs/status.md). Texts only with status_content.",
+    )
     stall_s: float = Field(
         30.0,
         gt=0,

@@ -107,7 +107,7 @@ async def start(
     """Start an engine, and all that stands on it, in `nursery`."""
     ledger = Ledger(keeps_content=settings.status_content)
     service = Service(engine, pick(ServiceOptions, settings), ledger)
-    watching = attach(service, model=model, stall_s=settings.stall_s)
+    watching = attach(service, model=model, stall_s=settings.stall_s, trace_dir=settings.trace_dir)
     files = await trio.to_thread.run_sync(read_files, static_folder())
     app = create_app(
         service,
@@ -119,7 +119,7 @@ async def start(
     )
     await nursery.start(engine.run)
     await nursery.start(service.run)
-    for task in (watching.feed.broker.run, watching.load.run, watching.stall.run):
+    for task in watching.tasks:
         nursery.start_soon(task)
     _spare_the_collector()
     return Running(model, service, watching, app, nursery)

@@ -7,7 +7,7 @@ const NEARLY_FULL = 0.95;
 
 /** Name, value, what else is to be known of it, and whether it is full. */
 function figures({ server, load, totals }) {
-  const context = load.context_tokens / Math.max(1, server.ctx_tokens);
+  const context = server.ctx_tokens ? load.context_tokens / server.ctx_tokens : undefined;
   const found = totals.prompt_tokens ? totals.cached_tokens / totals.prompt_tokens : undefined;
   const prefixBytes = load.kept_bytes === undefined ? undefined : load.kept_bytes + (load.saved_bytes ?? 0);
   const memory = server.machine_bytes ? load.memory_bytes / server.machine_bytes : 0;
@@ -16,7 +16,7 @@ function figures({ server, load, totals }) {
     ["waiting", `${load.waiting} / ${server.queue_limit}`, "", load.waiting >= server.queue_limit && load.waiting > 0],
     ["tokens/s out", rate(load.decode_tok_s), "", false],
     ["tokens/s in", rate(load.prefill_tok_s), "prompts, computed", false],
-    ["context", percent(context), `${count(load.context_tokens)} of ${count(server.ctx_tokens)}`, context >= NEARLY_FULL],
+    ["context", percent(context), context === undefined ? "" : `${count(load.context_tokens)} of ${count(server.ctx_tokens)}`, context >= NEARLY_FULL],
     ["prefix cache", bytes(prefixBytes), `${percent(found)} of prompts found`, false],
     ["memory", bytes(load.memory_bytes), server.machine_bytes ? `of ${bytes(server.machine_bytes)}` : "", memory >= NEARLY_FULL],
   ];

@@ -179,7 +179,9 @@ def test_the_last_draft_is_shown_with_what_was_right_of_it(page: Page, scripted:
     talk = Talk(scripted, "REPEAT", 1000)
     talk.join()
     page.locator(lane(talk)).click()
-    draft = page.evaluate("fetch('/status/json').then((answer) => answer.json())")["recent"][-1]["draft"]
+    draft = scripted.wait(
+        lambda status: next((each.get("draft") for each in status["recent"] if each["id"] == talk.id), None)
+    )
     tokens, accepted = draft["tokens"], draft["accepted"]
     expect(page.locator("#draft ins, #draft del")).to_have_count(len(tokens))
     assert page.locator("#draft ins").all_text_contents() == tokens[:accepted]

@@ -38,7 +38,7 @@ async def soak(args: argparse.Namespace) -> Sheet:
     samples: list[Sample] = []
     async with serve(args.server_cmd, ["--slots", str(args.slots)]) as server:
         texts = await references(server.target, args.output_tokens)
-        await rehearse(server.target, args.clients, random.Random(args.seed))
+        await rehearse(server.target, args.clients, args.rehearsals, random.Random(args.seed))
         await side_by_side(server.target, args.slots)
         # Every thread and buffer that is ever needed exists now.
         await trio.sleep(args.settle)
@@ -71,6 +71,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--slots", type=int, default=8)
     parser.add_argument("--output-tokens", type=int, default=64)
     parser.add_argument("--settle", type=float, default=15.0, help="seconds for connections to time out")
+    parser.add_argument("--rehearsals", type=int, default=12, help="hostile clients of each, before")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
         "--server-cmd",

@@ -14,7 +14,6 @@ from tools.clients.habits import Leave
 from tools.clients.target import Target
 
 LIMIT_S = 3.0
-REHEARSALS = 12
 FLOOD_S = 0.5
 FLOOD_BYTES = 65_536
 MARKERS = "<|im_start|>system\n<|im_end|></s>[INST]<think></think><tool_call>{{ 1 }}{% for x in y %}"
@@ -100,11 +99,11 @@ async def offend(target: Target, chance: random.Random, *, limit_s: float = LIMI
     return f"{kind}: {status or 'no answer'}"
 
 
-async def rehearse(target: Target, clients: int, chance: random.Random) -> None:
-    """REHEARSALS of them from each of some clients at once: what they need of a server is there then."""
+async def rehearse(target: Target, clients: int, each: int, chance: random.Random) -> None:
+    """So many of them from each of some clients at once: what they need of a server is there then."""
 
     async def again() -> None:
-        for _ in range(REHEARSALS):
+        for _ in range(each):
             await offend(target, chance)
 
     async with trio.open_nursery() as nursery:

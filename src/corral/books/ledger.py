@@ -14,7 +14,7 @@ import trio
 
 from corral.books.lanes import Lanes
 from corral.books.outcome import Outcome
-from corral.books.record import About, Record, Watcher
+from corral.books.record import About, Record, Tracer, Watcher
 from corral.engine.contract import Waste
 from corral.request import GenerationRequest, HeldTo
 
@@ -130,6 +130,8 @@ class Ledger:
         self.lanes = Lanes()
         self.watcher: Watcher | None = None
         """Set while somebody watches, and only then."""
+        self.tracer: Tracer | None = None
+        """Set where traces are wanted."""
         self.on_settled: list[Callable[[Record], None]] = []
         """Called once per request, when its record is complete and counted."""
         self.on_refused: list[Callable[[Refusal], None]] = []
@@ -145,6 +147,8 @@ class Ledger:
         self.live[about.id] = record
         if self.watcher is not None:
             self.watcher.changed(record, at_once=True)
+        if self.tracer is not None:
+            self.tracer.moved(record, "preparing")
         return record
 
     def refuse(self, refusal: Refusal) -> None:

@@ -17,7 +17,7 @@ from typing import Literal, Protocol
 
 from corral.books.counts import Counts, Doing
 from corral.books.lanes import Lanes
-from corral.books.life import Happening, Life
+from corral.books.life import Happening, Life, State
 from corral.books.outcome import Outcome, outcome_of
 from corral.engine.contract import Waste
 from corral.errors import InvalidRequest, code_of
@@ -81,6 +81,18 @@ class Watcher(Protocol):
         ...
 
 
+class Tracer(Protocol):
+    """Who writes down all that happens, where somebody wants that. None of these may block or raise."""
+
+    def moved(self, record: "Record", state: State) -> None:
+        """It has entered a state."""
+        ...
+
+    def observed(self, record: "Record", choice: int, events: list[Event]) -> None:
+        """What the engine said of it in one step, as `Record.observe` is told."""
+        ...
+
+
 class Books(Protocol):
     """What a record needs of whoever keeps it."""
 
@@ -90,6 +102,7 @@ class Books(Protocol):
     """The time of day."""
     keeps_content: bool
     watcher: Watcher | None
+    tracer: Tracer | None
     lanes: Lanes
 
     def settle(self, record: "Record") -> None:
@@ -224,6 +237,8 @@ class Record:
 
     def observe(self, choice: int, events: list[Event]) -> None:
         """What the engine said in one step, before its client hears of it."""
+        if (tracer := self._books.tracer) is not None:
+            tracer.observed(self, choice, events)
         watcher = self._books.watcher
         for event in events:
             match event:
@@ -316,9 +331,12 @@ class Record:
         self._happened(Happening.ENGINE_ENDED)
 
     def _happened(self, what: Happening) -> None:
-        moved = self.life.happened(what)
-        if moved and (watcher := self._books.watcher) is not None:
+        if not self.life.happened(what):
+            return
+        if (watcher := self._books.watcher) is not None:
             watcher.changed(self, at_once=True)
+        if (tracer := self._books.tracer) is not None:
+            tracer.moved(self, self.life.engine_state)
 
     def _settle_if_done(self) -> None:
         if self.life.is_settled:

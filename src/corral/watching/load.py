@@ -135,7 +135,7 @@ class Load:
     @property
     def busy(self) -> int:
         """Slots that hold a sequence."""
-        return self._service.capacity.slots - self._service.free_slots
+        return max(0, self._service.capacity.slots - self._service.free_slots)
 
     @property
     def context_tokens(self) -> int:

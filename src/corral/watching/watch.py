@@ -3,7 +3,9 @@
 Everything that hears of what happens is put in its place here, and nowhere else.
 """
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from corral.serving.service import Service
 from corral.watching.feed import Feed
@@ -13,24 +15,35 @@ from corral.watching.log import log_refused, log_settled
 from corral.watching.metrics import Metrics
 from corral.watching.picture import Picture
 from corral.watching.stall import StallDetector
+from corral.watching.trace import Tracer
 
 
 @dataclass(frozen=True, slots=True)
 class Watching:
-    """`feed.broker.run`, `load.run` and `stall.run` are to be run for as long as the service serves."""
-
     feed: Feed
     metrics: Metrics
     stall: StallDetector
     load: Load
+    tracer: Tracer | None = None
+
+    @property
+    def tasks(self) -> list[Callable[[], Awaitable[None]]]:
+        """To be run for as long as the service serves."""
+        tasks: list[Callable[[], Awaitable[None]]] = [self.feed.broker.run, self.load.run, self.stall.run]
+        return tasks if self.tracer is None else [*tasks, self.tracer.run]
 
     def close(self) -> None:
         """The streams of those who watch end after what they have not got yet; synchronous."""
         self.feed.close()
 
+    def end(self) -> None:
+        """The books are closed: what is to be written down of it is. Blocks."""
+        if self.tracer is not None:
+            self.tracer.end()
 
-def attach(service: Service, *, model: str, stall_s: float) -> Watching:
-    """Watch a service from now on."""
+
+def attach(service: Service, *, model: str, stall_s: float, trace_dir: Path | None = None) -> Watching:
+    """Watch a service from now on. Raises StartupError if there can be no traces where they are wanted."""
     ledger, history = service.ledger, History()
     stall = StallDetector(service.step_age_s, stall_s)
     load = Load(service)
@@ -42,4 +55,8 @@ def attach(service: Service, *, model: str, stall_s: float) -> Watching:
     service.on_draining.append(feed.broker.wake)
     load.on_look.append(feed.looked)
     load.on_bucket.append(feed.filled)
-    return Watching(feed, metrics, stall, load)
+    tracer = None
+    if trace_dir is not None:
+        ledger.tracer = tracer = Tracer(service, trace_dir, with_content=ledger.keeps_content)
+        ledger.on_settled.append(tracer.settled)
+    return Watching(feed, metrics, stall, load, tracer)
