@@ -55,11 +55,12 @@ export class Detail {
     const state = request.outcome ? outcome + why : STATES[request.state];
     setText(byId("detail-title"), `${shortId(request.id)} · ${state}`);
     const from = request.client ? ` from ${request.client}` : "";
+    const at = request.replicas ? `, at ${request.replicas.join(", ")}` : "";
     const began = request.started_at ? `, began ${clock(request.started_at)}` : "";
     const named = request.request_id ? ` (${request.request_id})` : "";
     const session = request.session ? `, session ${request.session}` : "";
     const status = request.status ? `, HTTP ${request.status}` : "";
-    setText(byId("detail-line"), visible(`${request.id}${named}${from}${session}${began}${status}`));
+    setText(byId("detail-line"), visible(`${request.id}${named}${from}${at}${session}${began}${status}`));
     this.#showSpent(request);
     this.#showFacts(request);
     this.#showContent(request);

@@ -12,6 +12,7 @@ import { History } from "./history.js";
 import { Lanes } from "./lanes.js";
 import { Queue } from "./queue.js";
 import { showRefused } from "./refused.js";
+import { showReplicas } from "./replicas.js";
 import { Store } from "./store.js";
 
 const store = new Store();
@@ -63,6 +64,7 @@ function render() {
   showTotals(store);
   lanes.show(store, selected);
   queue.show(store, selected);
+  showReplicas(store);
   detail.show(selected === null ? undefined : store.get(selected), { isPinned, mayStop: store.rights.may_stop && !lost });
   charts.show(store);
   history.show(store.history, selected);

@@ -246,6 +246,7 @@ class Feed:
             self._picture.load(),
             self._picture.totals(evicted),
             self._picture.subscribers(viewers, evicted),
+            self._picture.replicas(),
         )
         shape = msgspec.structs.replace(event, server=_timeless(event.server))
         if shape != self._told_server or now_s >= self._server_told_s + SILENCE_S:

@@ -116,6 +116,7 @@ class LocalEngine:
         self.failure: EngineFailed | None = None
         self.on_capacity: list[Callable[[], None]] = []
         """Never called: its slots are its cache's."""
+        self.replicas = ()
         self._backend = backend
         self._draft_backend = draft_backend
         self._prompts = model.prompts or InlinePrompts(PromptWriter(model.chat_format, model.vocabulary))
@@ -149,6 +150,10 @@ class LocalEngine:
     def embedding(self) -> Embedding | None:
         """What vectors the model makes of texts; None if none."""
         return self._inputs.embedding
+
+    def set_draining(self, replica: str, is_draining: bool) -> bool:
+        """There is none."""
+        return False
 
     @property
     def holdings(self) -> Holdings | None:
