@@ -41,6 +41,26 @@ def test_the_wheel_holds_the_package_the_app_and_the_static_files(wheel: Path) -
     assert {f"corral/static/{name}" for name in files_below(ROOT / "static")} <= names
 
 
+def test_the_wheel_brings_the_load_test_and_runs_it_from_another_directory(
+    wheel: Path, tmp_path: Path
+) -> None:
+    installed, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
+    zipfile.ZipFile(wheel).extractall(installed)
+    elsewhere.mkdir()
+    code = (
+        f"import sys; sys.path.insert(0, {str(installed)!r})\n"
+        "from corral.__main__ import main\n"
+        "try: main(['loadtest', '--help'])\n"
+        "finally: print(sys.modules['tools'].__file__)"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", code], cwd=elsewhere, check=True, capture_output=True, text=True
+    )
+    assert "usage: corral loadtest" in finished.stdout
+    folder = Path(finished.stdout.splitlines()[-1]).parent
+    assert folder == installed / "corral" / "bundled" / "tools"
+
+
 def test_the_wheel_finds_its_static_files_from_another_directory(wheel: Path, tmp_path: Path) -> None:
     installed, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
     zipfile.ZipFile(wheel).extractall(installed)

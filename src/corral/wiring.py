@@ -78,7 +78,9 @@ class Running:
         await terminated.wait()
         if streams := len(self.service.ledger.live):
             logger.info(
-                "stopping: %d requests may go on for %.0f s; Ctrl-C again ends them at once", streams, drain_s
+                "stopping: %s may go on for %.0f s; Ctrl-C again ends what is left at once",
+                "1 request" if streams == 1 else f"{streams} requests",
+                drain_s,
             )
         await self.service.drain(drain_s)
         self.watching.close()

@@ -42,11 +42,11 @@ export class Detail {
     byId("detail-empty").hidden = Boolean(request);
     byId("detail-body").hidden = !request;
     byId("stop").hidden = !mayStop || !request || Boolean(request.outcome) || request.state === "write";
-    byId("follow").hidden = !request;
+    byId("follow").hidden = !request && !isPinned;
     byId("follow").disabled = !isPinned;
     setText(byId("follow"), isPinned ? "Pinned: follow the newest" : "Following the newest");
     if (!request) {
-      setText(byId("detail-title"), "No request yet");
+      setText(byId("detail-title"), isPinned ? "No such request yet" : "No request yet");
       return;
     }
     if (request.id !== this.id) this.#select(request.id);

@@ -27,6 +27,8 @@ let isDrawing = false;
 /** When the server was last heard of, once it is not any more. */
 let lost = null;
 
+const linked = () => decodeURIComponent(location.hash.slice(1)) || null;
+
 function select(id) {
   isPinned = true;
   selected = id;
@@ -35,7 +37,7 @@ function select(id) {
 
 /** Unless somebody has chosen one: the newest request, and the last one when all are over. */
 function follow() {
-  if (isPinned && store.get(selected)) return;
+  if (isPinned && (store.get(selected) || selected === linked())) return;
   isPinned = false;
   const running = [...store.live.values()].filter((request) => !isWaiting(request));
   const newest = running.at(-1) ?? [...store.live.values()].at(-1);
@@ -108,7 +110,8 @@ byId("key-form").addEventListener("submit", async (event) => {
   setText(byId("key-error"), answer?.ok ? "" : "That is not it.");
   if (answer?.ok) {
     byId("key").value = "";
-    connection.open();
+    selectLinked();
+connection.open();
   }
 });
 
@@ -128,5 +131,11 @@ byId("follow").addEventListener("click", () => {
   draw();
 });
 
+/** `status#chatcmpl-…` opens that request, as soon as there is one. */
+function selectLinked() {
+  if (linked()) select(linked());
+}
+
+window.addEventListener("hashchange", selectLinked);
 setInterval(draw, 500); // waiting times go on without events
 connection.open();

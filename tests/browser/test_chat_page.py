@@ -355,6 +355,14 @@ def test_who_waits_is_told_for_what(page: Page, server: Server) -> None:
     page.locator("#send").click()
 
 
+def test_a_long_prompt_shows_how_far_it_is_read(page: Page, server: Server) -> None:
+    page.goto(f"{server.url}/")
+    ask(page, " ".join(str(number) for number in range(1200)))
+    expect(page.locator(".meter")).to_have_text(re.compile(r"^reading, \d+ %$"), timeout=30_000)
+    page.locator("#send").click()
+    expect(page.locator("#error")).to_have_text("Stopped: the message has no answer.")
+
+
 WEATHER = '[{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]'
 
 

@@ -147,6 +147,9 @@ class TaleEngine:
             )
         return TalePrepared(request, size, min(wanted, room))
 
+    def cached_tokens(self, prepared: Prepared) -> int:
+        return 0
+
     def submit(self, prepared: Prepared, choice: int, sink: Sink, *, max_tokens: int) -> TaleHandle:
         if self._nursery is None:
             raise EngineFailed("the engine is not running")

@@ -11,6 +11,7 @@
     python tools/bench.py engine                    all of these, in less than eight minutes
     python tools/bench.py crowd                     streams beside 100 and 1,000 readers of /status
     python tools/bench.py delay                     from a token's sampling to such a reader, and its memory
+    python tools/bench.py viewer                    bytes per second of one such reader at 16 busy slots
     python tools/bench.py structure                 answers held to a schema, and what reading blocks takes
     python tools/bench.py steps --omp all           what a llama.cpp step costs, by what is in it
     python tools/bench.py waits                     what those in line are told, against the truth
@@ -59,6 +60,7 @@ PEERLESS = {
     "drafting",
     "crowd",
     "delay",
+    "viewer",
     "steps",
     "waits",
     "fair",

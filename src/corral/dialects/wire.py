@@ -10,6 +10,9 @@ from corral.errors import InvalidRequest
 
 T = TypeVar("T")
 
+_MEDIUM: Final = re.compile(
+    "Invalid value '(?P<kind>image_url|input_image|input_audio|audio_url|video_url|file|input_file)'"
+)
 _MISSING = re.compile(r"Object missing required field `(?P<field>[^`]+)`")
 _HIGH_SURROGATE = re.compile(rb"\\u[dD][89abAB]")
 
@@ -92,6 +95,8 @@ def _invalid_field(complaint: str) -> InvalidRequest:
     if missing is not None:
         param = f"{param}.{missing['field']}".removeprefix(".")
         return InvalidRequest(f"Missing required parameter: '{param}'.", param=param)
+    if (medium := _MEDIUM.fullmatch(what)) is not None:
+        what = f"this model reads text only: it cannot take {medium['kind']} parts"
     what = what[0].lower() + what[1:]
     if not param:
         return InvalidRequest(f"Invalid body: {what}.")

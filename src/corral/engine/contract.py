@@ -223,6 +223,10 @@ class Engine(Protocol):
         """What its caches hold; None where it cannot tell. For people: it may be a step old."""
         ...
 
+    def cached_tokens(self, prepared: Prepared) -> int:
+        """How many of a prompt's tokens need not be computed if it starts now, as far as is known. Quick."""
+        ...
+
     @property
     def failure(self) -> EngineFailed | None:
         """Why nothing can be generated any more, if so."""

@@ -16,6 +16,13 @@ IMAGE = {"type": "image_url", "image_url": {"url": "https://example.org/llama.pn
 CALL = {"id": "call_1", "type": "function", "function": {"name": "add", "arguments": '{"a":1}'}}
 
 
+@pytest.mark.parametrize("kind", ["image_url", "input_audio", "file"])
+def test_of_a_part_that_is_no_text_it_is_said_that_only_text_is_read(kind: str) -> None:
+    message = {"role": "user", "content": [{"type": kind, kind: {}}]}
+    with pytest.raises(InvalidRequest, match=f"this model reads text only: it cannot take {kind} parts"):
+        CHAT.parse(json.dumps({"messages": [message]}).encode(), {})
+
+
 def parse(**fields: Any) -> GenerationRequest:
     return CHAT.parse(json.dumps({"messages": [USER], **fields}).encode(), {}).request
 

@@ -242,6 +242,10 @@ class UpstreamEngine:
             request, Wanted(prompt_tokens, size, output, blocks, request.session), max_tokens
         )
 
+    def cached_tokens(self, prepared: Prepared) -> int:
+        """Upstreams do not say; a replica that may know the prompt is preferred when it is chosen."""
+        return 0
+
     def submit(self, prepared: Prepared, choice: int, sink: Sink, *, max_tokens: int) -> _Sequence:
         """Start a sequence. The caller holds one of the free slots, and `prepared` is of this engine.
 
