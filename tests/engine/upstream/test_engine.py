@@ -502,6 +502,13 @@ async def test_what_stands_in_its_configuration_is_not_asked_for() -> None:
     assert b"authorization: bearer sk-1\r\n" in visit.head.lower() + b"\r\n"
 
 
+async def test_an_output_that_may_be_clipped_leaves_room_for_the_prompt() -> None:
+    upstream = ScriptedUpstream(sends_whole, ctx_tokens=1000)
+    async with running(upstream) as engine:
+        await heard(engine, asking("word " * 100, max_tokens=64_000, is_clipped=True))
+    assert 500 < upstream.visits[0].body["max_tokens"] < 900
+
+
 async def test_without_a_limit_of_its_own_a_request_has_none_upstream() -> None:
     upstream = ScriptedUpstream(sends_whole)
     async with running(upstream) as engine:
