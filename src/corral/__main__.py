@@ -117,7 +117,7 @@ def _fill_serve(parser: _Parser) -> None:
             return _fail(str(error), 2)
         from corral import server
 
-        return server.main(loaded)
+        return server.main(loaded, reload=lambda: settings.load(read(arguments), config=arguments.config))
 
     parser.set_defaults(run=serve)
 

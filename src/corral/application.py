@@ -11,7 +11,8 @@ from corral import transport
 from corral.dialects.routes import table
 from corral.engine.contract import Engine
 from corral.engine.local.backend import Backend
-from corral.errors import StartupError
+from corral.engine.upstream.engine import UpstreamEngine
+from corral.errors import EngineFailed, StartupError
 from corral.serving.service import Service
 from corral.settings import Settings
 from corral.wiring import (
@@ -23,6 +24,7 @@ from corral.wiring import (
     open_llama,
     open_upstreams,
     start,
+    upstreams_of,
 )
 
 Message = Any  # ASGI's typed dictionaries say less here than they cost
@@ -71,6 +73,9 @@ class Application:
     def model(self) -> str:
         """The model's public name. Raises RuntimeError outside the lifespan."""
         return self.running.model
+
+    def reconfigure(self, settings: Settings) -> None:
+        """Follow settings that have changed: of a model that is loaded here, none can."""
 
     async def _open(self, models: ExitStack) -> tuple[Engine, str]:
         """The engine and its model's public name; what it holds is closed by `models`. A checkpoint."""
@@ -121,9 +126,23 @@ class UpstreamApplication(Application):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings, _no_model)
+        self._engine: UpstreamEngine | None = None
 
     async def _open(self, models: ExitStack) -> tuple[Engine, str]:
-        return await open_upstreams(self._settings)
+        self._engine = await open_upstreams(self._settings)
+        return self._engine, self._engine.model
+
+    def reconfigure(self, settings: Settings) -> None:
+        """Have the upstreams of these settings from now on; no stream is dropped.
+
+        Raises StartupError for what is no address or where none is left, EngineFailed before the lifespan.
+        """
+        upstreams = upstreams_of(settings)
+        if not upstreams:
+            raise StartupError("no upstream is left")
+        if self._engine is None:
+            raise EngineFailed("the engine is not running")
+        self._engine.reconfigure(upstreams)
 
 
 def _no_model() -> tuple[Backend, str]:

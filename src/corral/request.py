@@ -233,7 +233,7 @@ class GenerationRequest:
     prompt: RawPrompt | None = None
     scores_prompt: bool = False
     embed: Embed | None = None
-    session: str | None = None
+    session: str | None = field(default=None, compare=False)
 
     @property
     def held_to(self) -> HeldTo | None:

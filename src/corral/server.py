@@ -5,16 +5,16 @@ import ipaddress
 import json
 import logging
 import shlex
+import signal
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 
 import trio
 
 from corral import transport
 from corral.application import Application, application
-from corral.errors import StartupError
-from corral.settings import Settings
+from corral.errors import EngineFailed, StartupError
+from corral.settings import Settings, SettingsError
 from corral.wiring import configure_process, limits
 
 logger = logging.getLogger("corral")
@@ -22,16 +22,21 @@ logger = logging.getLogger("corral")
 HELLO = {"role": "user", "content": "Hello!"}
 
 
-def main(settings: Settings, app: Application | None = None) -> int:
+Reload = Callable[[], Settings]
+"""Reads the settings again. Raises SettingsError."""
+
+
+def main(settings: Settings, app: Application | None = None, reload: Reload | None = None) -> int:
     """Bind, load the model, then serve until SIGTERM or SIGINT; the exit code.
 
     `app` is the one over what the settings name unless another is given. Raises StartupError or OSError
-    before anything is served, and what ends the app's lifespan later.
+    before anything is served, and what ends the app's lifespan later. With `reload` upstreams follow the
+    settings on SIGHUP.
     """
     configure_process(settings)
     warn_of_strangers(settings)
     try:
-        trio.run(_serve, settings, application(settings) if app is None else app)
+        trio.run(_serve, settings, application(settings) if app is None else app, reload)
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise
@@ -54,8 +59,24 @@ def warn_of_strangers(settings: Settings) -> None:
         )
 
 
-async def _serve(settings: Settings, app: Application) -> None:
+async def _follow_settings(app: Application, reload: Reload) -> None:
+    """Have the upstreams that the settings name now, at each SIGHUP, until cancelled."""
+    with trio.open_signal_receiver(signal.SIGHUP) as hangups:
+        async for _ in hangups:
+            try:
+                app.reconfigure(await trio.to_thread.run_sync(reload))
+            except (SettingsError, StartupError, EngineFailed) as error:
+                logger.error("the settings are left as they were: %s", error)
+
+
+async def _serve(settings: Settings, app: Application, reload: Reload | None = None) -> None:
     ending = transport.Ending(settings.drain_s)
+
+    def on_serving() -> None:
+        ending.serving_nowait(scope)
+        if reload is not None and settings.has_upstreams and hasattr(signal, "SIGHUP"):
+            app.running.nursery.start_soon(_follow_settings, app, reload)
+
     with ending.by_signals(), trio.CancelScope() as scope:
         await transport.serve(
             app,
@@ -65,7 +86,7 @@ async def _serve(settings: Settings, app: Application) -> None:
             keyfile=str(settings.keyfile) if settings.keyfile else None,
             shutdown_trigger=ending.asked.wait,
             on_closing=ending.closing_nowait,
-            task_status=_Greeting(settings, app, partial(ending.serving_nowait, scope)),
+            task_status=_Greeting(settings, app, on_serving),
         )
 
 

@@ -2,7 +2,6 @@
 
 import gc
 import logging
-import ssl
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -154,8 +153,8 @@ def open_llama(settings: Settings, model: str | None) -> tuple[Backend, str]:
     return backend, model_file.name
 
 
-async def open_upstreams(settings: Settings) -> tuple[Engine, str]:
-    """Ask the upstreams what they are; an engine over them, and their model's public name. A checkpoint.
+async def open_upstreams(settings: Settings) -> UpstreamEngine:
+    """Ask the upstreams what they are; an engine over them. A checkpoint.
 
     Raises StartupError for an address that is none. One that does not answer yet may do so later.
     """
@@ -163,11 +162,7 @@ async def open_upstreams(settings: Settings) -> tuple[Engine, str]:
     options = pick(
         FleetOptions, settings, replica_slots=settings.slots, replica_ctx_tokens=settings.ctx_tokens
     )
-    uses_tls = any(upstream.address.is_tls for upstream in upstreams)
-    engine = await UpstreamEngine.opened(
-        upstreams, options, ssl.create_default_context() if uses_tls else None
-    )
-    return engine, engine.model
+    return await UpstreamEngine.opened(upstreams, options)
 
 
 def upstreams_of(settings: Settings) -> list[UpstreamOptions]:

@@ -42,11 +42,11 @@ export class Detail {
     byId("detail-empty").hidden = Boolean(request);
     byId("detail-body").hidden = !request;
     byId("stop").hidden = !mayStop || !request || Boolean(request.outcome) || request.state === "write";
-    byId("follow").hidden = !request;
+    byId("follow").hidden = !request && !isPinned;
     byId("follow").disabled = !isPinned;
     setText(byId("follow"), isPinned ? "Pinned: follow the newest" : "Following the newest");
     if (!request) {
-      setText(byId("detail-title"), "No request yet");
+      setText(byId("detail-title"), isPinned ? "No such request yet" : "No request yet");
       return;
     }
     if (request.id !== this.id) this.#select(request.id);
@@ -55,11 +55,12 @@ export class Detail {
     const state = request.outcome ? outcome + why : STATES[request.state];
     setText(byId("detail-title"), `${shortId(request.id)} · ${state}`);
     const from = request.client ? ` from ${request.client}` : "";
+    const at = request.replicas ? `, at ${request.replicas.join(", ")}` : "";
     const began = request.started_at ? `, began ${clock(request.started_at)}` : "";
     const named = request.request_id ? ` (${request.request_id})` : "";
     const session = request.session ? `, session ${request.session}` : "";
     const status = request.status ? `, HTTP ${request.status}` : "";
-    setText(byId("detail-line"), visible(`${request.id}${named}${from}${session}${began}${status}`));
+    setText(byId("detail-line"), visible(`${request.id}${named}${from}${at}${session}${began}${status}`));
     this.#showSpent(request);
     this.#showFacts(request);
     this.#showContent(request);

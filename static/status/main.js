@@ -12,6 +12,7 @@ import { History } from "./history.js";
 import { Lanes } from "./lanes.js";
 import { Queue } from "./queue.js";
 import { showRefused } from "./refused.js";
+import { showReplicas } from "./replicas.js";
 import { Store } from "./store.js";
 
 const store = new Store();
@@ -26,6 +27,8 @@ let isDrawing = false;
 /** When the server was last heard of, once it is not any more. */
 let lost = null;
 
+const linked = () => decodeURIComponent(location.hash.slice(1)) || null;
+
 function select(id) {
   isPinned = true;
   selected = id;
@@ -34,7 +37,7 @@ function select(id) {
 
 /** Unless somebody has chosen one: the newest request, and the last one when all are over. */
 function follow() {
-  if (isPinned && store.get(selected)) return;
+  if (isPinned && (store.get(selected) || selected === linked())) return;
   isPinned = false;
   const running = [...store.live.values()].filter((request) => !isWaiting(request));
   const newest = running.at(-1) ?? [...store.live.values()].at(-1);
@@ -61,6 +64,7 @@ function render() {
   showTotals(store);
   lanes.show(store, selected);
   queue.show(store, selected);
+  showReplicas(store);
   detail.show(selected === null ? undefined : store.get(selected), { isPinned, mayStop: store.rights.may_stop && !lost });
   charts.show(store);
   history.show(store.history, selected);
@@ -106,7 +110,8 @@ byId("key-form").addEventListener("submit", async (event) => {
   setText(byId("key-error"), answer?.ok ? "" : "That is not it.");
   if (answer?.ok) {
     byId("key").value = "";
-    connection.open();
+    selectLinked();
+connection.open();
   }
 });
 
@@ -126,5 +131,11 @@ byId("follow").addEventListener("click", () => {
   draw();
 });
 
+/** `status#chatcmpl-…` opens that request, as soon as there is one. */
+function selectLinked() {
+  if (linked()) select(linked());
+}
+
+window.addEventListener("hashchange", selectLinked);
 setInterval(draw, 500); // waiting times go on without events
 connection.open();

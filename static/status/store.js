@@ -23,6 +23,8 @@ export class Store {
     this.refusals = [];
     this.hour = { bucket_s: 10, columns: { at: [] } };
     this.totals = null;
+    /** The engines behind this one; none where it computes itself. */
+    this.replicas = [];
     this.subscribers = null;
   }
 
@@ -80,8 +82,8 @@ export class Store {
     return last;
   }
 
-  #server({ server, load, totals, subscribers }) {
-    Object.assign(this, { server: { ...server, at: now() }, load, totals, subscribers });
+  #server({ server, load, totals, subscribers, replicas = [] }) {
+    Object.assign(this, { server: { ...server, at: now() }, load, totals, subscribers, replicas });
   }
 
   #queue(places) {

@@ -104,6 +104,7 @@ class TaleEngine:
         self.capacity = Capacity(slots, slots * ctx_tokens, ctx_tokens)
         self.failure: EngineFailed | None = None
         self.on_capacity: list[Callable[[], None]] = []
+        self.replicas = ()
         self.texts = None
         self.holdings = None
         self.chat_template = None
@@ -118,6 +119,10 @@ class TaleEngine:
     def learned(self) -> None:
         """A tale is told in one way."""
         return None
+
+    def set_draining(self, replica: str, is_draining: bool) -> bool:
+        """There is none."""
+        return False
 
     def step_age_s(self) -> float | None:
         return None
@@ -141,6 +146,9 @@ class TaleEngine:
                 param="messages",
             )
         return TalePrepared(request, size, min(wanted, room))
+
+    def cached_tokens(self, prepared: Prepared) -> int:
+        return 0
 
     def submit(self, prepared: Prepared, choice: int, sink: Sink, *, max_tokens: int) -> TaleHandle:
         if self._nursery is None:

@@ -9,6 +9,7 @@ from tests.harness import Gate, serving
 from tests.http.watch import opening, watching
 
 from corral.engine.local.scripted import ScriptedBackend, replying
+from corral.watching import feed
 
 # What is seen
 
@@ -138,7 +139,7 @@ async def test_idle_is_said_and_so_are_prefill_decode_and_the_queue() -> None:
         await watch.until(lambda watch: watch.state["server"]["phase"] == "idle")
 
 
-async def test_counters_come_five_times_a_second_and_text_ten_times_and_nothing_of_either_is_lost(
+async def test_counters_come_five_times_a_second_and_text_as_it_is_said(
     mock_clock: trio.testing.MockClock,
 ) -> None:
     gate = Gate()
@@ -157,7 +158,7 @@ async def test_counters_come_five_times_a_second_and_text_ten_times_and_nothing_
         counters = [d for e, d in watch.events if e == "request" and "completion_tokens" in d]
         assert 4 <= len(counters) <= 7, "one second has passed"
         texts = [d["text"] for e, d in watch.events if e == "token"]
-        assert 9 <= len(texts) <= 11
+        assert len(texts) == 50
         mock_clock.jump(1)
         await trio.testing.wait_all_tasks_blocked()
         watch.take_waiting()
@@ -167,7 +168,38 @@ async def test_counters_come_five_times_a_second_and_text_ten_times_and_nothing_
         stream.leave()
 
 
-async def test_who_comes_while_text_is_gathered_gets_it_once(mock_clock: trio.testing.MockClock) -> None:
+async def test_where_more_is_said_than_can_be_read_it_is_gathered_and_none_is_lost(
+    mock_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "TEXTS_PER_S", 10.0)
+    monkeypatch.setattr(feed, "TEXTS_AT_ONCE", 1.0)
+    gate = Gate()
+    async with (
+        serving(ScriptedBackend(on_step=gate), status_content=True) as client,
+        opening(gate),
+        watching(client) as watch,
+    ):
+        stream = client.chat("hello", stream=True)
+        for _ in range(50):
+            gate.let(1)
+            await gate.wait_arrived()
+            mock_clock.jump(0.02)
+            await trio.testing.wait_all_tasks_blocked()
+        watch.take_waiting()
+        assert 9 <= len([data for event, data in watch.events if event == "token"]) <= 12
+        mock_clock.jump(1)
+        await trio.testing.wait_all_tasks_blocked()
+        watch.take_waiting()
+        answer = (await client.send("GET", "/status/json").json())["requests"][0]
+        assert watch.text() == answer["output"][0][0]["text"]
+        stream.leave()
+
+
+async def test_who_comes_while_text_is_gathered_gets_it_once(
+    mock_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "TEXTS_PER_S", 1.0)
+    monkeypatch.setattr(feed, "TEXTS_AT_ONCE", 1.0)
     gate = Gate()
     async with (
         serving(ScriptedBackend(on_step=gate), status_content=True) as client,

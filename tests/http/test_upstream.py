@@ -236,3 +236,46 @@ async def test_models_lists_the_one_and_props_its_slots() -> None:
         props = await client.send("GET", "/props").json()
     assert [(model["id"], model["max_model_len"]) for model in models["data"]] == [("scripted", 77)]
     assert props["slots"] == 3
+
+
+async def test_an_operator_drains_a_replica_and_takes_that_back() -> None:
+    upstream = ScriptedUpstream()
+    async with front(upstream, ScriptedUpstream()) as client:
+        name = f"127.0.0.1:{upstream.port}"
+        assert (await client.send("POST", f"/v1/replicas/{name}/drain").json())["draining"] is True
+        told = await client.send("GET", "/status/json").json()
+        assert [replica["state"] for replica in told["replicas"]] == ["draining", "in service"]
+        assert told["server"]["slots"] == 2
+        assert (await client.send("POST", f"/v1/replicas/{name}/resume").json())["draining"] is False
+        unknown = client.send("POST", "/v1/replicas/nobody:1/drain")
+        await unknown.body()
+        assert unknown.status == 404
+        metrics = (await client.send("GET", "/metrics").body()).decode()
+        assert f'corral_replica_in_service{{replica="{name}"}} 1.0' in metrics
+
+
+async def test_a_session_of_a_client_is_known_to_routing() -> None:
+    upstreams = ScriptedUpstream(says_hello), ScriptedUpstream(says_hello)
+    async with front(*upstreams) as client:
+        for number in range(6):
+            await client.chat(f"question {number}", prompt_cache_key="mine").json()
+    assert sorted(len(upstream.visits) for upstream in upstreams) == [0, 6]
+
+
+async def test_who_waits_when_a_replica_goes_waits_on_and_runs_when_one_is_back() -> None:
+    upstream = ScriptedUpstream(says_a_word, slots=1)
+    async with front(upstream) as client:
+        name = f"127.0.0.1:{upstream.port}"
+        running = client.chat(stream=True)
+        await upstream.visit(0)
+        waiting = client.chat(stream=True, return_progress=True)
+        while b"queue_progress" not in (await waiting.chunk()):
+            pass
+        await client.send("POST", f"/v1/replicas/{name}/drain").json()
+        running.leave()
+        await upstream.visits[0].gone.wait()
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert len(upstream.visits) == 1
+        await client.send("POST", f"/v1/replicas/{name}/resume").json()
+        await upstream.visit(1)
+        waiting.leave()

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
 
 import pytest
@@ -31,6 +31,7 @@ from corral.errors import (
     ShutDown,
 )
 from corral.request import GenerationRequest
+from corral.serving.generation import WARM_TOKENS, Generation
 from corral.serving.service import FAREWELL_S, Service, ServiceOptions
 
 
@@ -121,6 +122,32 @@ async def test_who_leaves_while_waiting_never_runs(autojump_clock: trio.testing.
             assert not service.waiting
             await first.complete()
     assert service.ledger.totals.tokens.completion == 5
+
+
+@pytest.mark.parametrize(
+    ("cached_tokens", "is_first"),
+    [(WARM_TOKENS, True), (WARM_TOKENS - 1, False)],
+)
+async def test_whose_prompt_is_cached_goes_before_who_came_earlier(
+    cached_tokens: int, is_first: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    class Remembering(TaleEngine):
+        """Has computed what is said again."""
+
+        def cached_tokens(self, prepared: Prepared) -> int:
+            return cached_tokens if "again" in str(prepared.request) else 0
+
+    async with serving(kind=Remembering) as service:
+        with ExitStack() as open_now:
+            asked: list[Generation] = []
+            for text in ("count", "other", "again " * WARM_TOKENS):
+                opening = service.open(asking(text, max_tokens=1), "somebody", about(text[:5]), Client())
+                asked.append(open_now.enter_context(opening))
+                await asked[-1].prepared()
+            for generation in asked:
+                await generation.complete()
+            _, new, known = (generation.record.life.admitted_s or 0.0 for generation in asked)
+            assert (known < new) is is_first
 
 
 async def test_the_queue_is_bounded(autojump_clock: trio.testing.MockClock) -> None:

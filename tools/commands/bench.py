@@ -11,6 +11,7 @@
     python tools/bench.py engine                    all of these, in less than eight minutes
     python tools/bench.py crowd                     streams beside 100 and 1,000 readers of /status
     python tools/bench.py delay                     from a token's sampling to such a reader, and its memory
+    python tools/bench.py viewer                    bytes per second of one such reader at 16 busy slots
     python tools/bench.py structure                 answers held to a schema, and what reading blocks takes
     python tools/bench.py steps --omp all           what a llama.cpp step costs, by what is in it
     python tools/bench.py waits                     what those in line are told, against the truth
@@ -49,7 +50,7 @@ from tools.sheets.sheet import WIDTH, Sheet, write
 EVERYTHING = "engine"
 MODEST_REPEATS = {"residual": 3, "retry": 3, "shared": 2, "pace": 2, "drafting": 2, "cost": 2, "all": 3}
 """What `engine` measures, in this order, and how often."""
-PEERLESS = {"raw", "cost", "drafting", "crowd", "delay", "steps", "waits", "fair", "policy"}
+PEERLESS = {"raw", "cost", "drafting", "crowd", "delay", "viewer", "steps", "waits", "fair", "policy"}
 REPEATS = {"drafting": 3, "steps": 7, "waits": 2, "fair": 3}  # others: 5
 
 

@@ -29,6 +29,7 @@ from tools.measures.shutdown import shutdown
 from tools.measures.steps import steps
 from tools.measures.structure import structure
 from tools.measures.throughput import compared, raw, serve
+from tools.measures.viewer import viewer
 from tools.measures.waits import waits
 from tools.sheets.sheet import Sheet, load_text
 
@@ -46,6 +47,7 @@ ENGINE: dict[str, Figure] = {
     "drafting": drafting,
     "crowd": crowd,
     "delay": delay,
+    "viewer": viewer,
     "steps": steps,
     "structure": structure,
     "waits": waits,

@@ -28,7 +28,7 @@ Rules for who writes one
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import trio
 
@@ -103,6 +103,32 @@ class Embedding:
     input_tokens: int
     pooling: str
     reads_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaState:
+    """One of several engines behind one, as of now, for people.
+
+    It has `in_flight` of its `slots`, with `work_tokens` left to do, as routing counts. Of the `served`
+    sequences `affinity_hits` had a beginning that it had computed before. One that is `out` was given up
+    `openings` times, the last time for `reason`, at `out_since` (the time of day). For `residual_s` it was
+    seen to go on for sequences that had left.
+    """
+
+    name: str
+    kind: str
+    model: str
+    state: Literal["in service", "draining", "out", "tried"]
+    slots: int
+    in_flight: int
+    weight: float
+    work_tokens: int
+    served: int
+    affinity_hits: int
+    openings: int
+    residual_s: float
+    reason: str = ""
+    out_since: float | None = None
 
 
 class Prepared(Protocol):
@@ -197,6 +223,10 @@ class Engine(Protocol):
         """What its caches hold; None where it cannot tell. For people: it may be a step old."""
         ...
 
+    def cached_tokens(self, prepared: Prepared) -> int:
+        """How many of a prompt's tokens need not be computed if it starts now, as far as is known. Quick."""
+        ...
+
     @property
     def failure(self) -> EngineFailed | None:
         """Why nothing can be generated any more, if so."""
@@ -210,6 +240,15 @@ class Engine(Protocol):
     @property
     def learned(self) -> Mapping[str, Any] | None:
         """How its model writes calls and thoughts, as JSON, for people; None where the engine cannot tell."""
+        ...
+
+    @property
+    def replicas(self) -> Sequence[ReplicaState]:
+        """The engines behind it; none where it computes itself."""
+        ...
+
+    def set_draining(self, replica: str, is_draining: bool) -> bool:
+        """Give a replica nothing more, or requests again; what it has goes on. False if there is none."""
         ...
 
     def step_age_s(self) -> float | None:

@@ -131,6 +131,25 @@ def add_status(
             raise NotFound(f"no request {id!r} is running or waiting")
         return json_reply({"id": id, "answers": True})
 
+    @app.post("/v1/replicas/<path:name>/drain")
+    @access(Access.OPERATOR)
+    async def drain_replica(name: str) -> Response:
+        """Gives an upstream nothing more; what it has goes on."""
+        operators.check_stop(request)
+        return _draining(name, True)
+
+    @app.post("/v1/replicas/<path:name>/resume")
+    @access(Access.OPERATOR)
+    async def resume_replica(name: str) -> Response:
+        """Gives an upstream requests again."""
+        operators.check_stop(request)
+        return _draining(name, False)
+
+    def _draining(name: str, is_draining: bool) -> Response:
+        if not service.set_draining(name, is_draining):
+            raise NotFound(f"there is no replica {name!r}")
+        return json_reply({"replica": name, "draining": is_draining})
+
     @app.get("/metrics")
     @access(Access.OPERATOR)
     async def metrics() -> Response:

@@ -7,6 +7,11 @@ which its client's earlier ones will have had their turn, and the lowest tag goe
 a hundred requests delays another's first by one turn, not by a hundred. The head of the line is never
 overtaken by a smaller request, or a request for many slots would starve.
 
+One whose prompt lies in the engine's cache right now, as it may not a while later, may go before others: the
+first such one of the first LOOKED_AT in line, unless one before it was overtaken OVERTAKES times already. It
+takes its client's next turn, so that a client gets no more turns by it. So nobody waits for more than
+OVERTAKES turns beyond its own.
+
 A ticket is announced while its request is being prepared, and joins the line after that. Who is announced has
 a place already: it counts as if it waited, unless a slot would be free for it.
 
@@ -25,6 +30,9 @@ from dataclasses import dataclass, field
 
 from corral.errors import QueueFull
 
+LOOKED_AT = 8
+OVERTAKES = 4
+
 
 @dataclass(slots=True, eq=False)
 class Ticket:
@@ -38,6 +46,8 @@ class Ticket:
     client: str
     start: Callable[[], None]
     moved: Callable[[int], None]
+    is_warm: Callable[[], bool] = lambda: False
+    """Whether most of its prompt lies in the engine's cache now. Quick, and never raises."""
     priority: int = 0
     """Among the waiting tickets of one client the lowest goes first, then the oldest."""
     position: int = field(default=-1, init=False)
@@ -45,6 +55,8 @@ class Ticket:
     tag: int = field(default=0, init=False)
     """The virtual time at which its client is owed this turn."""
     arrival: int = field(default=0, init=False)
+    overtaken: int = field(default=0, init=False)
+    """How often one that came later went before it, since that one's prompt was cached."""
 
     @property
     def tag_after(self) -> int:
@@ -174,13 +186,12 @@ class Admission:
         the outer one finds it done: neither holds on to anything across a callback.
         """
         while self._waiting and self._waiting[0].slots <= self.free_slots:
-            ticket = self._waiting.pop(0)
+            self._virtual_time = self._waiting[0].tag  # the lowest there is: none that comes later is lower
+            ticket = self._next()
             client = self._clients[ticket.client]
-            del client.waiting[0]
-            client.served_until = ticket.tag_after
+            self._take_turn(client, ticket)
             client.running_slots += ticket.slots
             self.free_slots -= ticket.slots
-            self._virtual_time = ticket.tag  # the lowest there is, and none that comes later is lower
             ticket.is_waiting = False
             moved_from = 0
             ticket.start()
@@ -193,6 +204,31 @@ class Admission:
                 ticket.position = position
                 ticket.moved(position)
             position += 1
+
+    def _next(self) -> Ticket:
+        """Who runs next: the head of the line, or one behind it that is warm and may overtake."""
+        for place, ticket in enumerate(self._waiting[:LOOKED_AT] if len(self._waiting) > 1 else ()):
+            first = self._clients[ticket.client].waiting[0]
+            if ticket.slots <= self.free_slots and ticket.priority == first.priority and ticket.is_warm():
+                for other in self._waiting[:place]:
+                    other.overtaken += 1
+                return ticket
+            if ticket.overtaken >= OVERTAKES:
+                break
+        return self._waiting[0]
+
+    def _take_turn(self, client: _Client, ticket: Ticket) -> None:
+        """Take a ticket out of the line, in its client's next turn."""
+        if ticket is client.waiting[0]:
+            self._take_out([ticket])
+            del client.waiting[0]
+            client.served_until = ticket.tag_after
+            return
+        self._take_out(client.waiting)
+        ticket.tag = client.waiting[0].tag
+        client.waiting.remove(ticket)
+        client.served_until = ticket.tag_after
+        self._put_in(client, 0)
 
     def _take_out(self, tickets: list[Ticket]) -> int:
         """Take the last tickets of a client out of the line; where the first of them was."""

@@ -21,6 +21,9 @@ from corral.serving.peer import Peer
 
 logger = logging.getLogger("corral.serving")
 
+WARM_TOKENS = 64
+"""Fewer of a prompt in the cache are not worth that others wait for it."""
+
 EVENT_BYTES = 128
 """Of an event or a log probability in memory, beside its text."""
 
@@ -93,7 +96,12 @@ class Generation:
         self.request = request
         self.record = record
         self.ticket = Ticket(
-            request.n, client, start=self._start, moved=self._moved, priority=request.priority
+            request.n,
+            client,
+            start=self._start,
+            moved=self._moved,
+            priority=request.priority,
+            is_warm=self._is_warm,
         )
         self._preparing = trio.CancelScope()
         self._prepared: Prepared | None = None
@@ -211,6 +219,13 @@ class Generation:
         self._prepared = prepared
         self._is_prepared.set()
         self._admission.join(self.ticket)
+
+    def _is_warm(self) -> bool:
+        """Whether most of its prompt need not be computed if it starts now."""
+        if self._prepared is None:
+            return False
+        cached_tokens = self._engine.cached_tokens(self._prepared)
+        return cached_tokens >= WARM_TOKENS and 2 * cached_tokens >= self._prepared.prompt_tokens
 
     def _start(self) -> None:
         assert self._prepared is not None

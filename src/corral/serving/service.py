@@ -10,14 +10,14 @@ import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import trio
 
 from corral.books.ledger import Ledger
 from corral.books.record import About, Record
-from corral.engine.contract import Capacity, Embedding, Engine, Holdings, Texts
+from corral.engine.contract import Capacity, Embedding, Engine, Holdings, ReplicaState, Texts
 from corral.errors import (
     Cancelled,
     CorralError,
@@ -149,6 +149,15 @@ class Service:
     def learned(self) -> Mapping[str, Any] | None:
         """How the model writes calls and thoughts, as JSON; None where the engine cannot tell."""
         return self._engine.learned
+
+    @property
+    def replicas(self) -> Sequence[ReplicaState]:
+        """The engines behind the engine; none where it computes itself."""
+        return self._engine.replicas
+
+    def set_draining(self, replica: str, is_draining: bool) -> bool:
+        """Give a replica nothing more, or requests again; False if there is none of that name."""
+        return self._engine.set_draining(replica, is_draining)
 
     def step_age_s(self) -> float | None:
         """How long the engine's running step has lasted, in seconds; None if nothing runs."""
@@ -316,6 +325,8 @@ class Service:
         first_choice: int,
     ) -> Iterator[Generation]:
         assert self._nursery is not None, "the service does not run"
+        if about.session:
+            request = replace(request, session=about.session)
         record = self.ledger.accept(about, request)
         generation = Generation(
             self._engine,

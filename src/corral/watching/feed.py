@@ -1,10 +1,11 @@
 """From the ledger to the viewers of /status, as it happens.
 
 While somebody watches, the ledger tells this class of every change. A change of state goes out with the next
-batch; text is gathered for `TEXT_S` and counters for `COUNTERS_S`, and of a request only what has changed is
-sent. The server's own figures come every second while something is going on, and every `SILENCE_S` at
-least, so that a page knows by silence that nobody is there any more. So a viewer costs as many bytes per
-second whether the model is quick or not. While nobody watches, this hears only of requests that are over.
+batch, counters every `COUNTERS_S`, and of a request only what has changed. Text goes out at once, up to
+TEXTS_PER_S events; where more is said than that, what one request says is gathered. So a viewer costs no
+more bytes per second than it can read, however quick the model is. The server's own figures come every
+second while something is going on, and every `SILENCE_S` at least, so that a page knows by silence that
+nobody is there any more. While nobody watches, this hears only of requests that are over.
 """
 
 from collections.abc import Callable
@@ -22,7 +23,10 @@ from corral.watching.broker import Broker
 from corral.watching.history import History
 from corral.watching.picture import Picture
 
-TEXT_S = 0.1
+TEXTS_PER_S = 250.0
+TEXTS_PER_REQUEST_S = 5.0
+"""With more requests than that gives so many events each, there are so many of each."""
+TEXTS_AT_ONCE = 16.0
 COUNTERS_S = 0.2
 PHASE_S = 0.25
 """How often a change of what the server does is worth an event of its own."""
@@ -59,7 +63,9 @@ class Feed:
         self._stalled: set[str] = set()
         self._refused = 0
         """How many of the last refusals have not been told."""
-        self._counted_s = self._texted_s = self._refusals_told_s = -inf
+        self._allowance, self._allowed_s = TEXTS_AT_ONCE, 0.0
+        """How many events of text may go out at once, as of then."""
+        self._counted_s = self._refusals_told_s = -inf
         self._server_told_s = self._queue_told_s = -inf
         self._told_server: views.ServerEvent | None = None
         self._told_phase = ""
@@ -76,8 +82,9 @@ class Feed:
 
     def close(self) -> None:
         """The server shuts down: viewers are told all that there is to tell, and their streams end."""
-        self._counted_s = self._texted_s = self._refusals_told_s = -inf
+        self._counted_s = self._refusals_told_s = -inf
         self._server_told_s = self._queue_told_s = -inf
+        self._tell_texts()
         self.broker.close()
 
     # What the ledger tells
@@ -143,7 +150,7 @@ class Feed:
         for record in tuple(self._moved):
             self._tell(record)
         tell: tuple[tuple[bool, float, Callable[[], None]], ...] = (
-            (bool(self._texts or self._drafts), self._texted_s + TEXT_S, self._tell_texts),
+            (bool(self._texts or self._drafts), self._texts_due_s(now_s), self._tell_texts),
             (bool(self._dirty), self._counted_s + COUNTERS_S, self._tell_counters),
             (bool(self._refused), self._refusals_told_s + REFUSALS_S, self._tell_refusals),
         )
@@ -186,12 +193,12 @@ class Feed:
     def _tell_texts(self, of: Record | None = None) -> None:
         """What was said and guessed and is not told yet, by one request, or by all."""
         if of is None:
-            self._texted_s = trio.current_time()
             texts, self._texts = self._texts, {}
             drafts, self._drafts = self._drafts, {}
         else:
             texts = {block: self._texts.pop(block) for block in tuple(self._texts) if block[0] is of}
             drafts = {place: self._drafts.pop(place) for place in tuple(self._drafts) if place[0] is of}
+        self._allowance -= len(texts) + len(drafts)
         for (record, choice, number), pieces in texts.items():
             self._tell_if_moved(record)  # its messages and its start come before its text
             token = views.token(record, choice, number, "".join(pieces))
@@ -200,6 +207,13 @@ class Feed:
             self._tell_if_moved(record)
             draft = views.draft(record.about.id, choice, step)
             self.broker.publish_nowait("draft", _encode(draft), is_content=True)
+
+    def _texts_due_s(self, now_s: float) -> float:
+        """When there may be more text: a bucket of tokens, which fills as time goes on."""
+        per_s = max(TEXTS_PER_S, TEXTS_PER_REQUEST_S * len(self._ledger.live))
+        self._allowance = min(TEXTS_AT_ONCE, self._allowance + per_s * (now_s - self._allowed_s))
+        self._allowed_s = now_s
+        return now_s + max(0.0, 1 - self._allowance) / per_s
 
     def _tell_refusals(self) -> None:
         self._refusals_told_s = trio.current_time()
@@ -232,6 +246,7 @@ class Feed:
             self._picture.load(),
             self._picture.totals(evicted),
             self._picture.subscribers(viewers, evicted),
+            self._picture.replicas(),
         )
         shape = msgspec.structs.replace(event, server=_timeless(event.server))
         if shape != self._told_server or now_s >= self._server_told_s + SILENCE_S:

@@ -4,7 +4,8 @@ Counters and gauges are read from the ledger when they are scraped; only the dis
 they are fed when a request is settled. So nothing is counted twice, and /metrics and /status cannot disagree.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
@@ -14,6 +15,7 @@ from prometheus_client.registry import Collector
 from corral import __version__
 from corral.books.life import STATES
 from corral.books.record import Record
+from corral.engine.contract import ReplicaState
 from corral.request import HELD_TO
 from corral.serving.service import Service
 from corral.watching.broker import Broker
@@ -95,6 +97,7 @@ class _LedgerCollector(Collector):
         yield from self._requests()
         yield from self._tokens()
         yield from self._waste()
+        yield from self._replicas()
 
     def _now(self) -> Iterator[Metric]:
         states = dict.fromkeys(STATES, 0)
@@ -198,9 +201,55 @@ class _LedgerCollector(Collector):
             "Tokens of a prefill that was cut short, kept for the next request with that prefix.",
             labels=["outcome"],
         )
+        residual = CounterMetricFamily(
+            "corral_residual_seconds",
+            "Seconds for which upstreams were seen to go on for requests that had left.",
+            labels=["outcome"],
+        )
         for outcome, waste in self._service.ledger.totals.wasted.items():
             wasted.add_metric(["decode", outcome], waste.decoded_after_cancel)
             wasted.add_metric(["prefill", outcome], waste.prefill_dropped)
             kept.add_metric([outcome], waste.prefill_kept)
+            residual.add_metric([outcome], waste.residual_s)
         yield wasted
         yield kept
+        yield residual
+
+    def _replicas(self) -> Iterator[Metric]:
+        replicas = self._service.replicas
+        if not replicas:
+            return
+        gauges: dict[str, tuple[str, Callable[[ReplicaState], float]]] = {
+            "slots": ("Sequences that a replica takes at a time.", lambda replica: replica.slots),
+            "in_flight": ("Sequences that a replica has, now.", lambda replica: replica.in_flight),
+            "in_service": (
+                "1 while a replica is given requests.",
+                lambda replica: replica.state == "in service",
+            ),
+            "work_tokens": (
+                "Work that is left at a replica, in prompt tokens, as routing counts.",
+                lambda replica: replica.work_tokens,
+            ),
+        }
+        counters: dict[str, tuple[str, Callable[[ReplicaState], float]]] = {
+            "sequences": ("Sequences that a replica has had.", lambda replica: replica.served),
+            "affinity_hits": (
+                "Of these, sequences whose beginning a replica had computed before.",
+                lambda replica: replica.affinity_hits,
+            ),
+            "openings": ("How often a replica was given up.", lambda replica: replica.openings),
+            "residual_seconds": (
+                "Seconds of a replica's slots that were seen to go to requests that had left.",
+                lambda replica: replica.residual_s,
+            ),
+        }
+        families: tuple[tuple[type[GaugeMetricFamily | CounterMetricFamily], Any], ...] = (
+            (GaugeMetricFamily, gauges),
+            (CounterMetricFamily, counters),
+        )
+        for family, figures in families:
+            for name, (about, value) in figures.items():
+                metric = family(f"corral_replica_{name}", about, labels=["replica"])
+                for replica in replicas:
+                    metric.add_metric([replica.name], value(replica))
+                yield metric

@@ -5,7 +5,7 @@ import time
 from corral import __version__
 from corral.books.outcome import Outcome
 from corral.books.record import Record
-from corral.engine.contract import Waste
+from corral.engine.contract import ReplicaState, Waste
 from corral.serving.service import Service
 from corral.watching import views
 from corral.watching.history import History
@@ -47,6 +47,7 @@ class Picture:
             hour=self._load.hour,
             totals=self.totals(evicted),
             subscribers=self.subscribers(viewers, evicted),
+            replicas=self.replicas(),
         )
 
     @property
@@ -96,7 +97,8 @@ class Picture:
 
     def condition(self) -> tuple[object, ...]:
         """What must be told at once of how it is; cheap."""
-        return self._service.is_draining, self._stall.is_stalled, self._service.failure is not None
+        states = tuple(replica.state for replica in self._service.replicas)
+        return self._service.is_draining, self._stall.is_stalled, self._service.failure is not None, states
 
     def places(self) -> list[tuple[str, int]]:
         """Who waits, and in which place, in the order in which they will be served; cheap."""
@@ -139,6 +141,10 @@ class Picture:
             evicted_subscribers=by_outcome.get("evicted", 0) + evicted_viewers,
             wasted=_wasted(totals.wasted),
         )
+
+    def replicas(self) -> tuple[ReplicaState, ...]:
+        """The engines behind this one; none where it computes itself."""
+        return tuple(self._service.replicas)
 
     def subscribers(self, viewers: int, evicted: int) -> views.Subscribers:
         streams = sum(record.about.streams for record in self._ledger.live.values())

@@ -14,7 +14,7 @@ from corral.books.ledger import BAD_REQUEST, Refusal
 from corral.books.life import State
 from corral.books.outcome import Outcome
 from corral.books.record import Record
-from corral.engine.contract import Waste
+from corral.engine.contract import ReplicaState, Waste
 from corral.events import BlockKind, Sampled
 from corral.request import GrammarKind, RawPrompt
 
@@ -294,14 +294,15 @@ class Subscribers(msgspec.Struct, frozen=True):
     evicted: int
 
 
-class ServerEvent(msgspec.Struct, frozen=True):
+class ServerEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     server: Server
     load: Load
     totals: Totals
     subscribers: Subscribers
+    replicas: tuple[ReplicaState, ...] = ()
 
 
-class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Everything. `recent` are the last finished requests as a whole, oldest first."""
 
     server: Server
@@ -314,6 +315,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     hour: Hour
     totals: Totals
     subscribers: Subscribers
+    replicas: tuple[ReplicaState, ...] = ()
 
 
 class Token(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):

@@ -36,7 +36,7 @@ EXAMPLES: list[errors.CorralError] = [
     errors.StoppedByOperator("An operator stopped this request."),
     errors.DeadlineExceeded("The request took longer than 600 s."),
     errors.EngineFailed("llama.cpp failed."),
-    errors.UpstreamFailed("None of the engines behind this server answers."),
+    errors.UpstreamFailed("None of the engines behind this server is in service."),
 ]
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from itertools import count
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.engine.local.drive import FixedPace, run_tasks
 
@@ -248,6 +249,19 @@ def test_a_retry_goes_on_where_the_cancelled_prefill_stopped() -> None:
     assert completion.finished.usage.cached_tokens == 64
     assert bench.computed_tokens == 100 + 2, "each prompt token once, and two of the output"
     bench.worker.check_idle()
+
+
+def test_what_is_cached_of_a_prompt_is_known_before_it_starts() -> None:
+    bench = Bench(ScriptedBackend(), idle_tokens=32)
+    known = np.arange(100, dtype=np.int32)
+    assert bench.worker.cached_tokens(known) == 0
+    bench.submit(1, known.tolist(), max_tokens=1)
+    bench.submit(2, list(range(500, 560)), max_tokens=40)
+    bench.run_until_released(1)
+    assert bench.worker.cached_tokens(known) == 100
+    assert bench.worker.cached_tokens(np.array([*range(50), 7], np.int32)) == 50
+    assert bench.worker.cached_tokens(np.arange(500, 600, dtype=np.int32)) == 60, "of one that still runs"
+    assert bench.worker.cached_tokens(np.arange(1, 50, dtype=np.int32)) == 0
 
 
 def test_a_shared_prompt_is_computed_once_and_nobody_hears_another_s_answer() -> None:

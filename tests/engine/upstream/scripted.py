@@ -1,6 +1,7 @@
 """An upstream on a socket of loopback that answers from a script, and remembers how its clients went."""
 
 import json
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ from corral.engine.upstream.options import UpstreamOptions
 
 STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 DONE = b"data: [DONE]\n\n"
+TCP_CLOSE = 7
+"""Of a connection that is no more, in Linux' tcp_states.h; one that was half-closed is another."""
 LAST = b"0\r\n\r\n"
 
 
@@ -175,7 +178,9 @@ class ScriptedUpstream:
         try:
             while await visit.stream.receive_some():
                 pass
-            visit.went = visit.went or "fin"
+            # Of a reset the kernel tells once, perhaps to who is sending: then its state still says so.
+            [state] = visit.stream.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
+            visit.went = visit.went or ("rst" if state == TCP_CLOSE else "fin")
         except trio.BrokenResourceError:
             visit.went = "rst"
         except trio.ClosedResourceError:

@@ -7,6 +7,7 @@ from functools import partial
 from itertools import count
 from typing import Any
 
+import numpy as np
 import trio
 
 from corral.decoding.formats.learn import shown
@@ -16,6 +17,7 @@ from corral.engine.local.chores import Chores
 from corral.engine.local.constraints import Constraint
 from corral.engine.local.drafts.model import DraftModel
 from corral.engine.local.embedding.inputs import Inputs
+from corral.engine.local.lane import Tokens
 from corral.engine.local.options import EngineOptions
 from corral.engine.local.prompts import bounds
 from corral.engine.local.prompts.inline import InlinePrompts
@@ -47,6 +49,8 @@ class LocalPrepared:
     max_tokens: int
     ending: str
     """How the prompt ends, as text."""
+    tokens: Tokens
+    """The prompt again, as an array."""
     constraint: Constraint | None = None
 
     @property
@@ -112,6 +116,7 @@ class LocalEngine:
         self.failure: EngineFailed | None = None
         self.on_capacity: list[Callable[[], None]] = []
         """Never called: its slots are its cache's."""
+        self.replicas = ()
         self._backend = backend
         self._draft_backend = draft_backend
         self._prompts = model.prompts or InlinePrompts(PromptWriter(model.chat_format, model.vocabulary))
@@ -145,6 +150,10 @@ class LocalEngine:
     def embedding(self) -> Embedding | None:
         """What vectors the model makes of texts; None if none."""
         return self._inputs.embedding
+
+    def set_draining(self, replica: str, is_draining: bool) -> bool:
+        """There is none."""
+        return False
 
     @property
     def holdings(self) -> Holdings | None:
@@ -221,20 +230,26 @@ class LocalEngine:
         prompt = await self._prompts.prompt(
             request, client=client, limit_tokens=self.capacity.request_ctx_tokens
         )
-        tokens = prompt.tokens.tolist()
-        max_tokens = self._output_tokens(request, len(tokens))
+        max_tokens = self._output_tokens(request, len(prompt.tokens))
         constraint = None
         if request.sampling.dry is not None or Shaping.compiles(request):
             constraint = await self._chores.do(
                 partial(self._made_ready, request, prompt.ending), client=client
             )
-        return LocalPrepared(request, tokens, max_tokens, prompt.ending, constraint)
+        tokens = np.array(prompt.tokens, np.int32)
+        return LocalPrepared(request, tokens.tolist(), max_tokens, prompt.ending, tokens, constraint)
 
     def _made_ready(self, request: GenerationRequest, ending: str) -> Constraint | None:
         """What takes long of a request, before it gets to the engine's thread."""
         assert self._shaping is not None
         self._backend.model.make_ready(request.sampling)
         return self._shaping.constraint(request, ending)
+
+    def cached_tokens(self, prepared: Prepared) -> int:
+        """By what was in the cache when a sequence last ended."""
+        if self._worker is None or not isinstance(prepared, LocalPrepared):
+            return 0
+        return self._worker.cached_tokens(prepared.tokens)
 
     def submit(self, prepared: Prepared, choice: int, sink: Sink, *, max_tokens: int) -> LocalHandle:
         """Start a sequence. The caller holds one of the free slots, and `prepared` is of this engine.

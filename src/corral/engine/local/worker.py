@@ -18,12 +18,14 @@ from time import perf_counter
 from corral.engine.contract import Holdings, Waste
 from corral.engine.local.backend import Backend, BackendLost, Chunk, SavedSequence, StepAborted
 from corral.engine.local.cache.operations import Copy, Cut, Drop, Forget, Load, Operation, Save
+from corral.engine.local.cache.prefixes import common_prefix, may_share_more
 from corral.engine.local.drafts.drafter import Drafter
 from corral.engine.local.drafts.forced import ForcedRuns
 from corral.engine.local.drafts.lookup import PromptLookup
 from corral.engine.local.drafts.model import DraftModel
 from corral.engine.local.drafts.proposer import Proposer
 from corral.engine.local.embedding.steps import EmbedSteps
+from corral.engine.local.lane import Tokens
 from corral.engine.local.options import EngineOptions
 from corral.engine.local.outbox import Outbox
 from corral.engine.local.pace import IDLE_STEP_MS, Pace
@@ -73,6 +75,7 @@ class Worker:
         self._step_size = 0
         self._step_began_s: float | None = None
         self._depth = 0.0  # of the last step
+        self._beginnings: tuple[Tokens, ...] = ()  # replaced as a whole, since other threads read it
 
     @property
     def step_age_s(self) -> float | None:
@@ -93,6 +96,14 @@ class Worker:
             saved_bytes=cache.saved.total * token_bytes,
             saved_limit_bytes=cache.saved.most_tokens * token_bytes,
         )
+
+    def cached_tokens(self, prompt: Tokens) -> int:
+        """How much of a prompt was there to begin with when a task last ended. From any thread."""
+        found = 0
+        for tokens in self._beginnings:
+            if may_share_more(tokens, prompt, found):
+                found = max(found, common_prefix(tokens, prompt))
+        return found
 
     def submit_nowait(self, task: Task | EmbedTask) -> None:
         """Start a task before the next step. From any thread."""
@@ -203,6 +214,10 @@ class Worker:
         released = running.released(cancelled_s)
         self._drafter.forget(lane)
         self._scheduler.remove(lane)
+        self._beginnings = (
+            *self._cache.beginnings(),
+            *(other.lane.prompt for other in self._running.values()),
+        )
         running.sampler.close()
         if delivery is not None:
             delivery.released.append((key, released))

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import trio
 
-from corral.engine.contract import Capacity, Prepared, Sink, Waste
+from corral.engine.contract import Capacity, Prepared, ReplicaState, Sink, Waste
 from corral.engine.upstream.affinity import blocks_of
 from corral.engine.upstream.answer import Answer
 from corral.engine.upstream.ask import body_of, check, path_of
@@ -108,6 +108,7 @@ class UpstreamEngine:
         self.texts = None
         self.embedding = None
         self.holdings = None
+        self.holdings = None
         self.chat_template = None
         self.on_capacity: list[Callable[[], None]] = []
         """Called when `capacity.slots` has changed. May not block or raise."""
@@ -119,6 +120,7 @@ class UpstreamEngine:
         self._freed = trio.lowlevel.ParkingLot()
         self._open: set[_Sequence] = set()
         self._numbers = 0
+        self._added = 0
         self._nursery: trio.Nursery | None = None
 
     @classmethod
@@ -127,7 +129,7 @@ class UpstreamEngine:
     ) -> "UpstreamEngine":
         """One over these upstreams, as far as they answer; a checkpoint.
 
-        One that does not is asked again while the engine runs.
+        One that does not is asked again while the engine runs. `tls` is the system's unless another is given.
         """
         engine = cls(options, tls)
         for upstream in upstreams:
@@ -162,6 +164,47 @@ class UpstreamEngine:
     def learned(self) -> Mapping[str, Any] | None:
         """How an upstream's model writes calls is the upstream's to know."""
         return None
+
+    @property
+    def replicas(self) -> Sequence[ReplicaState]:
+        """In the order in which they were configured."""
+        return [replica.state() for replica in self.fleet.replicas]
+
+    def set_draining(self, replica: str, is_draining: bool) -> bool:
+        """Give a replica nothing more, or requests again; what it has goes on. False if there is none."""
+        found = [each for each in self.fleet.replicas if each.name == replica]
+        for each in found:
+            each.set_draining(is_draining)
+        return bool(found)
+
+    def reconfigure(self, upstreams: Sequence[UpstreamOptions]) -> None:
+        """Have these from now on: new ones are asked what they are, and those that are gone are let finish.
+
+        One whose options have changed is both. The engine runs.
+        """
+        if self._nursery is None:
+            raise EngineFailed("the engine is not running")
+        wanted = list(upstreams)
+        for replica in tuple(self.fleet.replicas):
+            if replica.upstream in wanted:
+                wanted.remove(replica.upstream)
+            elif not replica.is_leaving:
+                replica.is_leaving = True
+                self._nursery.start_soon(self._let_finish, replica)
+        for upstream in wanted:
+            self._nursery.start_soon(self._join, self._add(upstream))
+
+    async def _join(self, replica: Replica) -> None:
+        await replica.find()
+        self._slots_changed()
+        await replica.run()
+
+    async def _let_finish(self, replica: Replica) -> None:
+        replica.set_draining(True)
+        await replica.wait_idle()
+        self.fleet.remove(replica)
+        replica.scope.cancel()
+        logger.info("%s is gone", replica.name)
 
     def step_age_s(self) -> float | None:
         """Steps are the upstreams' own; who hangs is found by its silence."""
@@ -198,6 +241,10 @@ class UpstreamEngine:
         return UpstreamPrepared(
             request, Wanted(prompt_tokens, size, output, blocks, request.session), max_tokens
         )
+
+    def cached_tokens(self, prepared: Prepared) -> int:
+        """Upstreams do not say; a replica that may know the prompt is preferred when it is chosen."""
+        return 0
 
     def submit(self, prepared: Prepared, choice: int, sink: Sink, *, max_tokens: int) -> _Sequence:
         """Start a sequence. The caller holds one of the free slots, and `prepared` is of this engine.
@@ -236,11 +283,14 @@ class UpstreamEngine:
             assert not replica.in_flight, f"{replica.in_flight} leases of {replica.name} are left"
             assert not replica.work, f"{replica.work} tokens of work are left at {replica.name}"
 
-    def _add(self, upstream: UpstreamOptions) -> None:
-        number = len(self.fleet.replicas)
+    def _add(self, upstream: UpstreamOptions) -> Replica:
+        self._added += 1
+        if upstream.address.is_tls and self._tls is None:
+            self._tls = ssl.create_default_context()
         tls = self._tls if upstream.address.is_tls else None
-        replica = Replica(number, upstream, self._options, tls, lambda: self.fleet.on_change())
+        replica = Replica(self._added, upstream, self._options, tls, lambda: self.fleet.on_change())
         self.fleet.replicas.append(replica)
+        return replica
 
     def _slots_changed(self) -> None:
         """A slot of a replica is free, or the replica takes more or less than before."""

@@ -122,7 +122,7 @@ def unreachable() -> Fault:
 
 def none_left() -> EngineFailed:
     """No replica is in service."""
-    return UpstreamFailed("none of the engines behind this server answers")
+    return UpstreamFailed("none of the engines behind this server is in service")
 
 
 def _seconds(retry_after: str) -> int:

@@ -2,8 +2,8 @@
 
 It goes where it will be through first: by the work that is left there, plus what of its prompt is not known
 there, over the replica's weight. So a beginning that a replica has computed draws a conversation there as
-long as that saves more than what is before it; load overrules it by itself. A session keeps its replica for
-as long as that has a slot free.
+long as that saves more than what is before it; load overrules it by itself. A session keeps its replica as if
+that had all of its prompt, and an answer's work less to do.
 """
 
 from collections import OrderedDict
@@ -72,10 +72,13 @@ class Fleet:
         if not free:
             return None
         known = self._known_tokens(wanted)
-        picked = self._of_session(wanted, free) or min(
+        drawn = known
+        if wanted.session is not None and (number := self._sessions.get(wanted.session)) is not None:
+            drawn = known | {number: wanted.prompt_tokens + OUTPUT_WEIGHT * EXPECTED_TOKENS}
+        picked = min(
             free,
             key=lambda replica: (
-                (replica.work + wanted.prompt_tokens - known.get(replica.number, 0))
+                (replica.work + wanted.prompt_tokens - drawn.get(replica.number, 0))
                 / replica.upstream.weight,
                 replica.picked,
             ),
@@ -94,15 +97,14 @@ class Fleet:
                 self._sessions.popitem(last=False)
         return Picked(picked, known_tokens)
 
+    def remove(self, replica: Replica) -> None:
+        """It is gone, and what was known of it."""
+        self.replicas.remove(replica)
+        self.affinity.forget(replica.number)
+
     def can_serve(self, without: Replica | None = None) -> bool:
         """Whether some replica is in service, free or not."""
         return any(replica.is_in_service and replica is not without for replica in self.replicas)
-
-    def _of_session(self, wanted: Wanted, free: Sequence[Replica]) -> Replica | None:
-        if wanted.session is None:
-            return None
-        number = self._sessions.get(wanted.session)
-        return next((replica for replica in free if replica.number == number), None)
 
     def _known_tokens(self, wanted: Wanted) -> dict[int, int]:
         if not wanted.prompt_bytes:

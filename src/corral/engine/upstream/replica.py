@@ -6,13 +6,15 @@ waits but `run` and `busy`.
 
 import logging
 import ssl
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 import trio
 
+from corral.engine.contract import ReplicaState
 from corral.engine.upstream.ask import CHAT
 from corral.engine.upstream.breaker import Breaker
 from corral.engine.upstream.discovery import Found, discover
@@ -75,6 +77,10 @@ class Replica:
         self.found: Found | None = None
         self.breaker = Breaker(trio.current_time)
         self.is_draining = False
+        self.is_leaving = False
+        """It is not configured any more."""
+        self.scope = trio.CancelScope()
+        """Of `run`."""
         self.work = 0
         """Left of all that is in flight."""
         self.picked = 0
@@ -92,6 +98,8 @@ class Replica:
         self._leases: set[Lease] = set()
         self._heard_s = 0.0
         self._woken = trio.Event()
+        self._emptied = trio.lowlevel.ParkingLot()
+        self._out_since: float | None = None
         self._can_look = True
 
     # What is known
@@ -144,6 +152,7 @@ class Replica:
             yield lease
         finally:
             self._leases.remove(lease)
+            self._emptied.unpark_all()
             self.work -= lease.left
             self.served += 1
             self._on_change()
@@ -160,17 +169,46 @@ class Replica:
         """An attempt failed; whether that counts is the fault's to say."""
         if fault.blames and self.breaker.failed(fault.error.message):
             logger.warning("%s is given nothing for a while: %s", self.name, self.breaker.reason)
+            self._out_since = time.time()
             self._changed()
 
-    def drain(self) -> None:
-        """Give it nothing more; what it has goes on."""
-        self.is_draining = True
-        self._changed()
+    def set_draining(self, is_draining: bool) -> None:
+        """Give it nothing more, or requests again; what it has goes on."""
+        if is_draining is not self.is_draining:
+            self.is_draining = is_draining
+            logger.info("%s is %s", self.name, "given nothing more" if is_draining else "given requests")
+            self._changed()
 
-    def resume(self) -> None:
-        """Give it requests again."""
-        self.is_draining = False
-        self._changed()
+    async def wait_idle(self) -> None:
+        """Until it has nothing in flight; a checkpoint, cancel-safe."""
+        await trio.lowlevel.checkpoint()
+        while self._leases:
+            await self._emptied.park()
+
+    def state(self) -> ReplicaState:
+        """As people see it."""
+        breaker = self.breaker
+        state: Literal["in service", "draining", "out", "tried"] = "in service"
+        if self.is_draining:
+            state = "draining"
+        elif not self.is_in_service:
+            state = "tried" if breaker.state == "half-open" else "out"
+        return ReplicaState(
+            self.name,
+            self.kind.name,
+            self.model,
+            state,
+            self.slots,
+            len(self._leases),
+            self.upstream.weight,
+            self.work,
+            self.served,
+            self.affinity_hits,
+            breaker.openings,
+            round(self.residue.total_s, 3),
+            breaker.reason,
+            self._out_since,
+        )
 
     async def find(self) -> None:
         """Ask what it is; a checkpoint. One that does not answer is out of service."""
@@ -180,27 +218,32 @@ class Replica:
         except (Fault, trio.TooSlowError) as error:
             said = error.error.message if isinstance(error, Fault) else "it does not answer"
             self.breaker.open(said)
+            self._out_since = time.time()
         self.heard()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Look at it when it is silent, and try it again when it was given up, until cancelled."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.residue.run)
-            task_status.started()
-            while True:
-                self._woken = trio.Event()
-                if self.breaker.is_closed:
-                    due_s = self._heard_s + self._options.upstream_probe_s
-                else:
-                    due_s = self.breaker.retry_s
-                with trio.move_on_at(due_s) as scope:
-                    await self._woken.wait()
-                if not scope.cancelled_caught:
-                    continue
-                if not self.breaker.is_closed:
-                    await self._try_again()
-                elif trio.current_time() >= self._heard_s + self._options.upstream_probe_s:
-                    await self._look()
+        with self.scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.residue.run)
+                task_status.started()
+                await self._watch()
+
+    async def _watch(self) -> None:
+        while True:
+            self._woken = trio.Event()
+            if self.breaker.is_closed:
+                due_s = self._heard_s + self._options.upstream_probe_s
+            else:
+                due_s = self.breaker.retry_s
+            with trio.move_on_at(due_s) as scope:
+                await self._woken.wait()
+            if not scope.cancelled_caught:
+                continue
+            if not self.breaker.is_closed:
+                await self._try_again()
+            elif trio.current_time() >= self._heard_s + self._options.upstream_probe_s:
+                await self._look()
 
     @property
     def tells_busy(self) -> bool:
@@ -275,6 +318,7 @@ class Replica:
         logger.info("%s answers again", self.name)
         self._can_look = True
         self.breaker.close()
+        self._out_since = None
         self.heard()
         self._changed()
 
@@ -309,6 +353,7 @@ class Replica:
         """It is not there: what it has is lost."""
         logger.warning("%s is given nothing for a while: %s", self.name, reason)
         self.breaker.open(reason)
+        self._out_since = time.time()
         for lease in tuple(self._leases):
             lease.cut = True
             lease.scope.cancel()

@@ -123,6 +123,14 @@ class CacheBooks:
                 best = Source(length, state=state)
         return best if best.length else NOWHERE
 
+    def beginnings(self) -> list[Tokens]:
+        """All prefixes that are kept or saved, for a prompt to begin with."""
+        if not self._options.reuses_prefixes:
+            return []
+        return [self._kept[entry] for entry in self._kept] + [
+            self.saved.tokens(state) for state in self.saved
+        ]
+
     def take_operations(self) -> list[Operation]:
         """What is to be done to the cache now, in order, before anything is computed in it."""
         taken, self._operations = self._operations, []

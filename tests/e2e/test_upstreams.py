@@ -1,0 +1,219 @@
+"""corral in front of real engines: llama-server and another corral, each a process of its own.
+
+llama-server is the one that CORRAL_TEST_LLAMA_SERVER names, or `llama-server/llama-server` in corral's cache.
+"""
+
+import http.client
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from platformdirs import user_cache_path
+from tests.e2e.processes import CORRAL, MODEL, QUESTION, Server, corral, free_port, launch
+
+from corral.engine.local.llama.modelfile import resolve
+
+pytestmark = pytest.mark.model
+
+LLAMA_SERVER = Path(
+    os.environ.get("CORRAL_TEST_LLAMA_SERVER") or user_cache_path("corral") / "llama-server" / "llama-server"
+)
+needs_llama_server = pytest.mark.skipif(
+    not LLAMA_SERVER.exists(), reason="there is no llama-server here; CORRAL_TEST_LLAMA_SERVER names one"
+)
+LONG = [{"role": "user", "content": "sheep and cattle " * 150}]
+SETTLED_S = 60.0
+
+
+def llama_server(folder: Path) -> Server:
+    port = free_port()
+    model = str(resolve(None).path)
+    command = [str(LLAMA_SERVER), "-m", model, "-t", "1", "-np", "2", "-c", "4096", "--port", str(port)]
+    server = launch(folder, command, port=port)
+    server.may_log = [""]
+    return server
+
+
+def front(folder: Path, *upstreams: Server, flags: tuple[str, ...] = ()) -> Server:
+    port = free_port()
+    urls = ",".join(upstream.base for upstream in upstreams)
+    command = [*CORRAL, "--bind", f"127.0.0.1:{port}", "--upstream", urls, *flags]
+    return launch(folder, command, port=port)
+
+
+def got(server: Server, path: str) -> Any:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    connection.request("GET", path)
+    body = json.loads(connection.getresponse().read())
+    connection.close()
+    return body
+
+
+def until_well(server: Server) -> None:
+    """llama-server says 503 while it loads."""
+    server.until_listening()
+    deadline = time.monotonic() + SETTLED_S
+    while got(server, "/health") != {"status": "ok"}:
+        assert time.monotonic() < deadline, server.errors.read_text()
+        time.sleep(0.05)  # another process: nothing here can wait for it
+
+
+def until_settled(server: Server) -> Any:
+    """Until nothing is left of any request; what /status says then."""
+    deadline = time.monotonic() + SETTLED_S
+    while (told := got(server, "/status/json"))["requests"]:
+        assert time.monotonic() < deadline, told["requests"]
+        time.sleep(0.05)  # as above
+    return told
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Callable[[Server], Server]]:
+    """Waits for a server, and ends it with the test."""
+    with ExitStack() as stack:
+
+        def run(server: Server) -> Server:
+            stack.callback(server.stop)
+            until_well(server)
+            return server
+
+        yield run
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One llama-server, for all tests."""
+    with ExitStack() as stack:
+        server = llama_server(tmp_path_factory.mktemp("engine"))
+        stack.callback(server.stop)
+        until_well(server)
+        yield server
+
+
+@pytest.fixture(scope="module")
+def before(engine: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """corral in front of it."""
+    with ExitStack() as stack:
+        server = front(tmp_path_factory.mktemp("front"), engine)
+        stack.callback(server.stop)
+        server.until_healthy()
+        yield server
+
+
+@needs_llama_server
+def test_llama_server_says_the_same_through_corral(
+    engine: Server, before: Server, sdk: Callable[..., openai.OpenAI]
+) -> None:
+    said = []
+    for server in (engine, before):
+        answer = sdk(server.api).chat.completions.create(
+            model=MODEL, messages=QUESTION, max_tokens=12, temperature=0
+        )
+        assert answer.usage is not None
+        usage = answer.usage
+        said.append((answer.choices[0].message.content, usage.prompt_tokens, usage.completion_tokens))
+    assert said[0] == said[1]
+
+
+@needs_llama_server
+def test_an_answer_of_llama_server_is_held_to_a_schema(
+    before: Server, sdk: Callable[..., openai.OpenAI]
+) -> None:
+    schema: dict[str, object] = {
+        "type": "object",
+        "properties": {"legs": {"type": "integer"}},
+        "required": ["legs"],
+    }
+    answer = sdk(before.api).chat.completions.create(
+        model=MODEL,
+        messages=QUESTION,
+        max_tokens=60,
+        temperature=0,
+        response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}},
+    )
+    assert isinstance(json.loads(answer.choices[0].message.content or "")["legs"], int)
+
+
+@needs_llama_server
+def test_a_client_that_leaves_in_decode_frees_the_slot_of_llama_server(
+    engine: Server, before: Server
+) -> None:
+    with before.stream() as stream:
+        while '"content":' not in stream.frame():
+            pass
+    until_settled(before)
+    assert not any(slot["is_processing"] for slot in got(engine, "/slots"))
+
+
+@needs_llama_server
+def test_a_client_that_leaves_in_prefill_leaves_residual_seconds_and_they_are_seen(
+    engine: Server, before: Server
+) -> None:
+    with before.stream(messages=LONG):
+        deadline = time.monotonic() + SETTLED_S
+        while not any(slot["is_processing"] for slot in got(engine, "/slots")):
+            assert time.monotonic() < deadline
+    told = until_settled(before)
+    assert not any(slot["is_processing"] for slot in got(engine, "/slots"))
+    assert told["totals"]["wasted"]["by_outcome"]["disconnected"]["residual_s"] > 0
+    assert told["replicas"][0]["residual_s"] > 0
+
+
+@needs_llama_server
+def test_a_prompt_that_is_too_long_for_llama_server_is_told_as_that(
+    before: Server, sdk: Callable[..., openai.OpenAI]
+) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        sdk(before.api).chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": "sheep " * 4000}]
+        )
+    assert caught.value.code == "context_length_exceeded"
+
+
+@needs_llama_server
+def test_a_llama_server_that_is_killed_loses_only_what_it_had_begun(
+    tmp_path: Path, running: Callable[[Server], Server], sdk: Callable[..., openai.OpenAI]
+) -> None:
+    engines = [running(llama_server(tmp_path)) for _ in range(2)]
+    before = running(front(tmp_path, *engines))
+    before.may_log = ["is given nothing for a while"]
+    with before.stream() as stream:
+        while '"content":' not in stream.frame():
+            pass
+        [request] = got(before, "/status/json")["requests"]
+        [victim] = [each for each in engines if request["replicas"] == [f"127.0.0.1:{each.port}"]]
+        victim.exit_code = -signal.SIGKILL
+        victim.signal(signal.SIGKILL)
+        assert "upstream_failed" in stream.frames()[-1]
+    for _ in range(5):
+        answer = sdk(before.api).chat.completions.create(model=MODEL, messages=QUESTION, max_tokens=2)
+        assert answer.choices[0].finish_reason == "length"
+    until_settled(before)
+
+
+def test_another_corral_is_an_upstream_with_all_that_it_tells(
+    tmp_path: Path, running: Callable[[Server], Server], sdk: Callable[..., openai.OpenAI]
+) -> None:
+    behind = running(corral(tmp_path, "--slots", "2"))
+    before = running(front(tmp_path, behind))
+    assert got(before, "/props")["slots"] == 2
+    answers = [
+        sdk(server.api).chat.completions.create(model=MODEL, messages=QUESTION, max_tokens=8, temperature=0)
+        for server in (behind, before)
+    ]
+    assert answers[0].choices[0].message.content == answers[1].choices[0].message.content
+    assert answers[1].usage is not None
+    assert answers[1].usage.prompt_tokens_details is not None
+    assert answers[1].usage.prompt_tokens_details.cached_tokens, "it reused what it had"
+    with before.stream(messages=LONG, return_progress=True) as stream:
+        while "prompt_progress" not in stream.frame():
+            pass
+    until_settled(before)
+    assert not got(behind, "/status/json")["requests"]

@@ -1,0 +1,199 @@
+"""Which replica gets what: by load, by what is known there, by session; and who comes and goes."""
+
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+
+import pytest
+import trio
+import trio.testing
+from tests.engine.tales import asking
+from tests.engine.test_contract import Listener
+from tests.engine.upstream.scripted import ScriptedUpstream, Visit, delta, serving
+
+from corral.engine.upstream.address import address_of
+from corral.engine.upstream.affinity import blocks_of
+from corral.engine.upstream.discovery import Found
+from corral.engine.upstream.engine import UpstreamEngine
+from corral.engine.upstream.fleet import Fleet, Wanted
+from corral.engine.upstream.kinds import KINDS
+from corral.engine.upstream.options import FleetOptions, UpstreamOptions
+from corral.engine.upstream.replica import Replica
+from corral.request import GenerationRequest, Message
+
+
+def fleet_of(*slots: int, weights: dict[int, float] | None = None) -> Fleet:
+    """Replicas that are all there, with so many slots each."""
+    fleet = Fleet(lambda: None)
+    for number, size in enumerate(slots):
+        address = address_of(f"http://r{number}:1")
+        upstream = UpstreamOptions(address, weight=(weights or {}).get(number, 1.0))
+        replica = Replica(number, upstream, FleetOptions(), None, lambda: None)
+        replica.found = Found(KINDS["llama-server"], "m", size, 10_000)
+        fleet.replicas.append(replica)
+    return fleet
+
+
+def talk(*texts: str, session: str | None = None, output_tokens: int = 100) -> Wanted:
+    roles = ("user", "assistant")
+    messages = tuple(Message(roles[number % 2], text) for number, text in enumerate(texts))  # type: ignore[arg-type]
+    request = GenerationRequest(messages)
+    size = sum(map(len, texts))
+    return Wanted(size // 4, size, output_tokens, blocks_of(request), session)
+
+
+def numbers(fleet: Fleet, held: ExitStack, *wanted: Wanted) -> list[int]:
+    """Where these go, one after the other, each staying there."""
+    picked = []
+    for each in wanted:
+        found = fleet.pick(each)
+        assert found is not None
+        held.enter_context(found.replica.lease(max(1, each.work - found.known_tokens)))
+        picked.append(found.replica.number)
+    return picked
+
+
+async def test_work_is_spread_by_what_is_left_of_it() -> None:
+    fleet = fleet_of(4, 4)
+    with ExitStack() as held:
+        long, short = talk("x" * 40_000), [talk(f"{number}" * 40) for number in range(4)]
+        assert numbers(fleet, held, long, *short) == [0, 1, 1, 1, 1]
+
+
+async def test_none_gets_more_than_its_slots() -> None:
+    fleet = fleet_of(1, 2)
+    with ExitStack() as held:
+        assert sorted(numbers(fleet, held, talk("a"), talk("b"), talk("c"))) == [0, 1, 1]
+        assert fleet.pick(talk("d")) is None
+    assert [replica.in_flight for replica in fleet.replicas] == [0, 0]
+    assert [replica.work for replica in fleet.replicas] == [0, 0]
+
+
+async def test_one_of_twice_the_weight_gets_twice_the_work() -> None:
+    fleet = fleet_of(30, 30, weights={1: 2.0})
+    with ExitStack() as held:
+        picked = numbers(fleet, held, *(talk(f"{number}") for number in range(30)))
+    assert picked.count(1) == 20
+
+
+async def test_a_conversation_comes_back_to_where_it_was() -> None:
+    fleet = fleet_of(2, 2, 2)
+    before = "system " * 1000
+    with ExitStack() as held:
+        [first] = numbers(fleet, held, talk(before, "a", "b"))
+    with ExitStack() as held:
+        numbers(fleet, held, *(talk(f"other {number}") for number in range(3)))
+        [again] = numbers(fleet, held, talk(before, "a", "b", "c", "d"))
+    assert again == first
+    assert fleet.hits == 1
+
+
+async def test_load_overrules_what_is_known() -> None:
+    """A hot beginning does not melt the replica that has it: others learn it."""
+    fleet = fleet_of(100, 100, 100, 100)
+    hot = "system " * 500
+    with ExitStack() as held:
+        picked = numbers(fleet, held, *(talk(hot, "a", f"question {number}") for number in range(80)))
+    counts = [picked.count(number) for number in range(4)]
+    assert min(counts) > 10, counts
+    assert max(counts) < 30, counts
+
+
+async def test_a_session_keeps_its_replica_until_that_has_an_answers_work_more() -> None:
+    fleet = fleet_of(50, 50)
+    with ExitStack() as held:
+        [first] = numbers(fleet, held, talk("hello", session="s"))
+    with ExitStack() as held:
+        numbers(fleet, held, talk("other", output_tokens=10))
+        assert numbers(fleet, held, talk("something else", session="s")) == [first]
+        picked = numbers(
+            fleet, held, *(talk(f"{number}", session="s", output_tokens=512) for number in range(9))
+        )
+    assert set(picked) == {0, 1}
+
+
+async def test_one_that_is_out_or_drained_gets_nothing() -> None:
+    fleet = fleet_of(2, 2, 2)
+    fleet.replicas[0].breaker.open("it broke")
+    fleet.replicas[1].set_draining(True)
+    with ExitStack() as held:
+        assert numbers(fleet, held, talk("a"), talk("b")) == [2, 2]
+        assert fleet.pick(talk("c")) is None
+    assert fleet.slots == 2
+
+
+# Coming and going
+
+
+async def says_a_word(visit: Visit) -> None:
+    await visit.say(delta("well"))
+    await trio.sleep_forever()
+
+
+@asynccontextmanager
+async def running(*upstreams: ScriptedUpstream) -> AsyncIterator[UpstreamEngine]:
+    async with serving(*upstreams), trio.open_nursery() as nursery:
+        engine = await UpstreamEngine.opened([each.options() for each in upstreams], FleetOptions())
+        await nursery.start(engine.run)
+        yield engine
+        engine.check_idle()
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_replica_that_is_drained_keeps_what_it_has_and_gets_nothing_more() -> None:
+    upstreams = ScriptedUpstream(says_a_word), ScriptedUpstream()
+    async with running(*upstreams) as engine:
+        listener = Listener()
+        prepared = await engine.prepare(asking("x"), client="somebody")
+        handle = engine.submit(prepared, 0, listener, max_tokens=9)
+        await listener.has_begun.wait()
+        name = engine.replicas[0].name
+        assert engine.set_draining(name, True)
+        assert [replica.state for replica in engine.replicas] == ["draining", "in service"]
+        assert engine.capacity.slots == 2
+        assert not listener.releases
+        handle.cancel()
+        await listener.is_released.wait()
+        assert engine.set_draining(name, False)
+        assert engine.capacity.slots == 4
+        assert not engine.set_draining("nobody", True)
+
+
+async def test_new_settings_bring_replicas_and_let_others_finish() -> None:
+    leaving, joining = ScriptedUpstream(says_a_word), ScriptedUpstream(slots=5)
+    async with running(leaving) as engine, serving(joining):
+        listener = Listener()
+        prepared = await engine.prepare(asking("x"), client="somebody")
+        handle = engine.submit(prepared, 0, listener, max_tokens=9)
+        await listener.has_begun.wait()
+        joined = trio.Event()
+        engine.reconfigure([joining.options()])
+        engine.on_capacity.append(lambda: joined.set() if engine.capacity.slots == 5 else None)
+        await joined.wait()
+        assert [replica.state for replica in engine.replicas] == ["draining", "in service"]
+        assert not listener.releases
+        handle.cancel()
+        await listener.is_released.wait()
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert [replica.name for replica in engine.replicas] == [f"127.0.0.1:{joining.port}"]
+
+
+async def test_the_same_settings_change_nothing() -> None:
+    upstream = ScriptedUpstream()
+    async with running(upstream) as engine:
+        [replica] = engine.fleet.replicas
+        engine.reconfigure([upstream.options()])
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert engine.fleet.replicas == [replica]
+        assert replica.is_in_service
+
+
+@pytest.mark.parametrize("is_draining", [True, False])
+async def test_capacity_is_told_of_while_it_changes(is_draining: bool) -> None:
+    async with running(ScriptedUpstream(slots=3), ScriptedUpstream(slots=1)) as engine:
+        told: list[int] = []
+        engine.on_capacity.append(lambda: told.append(engine.capacity.slots))
+        name = engine.replicas[0].name
+        engine.set_draining(name, True)
+        if not is_draining:
+            engine.set_draining(name, False)
+        assert told == ([1] if is_draining else [1, 4])
