@@ -38,7 +38,7 @@ serve:
 
 loadtest:
 	$(INSTALL)
-	@$(VENV)/bin/python tools/loadtest.py --base-url http://$(BIND)/v1 $(ARGS)
+	@$(VENV)/bin/corral loadtest --base-url http://$(BIND)/v1 $(ARGS)
 
 test:
 	$(INSTALL) test
