@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -105,6 +106,23 @@ def before(engine: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         stack.callback(server.stop)
         server.until_healthy()
         yield server
+
+
+@pytest.fixture(scope="module")
+def scripted_upstreams(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+    """Two engines that wait instead of computing."""
+    program = Path(__file__).parents[2] / "tools" / "servers" / "waiting.py"
+    with ExitStack() as stack:
+        servers = []
+        for _ in range(2):
+            port = free_port()
+            command = [sys.executable, str(program), "--port", str(port), "--gap-ms", "5"]
+            server = launch(tmp_path_factory.mktemp("waiting"), command, port=port)
+            server.exit_code = -signal.SIGTERM
+            stack.callback(server.stop)
+            server.until_listening()
+            servers.append(server)
+        yield [server.base for server in servers]
 
 
 @needs_llama_server
@@ -217,3 +235,54 @@ def test_another_corral_is_an_upstream_with_all_that_it_tells(
             pass
     until_settled(before)
     assert not got(behind, "/status/json")["requests"]
+
+
+def test_sighup_follows_the_file_and_drops_no_stream(
+    tmp_path: Path, running: Callable[[Server], Server], scripted_upstreams: list[str]
+) -> None:
+    first, second = scripted_upstreams
+    file = tmp_path / "corral.toml"
+    file.write_text(f'[[upstreams]]\nurl = "{first}"\n')
+    port = free_port()
+    command = [*CORRAL, "--bind", f"127.0.0.1:{port}", "--config", str(file)]
+    before = running(launch(tmp_path, command, port=port))
+    before.may_log = ["the settings are left as they were"]
+    with before.stream(max_tokens=300) as stream:
+        stream.frame()
+        file.write_text(f'[[upstreams]]\nurl = "{second}"\nweight = 2.0\n')
+        before.signal(signal.SIGHUP)
+        states = until(before, lambda replicas: len(replicas) == 2 and replicas[1]["state"] == "in service")
+        assert [replica["state"] for replica in states] == ["draining", "in service"]
+        assert stream.frames()[-1] == "[DONE]"
+    left = until(before, lambda replicas: len(replicas) == 1)
+    assert second.endswith(left[0]["name"])
+    file.write_text("upstreams = 3\n")
+    before.signal(signal.SIGHUP)
+    deadline = time.monotonic() + SETTLED_S
+    while "left as they were" not in before.errors.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)  # another process: nothing here can wait for it
+    assert before.answers_at_once()
+
+
+def test_nothing_of_llama_cpp_is_loaded_in_front_of_upstreams(
+    tmp_path: Path, running: Callable[[Server], Server], scripted_upstreams: list[str]
+) -> None:
+    port = free_port()
+    urls = ",".join(scripted_upstreams)
+    before = running(
+        launch(tmp_path, [*CORRAL, "--bind", f"127.0.0.1:{port}", "--upstream", urls], port=port)
+    )
+    assert before.answers_at_once()
+    maps = Path(f"/proc/{before.process.pid}/maps").read_text()
+    assert "libllama" not in maps
+    assert "libggml" not in maps
+
+
+def until(server: Server, holds: Callable[[Any], bool]) -> Any:
+    """Until its replicas are so; what they are then."""
+    deadline = time.monotonic() + SETTLED_S
+    while not holds(replicas := got(server, "/status/json")["replicas"]):
+        assert time.monotonic() < deadline, replicas
+        time.sleep(0.02)  # another process: nothing here can wait for it
+    return replicas

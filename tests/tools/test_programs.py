@@ -17,7 +17,9 @@ def run(program: str, *arguments: str, folder: Path) -> subprocess.CompletedProc
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=150)
 
 
-@pytest.mark.parametrize("program", ["bench.py", "loadtest.py", "soak.py", "servers/scripted.py"])
+@pytest.mark.parametrize(
+    "program", ["bench.py", "loadtest.py", "soak.py", "servers/scripted.py", "servers/waiting.py"]
+)
 def test_it_starts_from_any_directory_and_says_what_it_takes(program: str, tmp_path: Path) -> None:
     done = run(program, "--help", folder=tmp_path)
     assert done.returncode == 0, done.stderr

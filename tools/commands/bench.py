@@ -21,6 +21,10 @@
                                -np {slots} -c {ctx_tokens}'   and a peer that is started for it
     python tools/bench.py policy                    scheduler and pace against curves of costs, with no model
     python tools/bench.py policy --against          what the laboratory foretells of real runs, and they
+    python tools/bench.py fleet                     corral in front of engines elsewhere, which wait
+    python tools/bench.py fleet --peer-cmd 'llama-server -m model.gguf -t 1 --port {port} -np {slots}
+                               -c {ctx_tokens}'    and of real ones: the gone, and affinity
+    python tools/bench.py routing                   which of 2 to 1,000 replicas, in virtual time
     python tools/bench.py all --json rows.json -- --step-budget-ms 60    (flags for the server)
 
 `serve`, `residual`, `retry`, `shared` and `pace` with --peer measure that server instead of one of ours.
@@ -50,7 +54,20 @@ from tools.sheets.sheet import WIDTH, Sheet, write
 EVERYTHING = "engine"
 MODEST_REPEATS = {"residual": 3, "retry": 3, "shared": 2, "pace": 2, "drafting": 2, "cost": 2, "all": 3}
 """What `engine` measures, in this order, and how often."""
-PEERLESS = {"raw", "cost", "drafting", "crowd", "delay", "viewer", "steps", "waits", "fair", "policy"}
+PEERLESS = {
+    "raw",
+    "cost",
+    "drafting",
+    "crowd",
+    "delay",
+    "viewer",
+    "steps",
+    "waits",
+    "fair",
+    "policy",
+    "fleet",
+    "routing",
+}
 REPEATS = {"drafting": 3, "steps": 7, "waits": 2, "fair": 3}  # others: 5
 
 
@@ -153,7 +170,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--peer-cmd",
         default="",
-        help="starts a peer, for load; {port}, {slots}, {ctx_tokens} are filled in",
+        help="starts a peer, for load and fleet; {port}, {slots}, {ctx_tokens} are filled in",
     )
     add("--api-key")
     add("--loads", type=_loads, default=(), metavar="NAME,NAME", help=f"of load, in turn [{','.join(LOADS)}]")
@@ -180,7 +197,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"{args.what} has no use for --peer")
     if args.peer and args.peer_cmd:
         parser.error("a peer runs already (--peer) or is started (--peer-cmd)")
-    if args.peer_cmd and args.what != "load":
+    if args.peer_cmd and args.what not in ("load", "fleet"):
         parser.error(f"{args.what} has no use for --peer-cmd")
     for place in ("{port}", "{slots}", "{ctx_tokens}"):
         if args.peer_cmd and place not in args.peer_cmd:

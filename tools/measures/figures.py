@@ -16,6 +16,7 @@ from tools.measures.drafting import drafting
 from tools.measures.events import events
 from tools.measures.eviction import eviction
 from tools.measures.fair import fair
+from tools.measures.fleet import fleet
 from tools.measures.idle import idle
 from tools.measures.leaving import leaving
 from tools.measures.load import load
@@ -24,6 +25,7 @@ from tools.measures.plan import Plan
 from tools.measures.policy import policy
 from tools.measures.residual import residual
 from tools.measures.retry import retry
+from tools.measures.routing import routing
 from tools.measures.shared import shared
 from tools.measures.shutdown import shutdown
 from tools.measures.steps import steps
@@ -54,6 +56,8 @@ ENGINE: dict[str, Figure] = {
     "fair": fair,
     "load": load,
     "policy": policy,
+    "fleet": fleet,
+    "routing": routing,
 }
 """What bench.py measures: the server and its engine."""
 

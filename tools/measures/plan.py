@@ -47,6 +47,11 @@ class Plan:
     behind_s: float = 1.0
     """Seconds between a long prompt and the short one behind it."""
 
+    replicas: tuple[int, ...] = (2, 10, 100, 1000)
+    """That requests are routed over, in virtual time."""
+    requests: int = 2000
+    """To be routed at least; 0: a few."""
+
     lab: LabPlan = field(default_factory=LabPlan)
 
     watchers: tuple[int, ...] = (100, 1000)
@@ -89,6 +94,8 @@ QUICK = Plan(
     load_share=0.1,
     behind_s=0.1,
     lab=LabPlan(machines=("smollm2-2",), loads=("short",), slots=(4,), shares=(0.8,), requests=20),
+    replicas=(2,),
+    requests=0,
     watchers=(3,),
     watch_s=0.5,
     rounds=4,
