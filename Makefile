@@ -2,7 +2,7 @@
 # make install   set up alone; leaves .venv/bin/corral, and what the programs in tools/ need
 # make loadtest  put load on the server on 127.0.0.1:8000: make loadtest ARGS="--scenario abort"; BIND names another
 # make test      set up, then the tests; also: make test PYTHON=python3.13 VENV=.venv313
-# make npm       the clients from npm that some tests run; without them these are skipped, and say so
+# make npm       the clients and axe-core from npm that some tests run; without them these are skipped, and say so
 # make check     set up, then the static checks
 # make clean     remove the environments and everything built
 
@@ -38,7 +38,7 @@ serve:
 
 loadtest:
 	$(INSTALL)
-	@$(VENV)/bin/python tools/loadtest.py --base-url http://$(BIND)/v1 $(ARGS)
+	@$(VENV)/bin/corral loadtest --base-url http://$(BIND)/v1 $(ARGS)
 
 test:
 	$(INSTALL) test

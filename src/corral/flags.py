@@ -1,6 +1,7 @@
 """The command line's flags: one for every setting, in groups, and other servers' names for them."""
 
 import argparse
+import difflib
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -87,8 +88,6 @@ def add_flags(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace],
 
 def hint(unknown: str, known: Iterable[str]) -> str | None:
     """The flag that somebody meant who gave an `unknown` one: another server's name, or one spelled alike."""
-    import difflib
-
     if unknown in ELSEWHERE:
         return ELSEWHERE[unknown]
     for field, names in ALIASES.items():

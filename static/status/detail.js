@@ -92,7 +92,7 @@ export class Detail {
     const offered = params.tools && (names.length ? `${params.tools}: ${names.slice(0, NAMES).join(", ")}${names.length > NAMES ? " …" : ""}` : params.tools);
     const choice = params.tool_choice ?? (params.tools ? "auto" : undefined);
     const thinks = params.thinking === undefined ? undefined : params.thinking ? "on" : "off";
-    const drafts = request.drafted ? `${count(request.accepted)} of ${count(request.drafted)}` : undefined;
+    const drafts = request.drafted && `${count(request.accepted)} of ${count(request.drafted)}, ${percent(request.accepted / request.drafted)}`;
     setFacts(byId("facts"), [
       ["Total", duration(totalMs(request))],
       ["TTFT", duration(request.ttft_ms)],
@@ -100,14 +100,14 @@ export class Detail {
       ["Cached", count(request.cached_tokens)],
       ["Prefilled", count(request.prefilled_tokens)],
       ["Output", count(request.completion_tokens)],
-      ["Prefill", request.prefill_tok_s === undefined ? undefined : `${rate(request.prefill_tok_s)}/s`],
+      ["Prefill", request.prefill_tok_s ? `${rate(request.prefill_tok_s)}/s` : undefined],
       ["Decode now", request.outcome || request.decode_tok_s === undefined ? undefined : `${rate(speedNow(request))}/s`],
       ["Decode, mean", request.decode_tok_s === undefined ? undefined : `${rate(request.decode_tok_s)}/s`],
       ["Thoughts", request.reasoning_tokens ? `${count(request.reasoning_tokens)} tokens${request.thought_cut ? ", cut" : ""}` : undefined],
       ["Tool calls", request.calls ? count(request.calls) : undefined],
       ["Vectors", params.inputs ? `${count(request.vectors ?? 0)} of ${count(params.inputs)}` : undefined],
       ["Dimensions", params.dimensions],
-      ["Drafts accepted", drafts, request.drafted ? percent(request.accepted / request.drafted) : ""],
+      ["Drafts accepted", drafts || undefined],
       ["Max tokens", count(params.max_tokens)],
       ...(params.inputs ? [] : SAMPLING.map(([name, field]) => [name, params[field]])),
       ["Seed", params.seed],

@@ -10,7 +10,7 @@ export function count(value) {
 export function duration(ms) {
   if (ms === undefined || ms === null) return "–";
   if (ms < 1) return ms === 0 ? "0 ms" : "<1 ms";
-  if (ms < 1000) return `${Math.round(ms)} ms`;
+  if (Math.round(ms) < 1000) return `${Math.round(ms)} ms`;
   const s = ms / 1000;
   if (s < 60) return `${s.toFixed(s < 10 ? 2 : 1)} s`;
   if (s < 3600) return s % 60 < 1 ? `${Math.floor(s / 60)} min` : `${Math.floor(s / 60)} min ${Math.floor(s % 60)} s`;

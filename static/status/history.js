@@ -21,7 +21,7 @@ const COLUMNS = [
   ["Out", (row) => row.completion_tokens, (row) => count(row.completion_tokens), true],
   ["Thought", (row) => row.reasoning_tokens, (row) => (row.reasoning_tokens ? count(row.reasoning_tokens) : ""), true],
   ["Calls", (row) => row.calls, (row) => (row.calls ? count(row.calls) : ""), true],
-  ["Prefill/s", (row) => row.prefill_tok_s, (row) => rate(row.prefill_tok_s), true],
+  ["Prefill/s", (row) => row.prefill_tok_s || undefined, (row) => rate(row.prefill_tok_s || undefined), true],
   ["Decode/s", (row) => row.decode_tok_s, (row) => rate(row.decode_tok_s), true],
 ];
 const SESSION_CHARS = 14;

@@ -113,7 +113,7 @@ export class Store {
     Object.assign(request, data);
     if (data.total_ms !== undefined) request.at = now();
     if (data.write_ms) request.writeAt = now();
-    if (data.completion_tokens !== undefined) {
+    if (data.completion_tokens) {
       request.said.push([now(), data.completion_tokens]);
       while (request.said.length > 2 && request.said[1][0] <= now() - RECENT_MS) request.said.shift();
     }

@@ -8,6 +8,7 @@ from typing import Any
 import openai
 import pytest
 from playwright.sync_api import Browser, Page, expect
+from tests.browser.axe import needs_axe, violations
 from tests.browser.conftest import Server
 from tests.browser.scripted_server import HOSTILE
 from tests.browser.talks import STORY, Talk, lane, tab, wait_for_text
@@ -200,6 +201,26 @@ def test_the_charts_draw_the_last_requests(page: Page, scripted: Server) -> None
             "c => c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some((value) => value > 0)"
         )
     expect(page.locator("#chart-ttft-now")).to_have_text(re.compile(r"^p50 \d+ ms · p95 \d+ ms$"))
+
+
+@needs_axe
+def test_axe_finds_nothing_where_the_key_is_asked_for_nor_on_a_page_that_has_lost_its_server(
+    page: Page, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    server = Server(tmp_path_factory.mktemp("locked") / "log", "--slots", "2", "--status-key", "sesame")
+    server.start()
+    try:
+        page.goto(f"{server.url}/status")
+        expect(page.locator("#connection")).to_have_text("key needed")
+        assert violations(page) == []
+        page.fill("#key", "sesame")
+        page.keyboard.press("Enter")
+        expect(page.locator("#connection")).to_have_text("live")
+        Talk(server, STORY, 5).join()
+    finally:
+        server.stop()
+    expect(page.locator("#alarm")).to_contain_text("No connection")
+    assert violations(page) == []
 
 
 def test_without_status_content_the_page_asks_for_the_key_and_shows_no_text(

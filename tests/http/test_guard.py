@@ -378,6 +378,6 @@ async def test_the_documentation_lists_every_metric_every_route_and_every_outcom
             assert f"`{name}`" in text, name
     operators = [route["path"] for route in routes if route["access"] == "operator"]
     for path in operators:
-        assert re.sub(r"<(?:path:)?(\w+)>", r"{\1}", path) in text, path
+        assert re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", path) in text, path
     for outcome in get_args(Outcome):
         assert f"| `{outcome}` |" in text, outcome

@@ -149,6 +149,7 @@ async def test_counters_come_five_times_a_second_and_text_as_it_is_said(
         watching(client) as watch,
     ):
         stream = client.chat("hello", stream=True)
+        await gate.wait_arrived()
         for _ in range(50):
             gate.let(1)
             await gate.wait_arrived()
@@ -180,6 +181,7 @@ async def test_where_more_is_said_than_can_be_read_it_is_gathered_and_none_is_lo
         watching(client) as watch,
     ):
         stream = client.chat("hello", stream=True)
+        await gate.wait_arrived()
         for _ in range(50):
             gate.let(1)
             await gate.wait_arrived()
@@ -207,6 +209,7 @@ async def test_who_comes_while_text_is_gathered_gets_it_once(
         watching(client) as first,
     ):
         stream = client.chat("hello", stream=True)
+        await gate.wait_arrived()
         for _ in range(4):
             gate.let(1)
             await gate.wait_arrived()
@@ -242,6 +245,7 @@ async def test_totals_speeds_and_metrics_move_while_an_answer_is_made(
         watching(client) as watch,
     ):
         stream = client.chat("hello", stream=True)
+        await gate.wait_arrived()
         for _ in range(30):
             gate.let(1)
             await gate.wait_arrived()

@@ -83,7 +83,6 @@ async def run(args: argparse.Namespace, what: str, console: Console) -> Sheet:
         omp=tuple(OMP_SETTINGS) if args.omp == "all" else (args.omp,),
         loads=args.loads,
         load_share=args.load_share,
-        gap_bound_ms=args.gap_bound_ms,
         lab=LabPlan(
             machines=args.lab_machines,
             loads=args.lab_loads,
@@ -176,7 +175,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--api-key")
     add("--loads", type=_loads, default=(), metavar="NAME,NAME", help=f"of load, in turn [{','.join(LOADS)}]")
     add("--load-share", type=float, default=1.0, help="of each load's questions [%(default)s]")
-    add("--gap-bound-ms", type=float, help="that the server's pace promises; goal of the load `beside`")
     add("--spin-count", default="1000", help="GOMP_SPINCOUNT of the raw loop [%(default)s]")
     add("--omp", choices=[*OMP_SETTINGS, "all"], default="default", help="OpenMP's setting, for steps")
     lab = LabPlan()

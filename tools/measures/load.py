@@ -18,10 +18,10 @@ from tools.measures.bed import Bed, dot
 from tools.measures.demand import LIMIT_S
 from tools.measures.loads import GAP_P95, LOADS, Load, Looked, Seen
 from tools.measures.plan import Plan
+from tools.measures.promised import pace_of, promised_gap_ms
 from tools.sheets.goal import Goal
 from tools.sheets.sheet import Sheet, middle, number
 
-DEFAULT_PACE = "balanced"
 WARM_UP_SHARE = 0.25
 
 
@@ -65,15 +65,6 @@ class LoadRounds(msgspec.Struct, frozen=True):
     figures: list[LoadRow]
     ours: list[Seen]
     peers: list[Seen]
-
-
-def pace_of(flags: Sequence[str]) -> str:
-    """The pace that the server's flags name."""
-    for at, flag in enumerate(flags):
-        name, _, value = flag.partition("=")
-        if name == "--pace":
-            return value or next(iter(flags[at + 1 :]), DEFAULT_PACE)
-    return DEFAULT_PACE
 
 
 def load_row(
@@ -124,9 +115,7 @@ async def load(bed: Bed, plan: Plan) -> Sheet:
     for name in plan.loads or tuple(LOADS):
         each = LOADS[name]
         ours, peers = await _rounds(each, bed, plan, name)
-        rows = [
-            load_row(name, looked, ours, peers, limit=_limit(looked, pace, plan)) for looked in each.looked
-        ]
+        rows = [load_row(name, looked, ours, peers, limit=_limit(looked, pace)) for looked in each.looked]
         done.append(LoadRounds(name, pace, rows, ours, peers))
         broken += [f"{name}: {why}" for seen in ours for why in seen.broken]
         broken += [f"{name}, peer: {why}" for seen in peers for why in seen.broken]
@@ -151,10 +140,8 @@ tokens/s: of all answers of a round / its time, from the first request to the la
     )
 
 
-def _limit(looked: Looked, pace: str, plan: Plan) -> float | None:
-    if looked.name == GAP_P95:
-        return plan.gap_bound_ms
-    return looked.limits.get(pace)
+def _limit(looked: Looked, pace: str) -> float | None:
+    return promised_gap_ms(pace) if looked.name == GAP_P95 else looked.limits.get(pace)
 
 
 async def _rounds(each: Load, bed: Bed, plan: Plan, name: str) -> tuple[list[Seen], list[Seen]]:

@@ -25,6 +25,7 @@ CLIENTS = 12
 LOOKED_UP_WORDS = 335  # some 390 tokens with their question
 LONG_WORDS = 1445  # 1,500
 ANSWER_TOKENS = 48
+VARIED_TOKENS = (16, 80)
 SHORT_TOKENS = 64
 PATIENCE_S = (0.1, 3.0)
 TURNS = 5
@@ -137,6 +138,12 @@ def _closed(clients: int, draw: Callable[[PromptSource, Random, Plan], list[Ques
 def _retrieval(prompts: PromptSource, _random: Random, plan: Plan) -> list[Question]:
     asked = prompts.looked_up(_some(36, plan), words=LOOKED_UP_WORDS)
     return [Question(prompt, ANSWER_TOKENS) for prompt in asked]
+
+
+def _varied(prompts: PromptSource, random: Random, plan: Plan) -> list[Question]:
+    """Nobody's answers are all of one length, in step with each other."""
+    asked = prompts.looked_up(_some(36, plan), words=LOOKED_UP_WORDS)
+    return [Question(prompt, random.randint(*VARIED_TOKENS)) for prompt in asked]
 
 
 def _long(prompts: PromptSource, _random: Random, plan: Plan) -> list[Question]:
@@ -254,6 +261,15 @@ LOADS: dict[str, Load] = {
     "retrieval": Load(
         f"{CLIENTS} clients, some 390 tokens in, {ANSWER_TOKENS} out",
         _closed(CLIENTS, _retrieval),
+        (
+            Looked(RATE, _limits(0.95, 1.0), is_rate=True, digits=1),
+            Looked(TTFT, _limits(1.05, 1.0)),
+            Looked(GAP, _limits(0.5, 1.0)),
+        ),
+    ),
+    "varied": Load(
+        f"as retrieval, but answers are {VARIED_TOKENS[0]} to {VARIED_TOKENS[1]} tokens long",
+        _closed(CLIENTS, _varied),
         (
             Looked(RATE, _limits(0.95, 1.0), is_rate=True, digits=1),
             Looked(TTFT, _limits(1.05, 1.0)),

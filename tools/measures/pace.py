@@ -16,6 +16,7 @@ from tools.clients.sse import Answer
 from tools.clients.target import Chat, Target
 from tools.measures.bed import Bed, dot
 from tools.measures.plan import Plan
+from tools.measures.promised import pace_of, promised_gap_ms
 from tools.sheets.goal import Goal
 from tools.sheets.sheet import Sheet, middle, number
 from tools.sheets.summary import gaps_within, percentile
@@ -26,6 +27,7 @@ PACED_TOKENS = 1500
 FIRST_DELTAS = 8  # after which a stream counts as decoding
 ALONE_S = 2.0
 ATTEMPTS = 3
+MOST_LOSS = 1.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,8 @@ async def pace(bed: Bed, plan: Plan) -> Sheet:
     rows: list[PaceRow] = []
     broken: list[str] = []
     void = 0
+    name = pace_of(bed.flags)
+    gap_ms = promised_gap_ms(name)
     async with bed.target("--slots", str(PACED_STREAMS + 1)) as target:
         await ask(target, prompts.tiny(), broken)
         for _ in range(plan.repeats):
@@ -96,7 +100,15 @@ async def pace(bed: Bed, plan: Plan) -> Sheet:
             for row in rows
         ],
         rows=rows,
-        goals=[Goal("inter-token p95, beside / alone", 3, middle([row.ratio for row in rows]), True)],
+        goals=[
+            Goal(
+                f"inter-token p95 beside, ms, pace {name}",
+                gap_ms,
+                middle([row.beside_p95_ms for row in rows]),
+                True,
+            ),
+            Goal("prefill beside / alone", MOST_LOSS, middle([row.loss for row in rows]), True),
+        ],
         definitions=f"""\
 {PACED_STREAMS} streams decode; {ALONE_S:g} s later a prompt of some 2,000 tokens is sent. alone: gaps
   between their deltas before it is sent; beside: from then until its first token. TTFT alone: of such a

@@ -46,8 +46,6 @@ class Plan:
     """Of the questions of each load."""
     behind_s: float = 1.0
     """Seconds between a long prompt and the short one behind it."""
-    gap_bound_ms: float | None = None
-    """That the server's pace promises; of the p95 of the gaps beside a prefill."""
 
     replicas: tuple[int, ...] = (2, 10, 100, 1000)
     """That requests are routed over, in virtual time."""

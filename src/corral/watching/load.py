@@ -91,6 +91,8 @@ class Load:
         self._samples: deque[Sample] = deque([first])
         self._gathering = Gathering(first)
         self._buckets: deque[views.Bucket] = deque(maxlen=BUCKETS)
+        self.hour = views.Hour.of(BUCKET_S, self._buckets)
+        """The buckets that are kept, oldest first, by column."""
 
     async def run(self) -> None:
         """Look once a second, until cancelled."""
@@ -112,6 +114,7 @@ class Load:
         if sample.at_s - gathering.began.at_s >= BUCKET_S - SAMPLE_S / 2:
             bucket = self._bucket(sample)
             self._buckets.append(bucket)
+            self.hour = views.Hour.of(BUCKET_S, self._buckets)
             self._gathering = Gathering(sample)
             for tell in self.on_bucket:
                 tell(bucket)
@@ -155,11 +158,6 @@ class Load:
         """Over the last RECENT_S, as of the last look."""
         first, last = self._samples[0], self._samples[-1]
         return _speeds(first, last)
-
-    @property
-    def hour(self) -> views.Hour:
-        """The buckets that are kept, oldest first, by column."""
-        return views.Hour.of(BUCKET_S, self._buckets)
 
     def _sample(self) -> Sample:
         return Sample(self._ledger.now_s(), self._ledger.tokens)

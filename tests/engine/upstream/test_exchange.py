@@ -32,8 +32,9 @@ async def serve_tls(
             return
 
     [listener] = await trio.open_ssl_over_tcp_listeners(0, context, host="127.0.0.1", https_compatible=True)
-    assert isinstance(listener.transport_listener, trio.SocketListener)
-    task_status.started(listener.transport_listener.socket.getsockname()[1])
+    inner = listener.transport_listener
+    assert isinstance(inner, trio.SocketListener)
+    task_status.started(inner.socket.getsockname()[1])
     await trio.serve_listeners(handle, [listener])
 
 

@@ -28,7 +28,7 @@ def test_a_load_that_there_is_not_is_refused_with_those_that_there_are(
 ) -> None:
     with pytest.raises(SystemExit):
         parse(["load", "--loads", "heavy"])
-    assert "no load 'heavy'; there are retrieval, long" in capsys.readouterr().err
+    assert "no load 'heavy'; there are retrieval, varied, long" in capsys.readouterr().err
 
 
 def test_a_peer_runs_already_or_is_started(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,13 +1,12 @@
 from dataclasses import replace
 from random import Random
 
-import pytest
 import trio
 from tests.tools.fakeserver import DONE, HEAD, LAST, FakeServer, Script, chunked, delta, serving, usage
 
 from tools.clients.prompts import PromptSource
 from tools.measures.bed import Bed
-from tools.measures.load import goals, has_slots, load, load_row, pace_of
+from tools.measures.load import goals, has_slots, load, load_row
 from tools.measures.loads import LOADS, RATE, Looked, Seen, fickle, impatient
 from tools.measures.plan import QUICK, Plan
 from tools.servers.server import SCRIPTED_COMMAND, serve
@@ -41,18 +40,6 @@ def test_without_a_peer_only_the_servers_own_figures_have_goals() -> None:
 def test_the_worst_of_several_rounds_is_the_largest() -> None:
     row = load_row("behind", Looked(RATE, {}, is_worst=True), seen(3, 9, 1), [], limit=None)
     assert row.own == 9
-
-
-@pytest.mark.parametrize(
-    ("flags", "pace"),
-    [
-        ((), "balanced"),
-        (("--pace", "throughput"), "throughput"),
-        (("--step-budget-ms", "9", "--pace=smooth"), "smooth"),
-    ],
-)
-def test_the_goals_are_those_of_the_pace_that_the_server_has(flags: tuple[str, ...], pace: str) -> None:
-    assert pace_of(flags) == pace
 
 
 async def test_the_loads_can_be_measured() -> None:
