@@ -46,7 +46,7 @@ WORKERS = 6
 """Clients that ask one after the other, while a replica dies."""
 LEAVING = 6
 """Clients that leave together: two are served, and four wait in somebody's queue."""
-PREFILL_WORDS = 900
+PREFILL_WORDS = 500
 CONVERSATIONS = 6
 TURNS = 3
 QUIET_S = 1.0

@@ -371,6 +371,40 @@ async def test_where_slots_are_not_shown_a_slot_comes_back_at_once() -> None:
         upstream.stop_computing()
 
 
+async def test_where_slots_are_turned_off_that_is_asked_once() -> None:
+    upstream = ScriptedUpstream(says_a_word)
+    upstream.shows_slots = False
+    upstream.lingers = True
+    async with running(upstream) as engine:
+        for _ in range(2):
+            listener = Listener()
+            handle = await submitted(engine, listener)
+            await listener.has_begun.wait()
+            handle.cancel()
+            with trio.fail_after(5):
+                await listener.is_released.wait()
+        assert upstream.others.count("/slots") == 1
+        upstream.stop_computing()
+
+
+async def test_one_that_is_used_by_others_too_is_not_waited_for() -> None:
+    """While nothing of ours runs there it computes all the same."""
+    upstream = ScriptedUpstream(says_a_word)
+    async with running(upstream, probe_s=0.05) as engine:
+        upstream.busy += 1
+        [replica] = engine.fleet.replicas
+        while not replica.shared:
+            await upstream.looked.park()
+            await trio.testing.wait_all_tasks_blocked()
+        listener = Listener()
+        handle = await submitted(engine, listener)
+        await listener.has_begun.wait()
+        handle.cancel()
+        with trio.fail_after(5):
+            await listener.is_released.wait()
+        assert listener.releases[0].residual_s == 0
+
+
 async def test_one_that_has_an_abort_call_gets_it() -> None:
     upstream = ScriptedUpstream(says_a_word, owner="sglang")
     async with running(upstream) as engine:
