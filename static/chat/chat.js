@@ -117,7 +117,7 @@ function showContext(total) {
 /** What was typed: the result of a call that waits for one, or else a message. */
 function say(text) {
   try {
-    void options.request;
+    options.read();
   } catch (error) {
     tell(error.message);
     return;
@@ -169,7 +169,7 @@ async function ask(tries = 0) {
       stream: true,
       return_progress: true,
       stream_options: { include_usage: true },
-      ...options.request,
+      ...options.read(),
     };
     unfinished = answer;
     for await (const chunk of answerTo(request, byId("key").value, abort.signal)) {

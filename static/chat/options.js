@@ -24,8 +24,8 @@ export class Options {
     return field("system").value.trim();
   }
 
-  /** Fields of the request. Throws an Error, for people, where something in them is of no use. */
-  get request() {
+  /** The fields of a request. Throws an Error, for people, where something in them is of no use. */
+  read() {
     const request = { tools: this.#tools };
     for (const name of ["temperature", "top_p", "max_tokens", "seed"]) {
       if (!field(name).validity.valid) {

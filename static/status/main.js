@@ -138,4 +138,5 @@ function selectLinked() {
 
 window.addEventListener("hashchange", selectLinked);
 setInterval(draw, 500); // waiting times go on without events
+selectLinked();
 connection.open();

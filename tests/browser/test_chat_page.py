@@ -213,6 +213,10 @@ def test_the_link_of_an_answer_leads_to_its_request_on_status(page: Page, script
     href = page.get_by_role("link", name="On /status").get_attribute("href") or ""
     latest = scripted.status()["recent"][-1]["id"]
     assert href == f"status#{latest}"
+    ask(page, "MARKDOWN")
+    answered(page)
+    page.get_by_role("link", name="On /status").first.click()
+    expect(page.locator("#detail")).to_contain_text(latest)
 
 
 def test_options_go_with_the_request_and_are_kept(page: Page, scripted: Server) -> None:

@@ -1,11 +1,13 @@
 """Behind nginx, with its defaults: what corral says gets through as it is said, and leaving does, too."""
 
 import json
+import re
 import shutil
 import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -19,7 +21,18 @@ pytestmark = [
     pytest.mark.skipif(NGINX is None, reason="nginx is not installed: apt-get install nginx-light"),
 ]
 
-# /old is nginx unasked: HTTP/1.0 to the server, and buffering wherever the server does not forbid it.
+# What deploy/nginx.conf advises, but for the address.
+ADVISED = re.sub(
+    r"#[^\n]*|proxy_pass[^;]*;",
+    "",
+    (Path(__file__).parents[2] / "deploy" / "nginx.conf")
+    .read_text()
+    .partition("location / {")[2]
+    .partition("}")[0],
+)
+
+# /new is ADVISED. /old is nginx unasked: HTTP/1.0 to the server, and buffering wherever the server does not
+# forbid it.
 CONFIGURATION = """
 daemon off;
 master_process off;
@@ -38,8 +51,7 @@ http {{
         location /old/ {{ proxy_pass http://127.0.0.1:{upstream}/; }}
         location /new/ {{
             proxy_pass http://127.0.0.1:{upstream}/;
-            proxy_http_version 1.1;
-            proxy_set_header Connection "";
+            {advised}
         }}
     }}
 }}
@@ -51,7 +63,9 @@ def proxy(narrow: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """nginx in front of `narrow`."""
     folder = tmp_path_factory.mktemp("nginx")
     port = free_port()
-    (folder / "nginx.conf").write_text(CONFIGURATION.format(folder=folder, port=port, upstream=narrow.port))
+    (folder / "nginx.conf").write_text(
+        CONFIGURATION.format(folder=folder, port=port, upstream=narrow.port, advised=ADVISED)
+    )
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             [str(NGINX), "-c", str(folder / "nginx.conf"), "-p", str(folder)], stdout=log, stderr=log
