@@ -211,7 +211,7 @@ def test_a_prompt_begins_with_what_an_ended_one_left() -> None:
     kv.scheduler.remove(first)
     again = kv.add([*range(25), 99, 98])
     assert sizes(kv.advance()) == [2]
-    assert again.cached_tokens == 25
+    assert (again.cached_tokens, again.found, first.found) == (25, "kept", None)
     assert kv.used == 30 + 2, "the shared cells are the same cells"
 
 
@@ -261,6 +261,7 @@ def test_prompts_that_arrive_together_compute_what_they_share_once() -> None:
     computed = [sum(sizes(kv.advance(prefill_tokens=32))) for _ in range(4)]
     assert computed[:3] == [32, 32, 4 * 8], "three wait for the first, then all end in one step"
     assert [lane.cached_tokens for lane in lanes] == [0, 64, 64, 64]
+    assert [lane.found for lane in lanes] == [None, "running", "running", "running"]
 
 
 def test_when_the_one_in_front_leaves_the_next_takes_over_what_it_had() -> None:
@@ -314,7 +315,7 @@ def test_what_leaves_the_cache_is_saved_and_loaded_by_who_begins_with_it() -> No
     kv.scheduler.remove(_computed(kv, range(200, 260)))  # no room beside the first one
     assert (kv.books.saved.total, kv.books.free) == (50, 40)
     partial = _computed(kv, [*range(100, 120), 1, 2])
-    assert (partial.cached_tokens, kv.loaded, kv.copied) == (20, 20, 0)
+    assert (partial.cached_tokens, partial.found, kv.loaded, kv.copied) == (20, "saved", 20, 0)
     assert 50 in map(len, kv.saved.values()), "it can be begun with again"
     kv.scheduler.remove(partial)
     whole = _computed(kv, [*range(100, 150), 3])
