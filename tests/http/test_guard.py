@@ -7,7 +7,9 @@ from typing import Any, get_args
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from tests.engine.upstream.scripted import ScriptedUpstream
 from tests.harness import Client, Gate, serving
+from tests.http.test_upstream import front, says_hello
 from tests.http.watch import opening
 
 from corral.books.outcome import Outcome
@@ -344,7 +346,7 @@ async def test_metrics_are_typed_documented_and_named_with_units() -> None:
 
 async def test_the_grafana_dashboard_and_the_alerts_ask_for_metrics_that_there_are() -> None:
     dashboard = json.loads((DOCS / "grafana" / "corral.json").read_text())
-    expressions = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    expressions = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", ())]
     alerts = (DOCS.parent / "deploy" / "alerts.yml").read_text()
     asked = set(re.findall(r"\b(?:corral|process)_\w+", "\n".join([*expressions, alerts])))
     async with serving(ScriptedBackend()) as client:
@@ -353,6 +355,10 @@ async def test_the_grafana_dashboard_and_the_alerts_ask_for_metrics_that_there_a
         await client.chat(n=99).body()
         await client.service.wait_settled()
         metrics = (await client.send("GET", "/metrics").body()).decode()
+    async with front(ScriptedUpstream(says_hello)) as client:
+        await client.chat().json()
+        await client.service.wait_settled()
+        metrics += (await client.send("GET", "/metrics").body()).decode()
     samples = {re.split(r"[{ ]", line)[0] for line in metrics.splitlines() if not line.startswith("#")}
     assert asked <= samples, asked - samples
     parts = ("_bucket", "_count", "_sum", "_created", "_info")
@@ -365,6 +371,8 @@ async def test_the_documentation_lists_every_metric_every_route_and_every_outcom
     async with serving(ScriptedBackend()) as client:
         metrics = (await client.send("GET", "/metrics").body()).decode()
         routes = (await client.send("GET", "/props").json())["routes"]
+    async with front(ScriptedUpstream()) as client:
+        metrics += (await client.send("GET", "/metrics").body()).decode()
     for line in metrics.splitlines():
         if line.startswith("# TYPE corral") and not (name := line.split()[2]).endswith("_created"):
             assert f"`{name}`" in text, name

@@ -46,7 +46,7 @@ WORKERS = 6
 """Clients that ask one after the other, while a replica dies."""
 LEAVING = 6
 """Clients that leave together: two are served, and four wait in somebody's queue."""
-PREFILL_WORDS = 400
+PREFILL_WORDS = 500
 CONVERSATIONS = 6
 TURNS = 3
 QUIET_S = 1.0
@@ -74,7 +74,7 @@ async def fleet(bed: Bed, plan: Plan) -> Sheet:
         rows += await _death(bed, plan, number_of_signal)
     if bed.peer_command is not None:
         for phase in ("prefill", "decode"):
-            rows.append(await _residue(bed, phase))
+            rows.append(await _residue(bed, plan, phase))
         rows.append(await _affinity(bed, broken))
     lost = [row.fleet for row in rows if row.what.startswith("lost before")]
     return Sheet(
@@ -240,18 +240,24 @@ async def _busy(engine: Target) -> int:
     return sum(bool(slot.get("is_processing")) for slot in slots)
 
 
-async def _residue(bed: Bed, phase: str) -> FleetRow:
-    """Seconds of slots that are computed after all clients have left."""
-    seconds = []
-    for is_fleet in (True, False):
+async def _residue(bed: Bed, plan: Plan, phase: str) -> FleetRow:
+    """Seconds of slots that are computed after all clients have left, in the middle of some times."""
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    prompts = PromptSource()
+    words = PREFILL_WORDS if phase == "prefill" else 0
+    for is_fleet, found in seconds.items():
         async with _real(bed, is_fleet=is_fleet) as (target, [engine]):
-            seconds.append(await _residual_s(target, engine, phase))
-            dot()
-    return FleetRow(f"residual, {phase}", "slot s", seconds[0], seconds[1], "the engine alone")
+            for _ in range(plan.repeats):
+                found.append(await _residual_s(target, engine, phase, prompts.take(LEAVING, words=words)))
+                dot()
+    return FleetRow(
+        f"residual, {phase}", "slot s", middle(seconds[True]), middle(seconds[False]), "the engine alone"
+    )
 
 
-async def _residual_s(target: Target, engine: Target, phase: str) -> float:
-    prompts = PromptSource().take(LEAVING, words=PREFILL_WORDS if phase == "prefill" else 0)
+async def _residual_s(
+    target: Target, engine: Target, phase: str, prompts: Sequence[list[dict[str, str]]]
+) -> float:
     talking = trio.Event()
 
     async def one(prompt: list[dict[str, str]], scope: trio.CancelScope) -> None:

@@ -100,6 +100,7 @@ class ScriptedUpstream:
         self.lingers = False
         self.busy = 0
         self.healthy = True
+        self.shows_slots = True
         self.hangs = False
         """Takes connections, and says nothing on them."""
         self.aborted: list[str] = []
@@ -194,6 +195,8 @@ class ScriptedUpstream:
             case "/props":
                 settings = {"n_ctx": self.ctx_tokens}
                 return _whole(200, {"total_slots": self.slots, "default_generation_settings": settings})
+            case "/slots" if not self.shows_slots:
+                return _whole(501, {"error": {"message": "This server does not support slots endpoint."}})
             case "/slots":
                 busy = [{"is_processing": number < self.busy} for number in range(max(self.slots, self.busy))]
                 return _whole(200, busy)

@@ -4,6 +4,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.engine.tales import asking
 
 from corral.engine.upstream.answer import DONE, Answer
@@ -190,3 +192,27 @@ def test_an_error_in_the_stream_is_told_as_ours(error: Any, kind: type[Exception
         Answer(asking("x"), 1).feed(json.dumps({"error": error}).encode())
     assert type(caught.value.error) in (kind, *kind.__subclasses__())
     assert caught.value.elsewhere is elsewhere
+
+
+_WORDS = (
+    "choices delta content reasoning tool_calls index id function name arguments finish_reason usage error"
+)
+_NAMES = st.sampled_from(f"{_WORDS} logprobs token logprob bytes prompt_tokens prompt_progress total".split())
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_NAMES, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(st.lists(_JSON, max_size=8))
+def test_whatever_comes_becomes_events_or_a_fault_and_events_that_fold(chunks: list[Any]) -> None:
+    answer = Answer(asking("x"), 1)
+    events: list[Event] = []
+    try:
+        for chunk in chunks:
+            events += answer.feed(json.dumps(chunk).encode())
+        events += answer.end()
+    except Fault:
+        return
+    assert collect(events).finished is events[-1]

@@ -371,6 +371,40 @@ async def test_where_slots_are_not_shown_a_slot_comes_back_at_once() -> None:
         upstream.stop_computing()
 
 
+async def test_where_slots_are_turned_off_that_is_asked_once() -> None:
+    upstream = ScriptedUpstream(says_a_word)
+    upstream.shows_slots = False
+    upstream.lingers = True
+    async with running(upstream) as engine:
+        for _ in range(2):
+            listener = Listener()
+            handle = await submitted(engine, listener)
+            await listener.has_begun.wait()
+            handle.cancel()
+            with trio.fail_after(5):
+                await listener.is_released.wait()
+        assert upstream.others.count("/slots") == 1
+        upstream.stop_computing()
+
+
+async def test_one_that_is_used_by_others_too_is_not_waited_for() -> None:
+    """While nothing of ours runs there it computes all the same."""
+    upstream = ScriptedUpstream(says_a_word)
+    async with running(upstream, probe_s=0.05) as engine:
+        upstream.busy += 1
+        [replica] = engine.fleet.replicas
+        while not replica.shared:
+            await upstream.looked.park()
+            await trio.testing.wait_all_tasks_blocked()
+        listener = Listener()
+        handle = await submitted(engine, listener)
+        await listener.has_begun.wait()
+        handle.cancel()
+        with trio.fail_after(5):
+            await listener.is_released.wait()
+        assert listener.releases[0].residual_s == 0
+
+
 async def test_one_that_has_an_abort_call_gets_it() -> None:
     upstream = ScriptedUpstream(says_a_word, owner="sglang")
     async with running(upstream) as engine:
@@ -500,6 +534,13 @@ async def test_what_stands_in_its_configuration_is_not_asked_for() -> None:
     [visit] = upstream.visits
     assert visit.body["model"] == "big"
     assert b"authorization: bearer sk-1\r\n" in visit.head.lower() + b"\r\n"
+
+
+async def test_an_output_that_may_be_clipped_leaves_room_for_the_prompt() -> None:
+    upstream = ScriptedUpstream(sends_whole, ctx_tokens=1000)
+    async with running(upstream) as engine:
+        await heard(engine, asking("word " * 100, max_tokens=64_000, is_clipped=True))
+    assert 500 < upstream.visits[0].body["max_tokens"] < 900
 
 
 async def test_without_a_limit_of_its_own_a_request_has_none_upstream() -> None:

@@ -39,6 +39,11 @@ GOODBYE_S: Final = 0.5
 """How long the end of a connection is waited for, once the answer is whole."""
 UNNAMED: Final = "upstream"
 """What the model is called while no upstream has said what it is."""
+LEAVING_SHARE: Final = 1.25
+LEAVING_TOKENS: Final = 64
+"""What a guess of a prompt's length may be short of it, where an output is to be clipped to the rest."""
+ANSWER_BYTES: Final = 2**28
+"""Of one answer on the wire, at most."""
 OVER: Final = 16
 """Tokens past its limit at which an upstream is taken not to keep it."""
 
@@ -236,7 +241,12 @@ class UpstreamEngine:
         if wanted is not None and wanted >= limit and not request.is_clipped:
             beside = f" and {wanted} of output"
             raise prompt_too_long(min(prompt_tokens, limit - 1), limit, beside=beside, param="max_tokens")
-        max_tokens = max(1, limit - prompt_tokens) if wanted is None else min(wanted, limit)
+        if wanted is None:
+            max_tokens = max(1, limit - prompt_tokens)
+        elif request.is_clipped:  # some refuse more than there is room for, so a guess leaves a little
+            max_tokens = min(wanted, max(1, limit - round(LEAVING_SHARE * prompt_tokens) - LEAVING_TOKENS))
+        else:
+            max_tokens = wanted
         output = EXPECTED_TOKENS if wanted is None else wanted
         return UpstreamPrepared(
             request, Wanted(prompt_tokens, size, output, blocks, request.session), max_tokens
@@ -416,8 +426,11 @@ class _Attempt:
             Ask(path_of(request), replica.upstream.key, body, sequence.id, "text/event-stream")
         )
         await self._check(head, exchange)
-        reader = EventReader(EVENT_BYTES)
+        reader, size = EventReader(EVENT_BYTES), 0
         while not self._answer.is_over and (piece := await exchange.receive()):
+            size += len(piece)
+            if size > ANSWER_BYTES:
+                raise broken("sent more than an answer can be")
             try:
                 frames = reader.feed(piece)
             except EventTooLarge:

@@ -265,7 +265,8 @@ class Replica:
         except Fault:
             return None
         busy = busy_of(kind, status, body)
-        self._can_look = status >= 500 or busy is not None  # 501: its operator has turned that off
+        # One whose operator has turned that off says 501, and one that has no such thing 404.
+        self._can_look = busy is not None or status in (500, 502, 503, 504)
         return busy
 
     async def abort(self, id: str) -> None:
