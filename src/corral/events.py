@@ -17,6 +17,10 @@ import msgspec
 
 from corral.errors import CorralError
 
+Found = Literal["running", "kept", "saved"]
+"""Where computed tokens lay: with a sequence that runs, or of one that has ended in the KV cache or in the
+host's memory."""
+
 BlockKind = Literal["text", "reasoning", "tool"]
 FinishReason = Literal["stop", "stop_sequence", "length", "tool_calls"]
 
@@ -96,6 +100,8 @@ class Prefill:
 class Started:
     """The prompt is in, after `time_ms` in the engine; the first token comes with the same step.
 
+    Its `cached_tokens` were `found`; None where nothing was, or the engine does not say where.
+
     `prompt_logprobs` has the prompt's tokens where that was asked for, each by what stands before it. Before
     the first there is nothing: its log probability is 0.
     """
@@ -104,6 +110,7 @@ class Started:
     cached_tokens: int
     time_ms: float = field(default=0.0, compare=False)
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    found: Found | None = field(default=None, compare=False)
 
 
 class Sampled(msgspec.Struct, frozen=True):

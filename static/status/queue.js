@@ -6,7 +6,7 @@ import { STATES, duration, shortId } from "./format.js";
 import { totalMs } from "./store.js";
 
 // Counts down between what the server says, and is no finer than an estimate can be.
-function waitText(eta_s, at) {
+export function waitText(eta_s, at) {
   if (eta_s === undefined) return "no estimate yet";
   const left = eta_s - (now() - at) / 1000;
   if (left < 1.5) return "slot in a moment";

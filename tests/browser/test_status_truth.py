@@ -95,33 +95,34 @@ def test_a_server_that_was_stopped_is_said_to_be(page: Page, mortal: Server) -> 
     talk.join(10)
 
 
-def estimated_s(text: str) -> int:
-    """What "slot in about 1 min 40 s" says."""
-    found = re.search(r"slot in about (?:(\d+) h ?)?(?:(\d+) min ?)?(?:(\d+) s)?", text)
-    assert found is not None, text
-    hours, minutes, seconds = (int(part or 0) for part in found.groups())
-    return 3600 * hours + 60 * minutes + seconds
-
-
-def test_who_waits_sees_place_and_estimate_which_counts_down_by_itself(page: Page, mortal: Server) -> None:
-    page.clock.install()
+def test_who_waits_sees_place_and_estimate(page: Page, mortal: Server) -> None:
     page.goto(f"{mortal.url}/status")
     talks = [Talk(mortal, LONG, 2000) for _ in range(3)]
     mortal.wait(lambda status: status["queue"])
     row = page.locator("#queue .place")
     expect(row).to_contain_text("slot in about")
+    expect(row.locator(".place-number")).to_have_text("1")
     expect(page.locator("#headline")).to_contain_text("waiting1 / 64")
-    mortal.signal(signal.SIGSTOP)
-    try:
-        page.clock.run_for(1000)
-        before_s = estimated_s(row.inner_text())
-        page.clock.run_for(10_000)
-        assert 0 < before_s - estimated_s(row.inner_text()) <= 20
-    finally:
-        mortal.signal(signal.SIGCONT)
     mortal.stop()
     for talk in talks:
         talk.join(10)
+
+
+def test_an_estimate_counts_down_between_what_the_server_says(page: Page, scripted: Server) -> None:
+    page.clock.install()
+    page.goto(f"{scripted.url}/status")
+    expect(page.locator("#connection")).to_have_text("live")
+    page.evaluate(
+        """async () => {
+            const [{ waitText }, clock] = await Promise.all(
+                ["queue", "clock"].map((name) => import(`/static/status/${name}.js`)));
+            const at = clock.now();
+            window.said = () => waitText(40, at);
+        }"""
+    )
+    assert page.evaluate("said()") == "slot in about 40 s"
+    page.clock.run_for(10_000)
+    assert page.evaluate("said()") == "slot in about 30 s"
 
 
 def test_who_waits_is_told_that_nobody_can_say_how_long_where_answers_have_no_limit(

@@ -60,6 +60,7 @@ async def test_a_session_is_a_file_with_all_that_happened_to_its_requests(tmp_pa
     assert SECRET in prompt
     [reused] = [line for line in second if line["event"] == "prompt_done"]
     assert reused["cached"] > 0
+    assert reused["found"] == "kept"
     assert reused["cached"] + reused["computed"] == ended["prompt_tokens"]
     assert reused["caches"]["kept_tokens"] >= 0
     said = "".join(line["text"] for line in first if line["event"] == "text")

@@ -111,7 +111,7 @@ class Tracer:
             case Prefill(done, total, cached):
                 return "prompt_step", {"done": done, "of": total, "cached": cached}
             case Started(prompt_tokens, cached):
-                found = {"cached": cached, "computed": prompt_tokens - cached}
+                found = {"cached": cached, "found": event.found, "computed": prompt_tokens - cached}
                 return "prompt_done", {**found, "caches": self._service.holdings}
             case Sampled(tokens, draft, accepted, reasoning):
                 drafts = {"drafted": len(draft), "accepted": accepted} if draft else {}

@@ -211,7 +211,7 @@ def test_a_prompt_begins_with_what_an_ended_one_left() -> None:
     kv.scheduler.remove(first)
     again = kv.add([*range(25), 99, 98])
     assert sizes(kv.advance()) == [2]
-    assert again.cached_tokens == 25
+    assert (again.cached_tokens, again.found, first.found) == (25, "kept", None)
     assert kv.used == 30 + 2, "the shared cells are the same cells"
 
 
@@ -221,6 +221,27 @@ def test_a_full_hit_computes_the_last_token_only() -> None:
     again = kv.add(range(30))
     assert sizes(kv.advance()) == [1]
     assert again.cached_tokens == 29
+
+
+@pytest.mark.parametrize(("shares_cells", "begun"), [(True, 24), (False, 0)])
+def test_what_is_left_of_a_step_begins_another_prompt_only_where_that_is_no_step_of_its_own(
+    shares_cells: bool, begun: int
+) -> None:
+    kv = cache(ctx_tokens=400, shares_cells=shares_cells)
+    first, second = kv.add(range(40)), kv.add(range(100, 200))
+    step = kv.scheduler.plan(64, least_chunk=32)
+    assert [(lane, len(chunk.tokens)) for lane, chunk in step.chunks] == [
+        (first, 40),
+        *([(second, begun)] if begun else []),
+    ]
+
+
+@pytest.mark.parametrize("second_tokens", [12, 100])
+def test_a_short_prompt_or_a_large_chunk_shares_a_step_with_another_prompt(second_tokens: int) -> None:
+    kv = cache(ctx_tokens=400, shares_cells=False)
+    kv.add(range(20))
+    kv.add(range(100, 100 + second_tokens))
+    assert sizes(kv.scheduler.plan(64, least_chunk=32)) == sorted([20, min(44, second_tokens)])
 
 
 def test_a_cancelled_prefill_goes_on_where_it_stopped() -> None:
@@ -235,11 +256,12 @@ def test_a_cancelled_prefill_goes_on_where_it_stopped() -> None:
 
 def test_prompts_that_arrive_together_compute_what_they_share_once() -> None:
     kv = cache(ctx_tokens=400)
-    prompts = [[*range(64), 100 + n, 200 + n] for n in range(4)]
+    prompts = [[*range(64), *range(100 * n + 100, 100 * n + 108)] for n in range(4)]
     lanes = [kv.add(prompt) for prompt in prompts]
     computed = [sum(sizes(kv.advance(prefill_tokens=32))) for _ in range(4)]
-    assert computed[:3] == [32, 32, 2 + 3 * 2], "three wait for the first, then all end in one step"
+    assert computed[:3] == [32, 32, 4 * 8], "three wait for the first, then all end in one step"
     assert [lane.cached_tokens for lane in lanes] == [0, 64, 64, 64]
+    assert [lane.found for lane in lanes] == [None, "running", "running", "running"]
 
 
 def test_when_the_one_in_front_leaves_the_next_takes_over_what_it_had() -> None:
@@ -293,7 +315,7 @@ def test_what_leaves_the_cache_is_saved_and_loaded_by_who_begins_with_it() -> No
     kv.scheduler.remove(_computed(kv, range(200, 260)))  # no room beside the first one
     assert (kv.books.saved.total, kv.books.free) == (50, 40)
     partial = _computed(kv, [*range(100, 120), 1, 2])
-    assert (partial.cached_tokens, kv.loaded, kv.copied) == (20, 20, 0)
+    assert (partial.cached_tokens, partial.found, kv.loaded, kv.copied) == (20, "saved", 20, 0)
     assert 50 in map(len, kv.saved.values()), "it can be begun with again"
     kv.scheduler.remove(partial)
     whole = _computed(kv, [*range(100, 150), 3])
@@ -484,7 +506,8 @@ def test_who_is_in_the_step_does_not_step_back_for_who_is_older_and_behind() -> 
     old = kv.add(range(100, 130))
     kv.advance(prefill_tokens=1, prefill_first=True)
     young = kv.add(range(200, 210))
-    kv.advance(prefill_tokens=9, prefill_first=True)
+    kv.advance(prefill_tokens=5, prefill_first=True)
+    kv.advance(prefill_tokens=4, prefill_first=True)
     while kv.books.free > 1:
         kv.advance(prefill_tokens=0)
     assert (streaming.is_decoding, old.pending, young.pending) == (True, 29, 1)

@@ -111,12 +111,12 @@ def test_a_generation_reports_its_prompt_its_text_and_its_end() -> None:
 
 def test_a_long_prompt_reports_its_progress() -> None:
     bench = Bench(ScriptedBackend(), idle_tokens=32)
-    bench.submit(1, list(range(100)), max_tokens=1)
+    bench.submit(1, list(range(106)), max_tokens=1)
     bench.finish(1)
     assert [e for e in bench.events[1] if isinstance(e, Prefill)] == [
-        Prefill(32, 100),
-        Prefill(64, 100),
-        Prefill(96, 100),
+        Prefill(32, 106),
+        Prefill(64, 106),
+        Prefill(96, 106),
     ]
 
 

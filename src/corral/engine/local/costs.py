@@ -19,6 +19,7 @@ factor between seed and truth of its measured neighbours. What was measured long
 machine may have had more to do then.
 """
 
+import math
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ MEAN_WEIGHT = 0.02  # of a step, in what steps of its size look at and take in t
 SEED_DEPTH = 500.0  # cells: contexts have to differ so much before they tell more of attention than the seed
 LEAST_KERNELS = 0.05  # of a step's time is not attention, at least
 LEAST_CELL_MS = 1e-9
+MOST_ATTENTION = 0.5  # of a step's time, as far as it is only guessed
 OUTLIER = 3.0  # a step that takes so many times as long as expected was disturbed by something else
 TILE_TOKENS = 16  # budgets are whole tiles: kernels compute them so, and what is in between costs no less
 LEAST_TOKENS = 4  # of a prefill step, whatever they cost: it must advance
@@ -98,9 +100,13 @@ class _Attention:
         self._means: dict[int, _Mean] = {}
         self._variance = 0.0
         self._covariance = 0.0
+        self._most_ms = math.inf
+        """More than this it cannot be: then attention alone would have taken longer than a whole step did."""
 
     def observe(self, size: int, depth: float, token_ms: float) -> None:
         """A token of a step took so long."""
+        if depth >= 1:
+            self._most_ms = min(self._most_ms, MOST_ATTENTION * token_ms / depth)
         mean = self._means.get(size)
         if mean is None:
             mean = self._means[size] = _Mean()
@@ -114,6 +120,7 @@ class _Attention:
 
     def cell_ms(self, guess_ms: float) -> float:
         """What was learned, held against a guess that counts as one step that was SEED_DEPTH deeper."""
+        guess_ms = min(guess_ms, self._most_ms)
         cell_ms = (SEED_DEPTH**2 * guess_ms + self._covariance) / (SEED_DEPTH**2 + self._variance)
         return max(cell_ms, LEAST_CELL_MS)
 

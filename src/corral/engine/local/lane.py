@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from corral.events import Found
+
 Tokens = NDArray[np.int32]
 """Token ids: [tokens]."""
 
@@ -15,7 +17,7 @@ class Lane:
     """`tokens` are the prompt's and then what was sampled; `computed` of them lie in the cache.
 
     `key` is the caller's name for it. `sequence` is where in the cache it lies, None before it begins and
-    after it stepped back. `cached_tokens` were found there when it began, and not computed. One that is
+    after it stepped back. `cached_tokens` were `found` when it began, and not computed. One that is
     `is_scored` wants the logits of all its prompt, so nothing that is there already is of use to it.
     """
 
@@ -25,6 +27,7 @@ class Lane:
     sequence: int | None = None
     computed: int = 0
     cached_tokens: int = 0
+    found: Found | None = None
     is_scored: bool = False
     prompt_tokens: int = 0
     _wanted: Tokens | None = None

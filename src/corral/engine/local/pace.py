@@ -80,8 +80,7 @@ class Pace:
         """The budget of the next step for prompts, in tokens; 0 where it is to be a decode step."""
         if not load.decoding:
             self._waited_ms = self._owed_ms = 0.0
-            least = self.costs.full_speed_tokens(self.batch_tokens)
-            return max(least, self._tokens(IDLE_STEP_MS, load))
+            return max(self.full_speed_tokens, self._tokens(IDLE_STEP_MS, load))
         if self._owed_ms > 0 and not self._waited_ms:
             return 0
         budget_ms = self.budget_ms(load)
@@ -89,6 +88,11 @@ class Pace:
         if self._waited_ms and left_ms < WORTHWHILE * budget_ms:
             return 0
         return self._tokens(left_ms, load)
+
+    @property
+    def full_speed_tokens(self) -> int:
+        """The least chunk of a prompt in which a token costs hardly more than in any other."""
+        return self.costs.full_speed_tokens(self.batch_tokens)
 
     def budget_ms(self, load: Load) -> float:
         """How long who decodes may have to wait between two steps, beside the second of these."""

@@ -82,7 +82,7 @@ class Planner:
         load = self.load = self._scheduler.load()
         budget = self._pace.prefill_tokens(load) if load.prefilling else 0
         drafts = {} if budget else self._propose(running, load.decode_depth)
-        return self._scheduler.plan(budget, drafts)
+        return self._scheduler.plan(budget, drafts, least_chunk=self._pace.full_speed_tokens)
 
     def computed(self, step: Step, elapsed_ms: float) -> None:
         """A step was computed in so long: it is in the cache, and something was learned."""

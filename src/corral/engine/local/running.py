@@ -43,6 +43,7 @@ class Running:
             self.cached_tokens,
             1e3 * (perf_counter() - self.submitted_s),
             tuple(self.prompt_logprobs),
+            self.lane.found,
         )
 
     def pick(self, row: int) -> int:

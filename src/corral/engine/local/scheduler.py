@@ -8,6 +8,9 @@ Rules
 - Of prompts the one goes first that has least left to compute, so a short one is never behind the whole of a
   long one; each token of prompts that was computed since it came counts as one of its own, so a long one
   waits for no more than its own length of others. Among equals the oldest goes first.
+- What is left of a budget behind a prompt goes to the next one only if that is done with it, or gets a chunk
+  of `least_chunk` tokens: where each lane has a cache of its own, llama.cpp computes their chunks one after
+  the other.
 - A decoding lane may bring drafted tokens along; they are verified in the same step.
 - A prompt begins with what the cache has of it (cache/cache.py). If another is just computing what they
   share, it waits for that instead of computing it too.
@@ -95,7 +98,13 @@ class Scheduler:
         del self._came[lane]
         self.cache.end(lane)
 
-    def plan(self, prefill_tokens: int, drafts: Mapping[Lane, Sequence[int]] | None = None) -> Step:
+    def plan(
+        self,
+        prefill_tokens: int,
+        drafts: Mapping[Lane, Sequence[int]] | None = None,
+        *,
+        least_chunk: int = 1,
+    ) -> Step:
         """The next step; its chunks are empty if nothing runs.
 
         It prefills at most `prefill_tokens`, and decodes where these are 0 or no prompt can be computed now.
@@ -104,7 +113,8 @@ class Scheduler:
         before it.
         """
         budget = self.chunk_tokens or min(prefill_tokens, self.batch_tokens)
-        chunks = self._prefill_chunks(budget) if prefill_tokens else []
+        least_chunk = 1 if self.cache.shape.shares_cells else least_chunk
+        chunks = self._prefill_chunks(budget, least_chunk) if prefill_tokens else []
         is_prefill = bool(chunks)
         chunks = chunks or self._decode_chunks(drafts or {})
         self.cache.trim(len(self.running))
@@ -156,7 +166,7 @@ class Scheduler:
 
     # Prefill
 
-    def _prefill_chunks(self, budget: int) -> list[tuple[Lane, Chunk]]:
+    def _prefill_chunks(self, budget: int, least_chunk: int) -> list[tuple[Lane, Chunk]]:
         chunks: list[tuple[Lane, Chunk]] = []
         taken = rows = 0
         may_begin = True
@@ -168,7 +178,10 @@ class Scheduler:
                 if not lane.has_begun:
                     continue
             start = lane.computed
-            stop = start + min(lane.pending, budget - taken)
+            own = min(lane.pending, budget - taken)
+            if chunks and own < min(lane.pending, least_chunk):
+                break
+            stop = start + own
             if lane.wants_scores:
                 stop = min(stop, start + max(1, self.batch_rows - rows - len(self.running)))
             if not self._reserve(taken + stop - start, lane, [planned for planned, _ in chunks]):

@@ -25,6 +25,7 @@ from corral.engine.local.cache.prefixes import PrefixIndex, common_prefix
 from corral.engine.local.cache.saved import SavedStates
 from corral.engine.local.costs import Costs
 from corral.engine.local.lane import Lane, Tokens
+from corral.events import Found
 
 GROWTH_TOKENS = 16  # room left to each running lane before another one may begin
 KEPT_TOKENS = 8  # a prefix shorter than this is not worth a sequence of the cache
@@ -249,7 +250,8 @@ class CacheBooks:
             self._kept.unpin(kept)  # what was found is the only one that can make room
             self.evict()
             kept, source = None, NOWHERE
-        sequence = self._start(lane, source.length)
+        found: Found = "running" if kept is None else "kept"
+        sequence = self._start(lane, source.length, found if source.length else None)
         if source.sequence is not None:
             self._cells.share(source.sequence, sequence, source.length)
             self._operations.append(Copy(source.sequence, sequence, source.length))
@@ -267,7 +269,7 @@ class CacheBooks:
         while not self._free_sequences or self._cells.free < size:
             evicted = self.evict()
             assert evicted, "it was said to fit"
-        sequence = self._start(lane, length)
+        sequence = self._start(lane, length, "saved")
         self._cells.append(sequence, size)
         self._cells.truncate(sequence, length)
         self._operations.append(Load(state, sequence, length))
@@ -276,12 +278,13 @@ class CacheBooks:
         else:
             self._operations.append(drop)
 
-    def _start(self, lane: Lane, length: int) -> int:
-        """Take a free sequence for a lane that begins with `length` tokens."""
+    def _start(self, lane: Lane, length: int, found: Found | None) -> int:
+        """Take a free sequence for a lane that begins with `length` tokens, where they were `found`."""
         sequence = self._free_sequences.pop()
         self._cells.pin(sequence)
         lane.sequence = sequence
         lane.computed = lane.cached_tokens = length
+        lane.found = found
         return sequence
 
     def _forget(self, sequence: int) -> None:
