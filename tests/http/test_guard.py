@@ -224,7 +224,7 @@ SPELLINGS = [
 
 async def ask(client: Client, headers: dict[str, str], address: str = "127.0.0.1") -> str:
     """Begin a stream, and return its id."""
-    body = {"messages": [{"role": "user", "content": "x"}], "stream": True}
+    body = {"messages": [{"role": "user", "content": "x"}], "stream": True, "max_tokens": 9}
     exchange = client.send("POST", "/v1/chat/completions", body, headers=headers, address=address)
     first = await exchange.chunk()
     return str(json.loads(first.removeprefix(b"data: "))["id"])
