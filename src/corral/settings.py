@@ -222,7 +222,7 @@ class Settings(BaseSettings):
         20.0,
         ge=0,
         allow_inf_nan=False,
-        description="Longest a token's text waits to be written together with the next ones'; longer by 0.25 "
+        description="Longest a token's text waits to be written together with the next ones'; longer by 0.5 "
         "ms for each stream that has some. 0: not at all.",
     )
     reader_bytes: int = Field(

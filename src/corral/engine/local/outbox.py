@@ -12,9 +12,9 @@ from time import perf_counter
 from corral.engine.local.task import Delivery
 from corral.events import BlockDelta, Event, Sampled, TokenLogprob
 
-STREAM_S = 0.00025
+STREAM_S = 0.0005
 """By so much longer is text held for each stream that has some: the loop takes some 50 us to write one's, so
-that is a fifth of its time at most, however many there are."""
+that is a tenth of its time, however many there are."""
 
 
 class Outbox:
