@@ -51,7 +51,7 @@ check:
 	$(INSTALL) test lint
 	$(VENV)/bin/ruff check src tests tools
 	$(VENV)/bin/ruff format --check src tests tools
-	find src tests tools -name '*.py' -exec $(VENV)/bin/flake8-async $(FLAKE8_ASYNC) {} +
+	find src tests tools -name '*.py' -print0 | xargs -0 -n 100 -P 2 $(VENV)/bin/flake8-async $(FLAKE8_ASYNC)
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
