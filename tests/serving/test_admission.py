@@ -416,3 +416,28 @@ def test_a_cached_prompt_that_needs_more_slots_than_are_free_waits_for_its_place
     line.warm.add("wide")
     line.finish_oldest()
     assert line.started == ["one", "other", "cold"]
+
+
+def test_more_slots_start_those_who_wait_and_fewer_end_nobody() -> None:
+    queue = Queue(slots=1)
+    for name in "abcd":
+        queue.join(name)
+    queue.admission.resize(3)
+    assert queue.started == ["a", "b", "c"]
+    queue.admission.resize(1)
+    assert queue.admission.free_slots == -2
+    queue.finish_oldest()
+    queue.finish_oldest()
+    assert queue.started == ["a", "b", "c"], "as many run as there are slots"
+    queue.finish_oldest()
+    assert queue.started == ["a", "b", "c", "d"]
+    queue.finish_oldest()
+    assert queue.admission.is_idle
+
+
+def test_with_no_slot_everybody_waits_until_there_is_one() -> None:
+    queue = Queue(slots=0)
+    queue.join("a")
+    assert queue.positions == {"a": [0]}
+    queue.admission.resize(1)
+    assert queue.started == ["a"]
