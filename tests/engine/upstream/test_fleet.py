@@ -10,7 +10,7 @@ from tests.engine.tales import asking
 from tests.engine.test_contract import Listener
 from tests.engine.upstream.scripted import ScriptedUpstream, Visit, delta, serving
 
-from corral.engine.upstream.address import address_of
+from corral.engine.upstream.address import Address, address_of
 from corral.engine.upstream.affinity import blocks_of
 from corral.engine.upstream.discovery import Found
 from corral.engine.upstream.engine import UpstreamEngine
@@ -197,3 +197,22 @@ async def test_capacity_is_told_of_while_it_changes(is_draining: bool) -> None:
         if not is_draining:
             engine.set_draining(name, False)
         assert told == ([1] if is_draining else [1, 4])
+
+
+BAD = [
+    UpstreamOptions(Address("gpu..internal", 1, is_tls=False)),
+    UpstreamOptions(Address("127.0.0.1", 1, is_tls=False), key="sk-secret\nx"),
+    UpstreamOptions(Address("127.0.0.1", 1, is_tls=False), key="sk-secret\u00e9"),
+]
+
+
+@pytest.mark.parametrize("bad", BAD)
+async def test_one_that_cannot_be_asked_is_out_and_ends_nothing(
+    bad: UpstreamOptions, caplog: pytest.LogCaptureFixture
+) -> None:
+    upstream = ScriptedUpstream()
+    async with running(upstream) as engine:
+        engine.reconfigure([upstream.options(), bad])
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert [replica.state for replica in engine.replicas] == ["in service", "out"]
+        assert "sk-secret" not in str(engine.replicas) + caplog.text

@@ -211,13 +211,12 @@ class Replica:
         )
 
     async def find(self) -> None:
-        """Ask what it is; a checkpoint. One that does not answer is out of service."""
+        """Ask what it is; a checkpoint, and never raises. One that does not answer is out of service."""
         try:
             with trio.fail_after(self._options.upstream_probe_s):
                 self.found = await discover(self.upstream, self._tls)
-        except (Fault, trio.TooSlowError) as error:
-            said = error.error.message if isinstance(error, Fault) else "it does not answer"
-            self.breaker.open(said)
+        except Exception as error:
+            self.breaker.open(_said(error))
             self._out_since = time.time()
         self.heard()
 
@@ -262,7 +261,8 @@ class Replica:
             return None
         try:
             status, body = await self._fetch(kind.slots)
-        except Fault:
+        except Exception as error:
+            logger.debug("%s does not say what it computes: %s", self.name, _said(error))
             return None
         busy = busy_of(kind, status, body)
         # One whose operator has turned that off says 501, and one that has no such thing 404.
@@ -290,12 +290,11 @@ class Replica:
         try:
             with trio.fail_after(self._options.upstream_probe_s):
                 status, _ = await self._fetch(self.kind.health)
-        except (Fault, trio.TooSlowError):
-            status = 0
-        if status == 0 or (status >= 500 and not self._leases):
-            self._give_up(
-                "it does not answer" if status == 0 else f"it says that it is not well (HTTP {status})"
-            )
+        except Exception as error:
+            self._give_up(_said(error))
+            return
+        if status >= 500 and not self._leases:
+            self._give_up(f"it says that it is not well (HTTP {status})")
             return
         self.heard()
         if not self._leases:
@@ -312,9 +311,8 @@ class Replica:
             with trio.fail_after(self._options.upstream_probe_s):
                 self.found = await discover(self.upstream, self._tls)
                 await self._generate()
-        except (Fault, trio.TooSlowError) as error:
-            said = error.error.message if isinstance(error, Fault) else "it does not answer"
-            self.breaker.open(said)
+        except Exception as error:
+            self.breaker.open(_said(error))
             return
         logger.info("%s answers again", self.name)
         self._can_look = True
@@ -363,3 +361,13 @@ class Replica:
     def _changed(self) -> None:
         self._woken.set()
         self._on_change()
+
+
+def _said(error: Exception) -> str:
+    """Why it is given up. A bug in asking it must not end the server, so that is one of the reasons."""
+    if isinstance(error, Fault):
+        return error.error.message
+    if isinstance(error, trio.TooSlowError):
+        return "it does not answer"
+    logger.error("an upstream could not be asked, by a bug", exc_info=error)
+    return "this server failed to ask it"
