@@ -110,7 +110,7 @@ class UpstreamEngine:
 
     def set_draining(self, replica: str, is_draining: bool) -> bool:
         """Give a replica nothing more, or requests again; what it has goes on. False if there is none."""
-        found = [each for each in self.fleet.replicas if each.name == replica]
+        found = [each for each in self.fleet.replicas if each.name == replica and not each.is_leaving]
         for each in found:
             each.set_draining(is_draining)
         return bool(found)
@@ -118,28 +118,35 @@ class UpstreamEngine:
     def reconfigure(self, upstreams: Sequence[UpstreamOptions]) -> None:
         """Have these from now on: new ones are asked what they are, and those that are gone are let finish.
 
-        One whose options have changed is both. The engine runs.
+        Who they are goes by their names, so one that is described otherwise goes on as that. The engine runs.
         """
         if self._nursery is None:
             raise EngineFailed("the engine is not running")
-        wanted = list(upstreams)
-        for replica in tuple(self.fleet.replicas):
-            if replica.upstream in wanted:
-                wanted.remove(replica.upstream)
-            elif not replica.is_leaving:
-                replica.is_leaving = True
+        there = {replica.name: replica for replica in self.fleet.replicas}
+        for upstream in upstreams:
+            replica = there.pop(upstream.address.name, None)
+            if replica is None:
+                self._nursery.start_soon(self._join, self._add(upstream))
+            elif replica.become(upstream, self._tls_of(upstream)):
+                self._nursery.start_soon(self._ask_anew, replica)
+        for replica in there.values():
+            if not replica.is_leaving:
+                replica.leave()
                 self._nursery.start_soon(self._let_finish, replica)
-        for upstream in wanted:
-            self._nursery.start_soon(self._join, self._add(upstream))
 
     async def _join(self, replica: Replica) -> None:
         await replica.find()
         self._slots_changed()
         await replica.run()
 
+    async def _ask_anew(self, replica: Replica) -> None:
+        await replica.find()
+        self._slots_changed()
+
     async def _let_finish(self, replica: Replica) -> None:
-        replica.set_draining(True)
         await replica.wait_idle()
+        if not replica.is_leaving or replica not in self.fleet.replicas:
+            return  # it has come back, and perhaps gone before
         self.fleet.remove(replica)
         replica.scope.cancel()
         logger.info("%s is gone", replica.name)
@@ -229,12 +236,15 @@ class UpstreamEngine:
 
     def _add(self, upstream: UpstreamOptions) -> Replica:
         self._added += 1
-        if upstream.address.is_tls and self._tls is None:
-            self._tls = ssl.create_default_context()
-        tls = self._tls if upstream.address.is_tls else None
+        tls = self._tls_of(upstream)
         replica = Replica(self._added, upstream, self._options, tls, lambda: self.fleet.on_change())
         self.fleet.replicas.append(replica)
         return replica
+
+    def _tls_of(self, upstream: UpstreamOptions) -> ssl.SSLContext | None:
+        if upstream.address.is_tls and self._tls is None:
+            self._tls = ssl.create_default_context()
+        return self._tls if upstream.address.is_tls else None
 
     def _slots_changed(self) -> None:
         """A slot of a replica is free, or the replica takes more or less than before."""

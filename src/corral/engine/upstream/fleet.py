@@ -61,8 +61,15 @@ class Fleet:
 
     @property
     def slots(self) -> int:
-        """Of all that are in service."""
-        return sum(replica.slots for replica in self.replicas if replica.is_in_service)
+        """Of all that are in service, and those that others hold yet.
+
+        Who is admitted holds one of these wherever it runs. Without those of replicas that are given nothing
+        more, what runs there would take slots from the others.
+        """
+        return sum(
+            max(replica.slots, replica.in_flight) if replica.is_in_service else replica.in_flight
+            for replica in self.replicas
+        )
 
     @property
     def ctx_tokens(self) -> int:

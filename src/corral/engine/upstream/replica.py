@@ -78,7 +78,7 @@ class Replica:
         self.breaker = Breaker(trio.current_time)
         self.is_draining = False
         self.is_leaving = False
-        """It is not configured any more."""
+        """It is not configured any more, and is gone with the last that it has."""
         self.scope = trio.CancelScope()
         """Of `run`."""
         self.work = 0
@@ -132,7 +132,8 @@ class Replica:
     @property
     def is_in_service(self) -> bool:
         """Whether it is given requests."""
-        return self.found is not None and self.breaker.is_closed and not self.is_draining
+        is_given_up = self.found is None or not self.breaker.is_closed
+        return not (is_given_up or self.is_draining or self.is_leaving)
 
     @property
     def free_slots(self) -> int:
@@ -179,6 +180,25 @@ class Replica:
             logger.info("%s is %s", self.name, "given nothing more" if is_draining else "given requests")
             self._changed()
 
+    def leave(self) -> None:
+        """Give it nothing more, since it is not configured any more."""
+        self.is_leaving = True
+        logger.info("%s is given nothing more, and leaves", self.name)
+        self._changed()
+
+    def become(self, upstream: UpstreamOptions, tls: ssl.SSLContext | None) -> bool:
+        """It is configured, perhaps again, or otherwise than before; what it has goes on, and counts.
+
+        Whether it is to be asked anew what it is, by `find`.
+        """
+        self.is_leaving = False
+        is_other = upstream != self.upstream
+        if is_other:
+            self.upstream, self._tls = upstream, tls
+            self.breaker.retry_s = trio.current_time()
+        self._changed()
+        return is_other and self.breaker.is_closed
+
     async def wait_idle(self) -> None:
         """Until it has nothing in flight; a checkpoint, cancel-safe."""
         await trio.lowlevel.checkpoint()
@@ -189,7 +209,7 @@ class Replica:
         """As people see it."""
         breaker = self.breaker
         state: Literal["in service", "draining", "out", "tried"] = "in service"
-        if self.is_draining:
+        if self.is_draining or self.is_leaving:
             state = "draining"
         elif not self.is_in_service:
             state = "tried" if breaker.state == "half-open" else "out"
@@ -214,7 +234,7 @@ class Replica:
         """Ask what it is; a checkpoint, and never raises. One that does not answer is out of service."""
         try:
             with trio.fail_after(self._options.upstream_probe_s):
-                self.found = await discover(self.upstream, self._tls)
+                await self._discover()
         except Exception as error:
             self.breaker.open(_said(error))
             self._out_since = time.time()
@@ -309,7 +329,7 @@ class Replica:
         self.breaker.half_open()
         try:
             with trio.fail_after(self._options.upstream_probe_s):
-                self.found = await discover(self.upstream, self._tls)
+                await self._discover()
                 await self._generate()
         except Exception as error:
             self.breaker.open(_said(error))
@@ -320,6 +340,12 @@ class Replica:
         self._out_since = None
         self.heard()
         self._changed()
+
+    async def _discover(self) -> None:
+        upstream = self.upstream
+        found = await discover(upstream, self._tls)
+        if upstream is self.upstream:  # else that has been asked anew
+            self.found = found
 
     async def _generate(self) -> None:
         body = msgspec.json.encode(
