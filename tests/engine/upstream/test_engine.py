@@ -358,6 +358,42 @@ async def test_what_still_runs_is_not_taken_for_what_is_left_of_the_gone() -> No
         await staying.is_released.wait()
 
 
+async def test_what_still_prefills_is_not_taken_for_what_is_left_of_the_gone() -> None:
+    """Though nothing was heard of it yet."""
+
+    async def play(visit: Visit) -> None:
+        await (says_a_word if len(upstream.visits) == 1 else sends_a_head)(visit)
+
+    upstream = ScriptedUpstream(play)
+    async with running(upstream) as engine:
+        leaving, staying = Listener(), Listener()
+        leaves = await submitted(engine, leaving)
+        await leaving.has_begun.wait()
+        stays = await submitted(engine, staying)
+        await upstream.visit(1)
+        leaves.cancel()
+        with trio.fail_after(2):
+            await leaving.is_released.wait()
+        assert not staying.releases
+        stays.cancel()
+        await staying.is_released.wait()
+
+
+async def test_one_that_stops_while_it_is_looked_at_gives_its_slot_back() -> None:
+    upstream = ScriptedUpstream(says_a_word)
+    upstream.lingers = True
+    async with running(upstream, probe_s=0.1) as engine:
+        listener = Listener()
+        handle = await submitted(engine, listener)
+        await listener.has_begun.wait()
+        upstream.hangs = True
+        handle.cancel()
+        with trio.fail_after(5):
+            await listener.is_released.wait()
+        assert not engine.fleet.replicas[0].is_in_service
+        upstream.stop_computing()
+
+
 async def test_where_slots_are_not_shown_a_slot_comes_back_at_once() -> None:
     upstream = ScriptedUpstream(says_a_word, owner="somebody")
     upstream.lingers = True

@@ -223,7 +223,7 @@ async def test_one_that_cannot_be_asked_is_out_and_ends_nothing(
 
 async def begun(engine: UpstreamEngine, count: int) -> list[tuple[Listener, Handle]]:
     """So many sequences of which a word was heard."""
-    started = []
+    started: list[tuple[Listener, Handle]] = []
     for _ in range(count):
         listener = Listener()
         prepared = await engine.prepare(asking("x"), client="somebody")

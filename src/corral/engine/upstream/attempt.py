@@ -38,7 +38,6 @@ class Attempt:
         self._silence_s = silence_s
         self._answer = Answer(sequence.prepared.request, sequence.prepared.prompt_tokens)
         self.lease: Lease | None = None
-        self._was_asked = False
 
     @property
     def has_begun(self) -> bool:
@@ -60,9 +59,9 @@ class Attempt:
                 return Waste()
             if not sequence.is_cancelled:
                 raise broken("does not answer any more" if self.lease.cut else "said nothing for too long")
-            self.lease.begun = False  # from now on what is computed for it is for nobody
-            if not self._was_asked:
+            if not self.lease.asked:
                 return Waste()
+            self.lease.asked = False  # from now on what is computed for it is for nobody
             await replica.abort(sequence.id)
             return Waste(residual_s=await replica.residue.gone())
 
@@ -83,7 +82,8 @@ class Attempt:
             max_tokens=sequence.max_tokens if is_limited else None,
             id=sequence.id,
         )
-        self._was_asked = True
+        assert self.lease is not None
+        self.lease.asked = True
         head = await exchange.ask(
             Ask(path_of(request), replica.upstream.key, body, sequence.id, "text/event-stream")
         )

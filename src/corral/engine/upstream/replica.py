@@ -41,13 +41,13 @@ WHAT_IS_SAID: Final = "Hi"
 class Lease:
     """One sequence's slot at a replica, and the work that is left of it, in tokens of prompt."""
 
-    __slots__ = ("begun", "cut", "left", "replica", "scope")
+    __slots__ = ("asked", "cut", "left", "replica", "scope")
 
     def __init__(self, replica: "Replica", left: int) -> None:
         self.replica = replica
         self.left = left
-        self.begun = False
-        """Something was heard of it, so the upstream has it in a slot."""
+        self.asked = False
+        """The upstream was asked for it, and has it in a slot: it is given no more than those."""
         self.cut = False
         """The replica was given up while it had this."""
         self.scope = trio.CancelScope()
@@ -55,7 +55,6 @@ class Lease:
 
     def heard(self, left: int) -> None:
         """It goes on, and that much is left."""
-        self.begun = True
         self.replica.work += left - self.left
         self.left = left
 
@@ -90,7 +89,10 @@ class Replica:
         self.shared = False
         """Others use it too: then what it computes says nothing about who has left here."""
         self.residue = Residue(
-            self.busy, lambda: self.tells_busy, lambda: sum(lease.begun for lease in self._leases)
+            self.busy,
+            lambda: self.tells_busy,
+            lambda: sum(lease.asked for lease in self._leases),
+            self._seems_shared,
         )
         self._options = options
         self._tls = tls
@@ -374,6 +376,11 @@ class Replica:
         ask = Ask(path, self.upstream.key)
         return await fetch(self.upstream.address, self._tls, ask, limit_bytes=METRICS_BYTES)
 
+    def _seems_shared(self) -> None:
+        """It computes more than what is ours, and that does not end."""
+        self.shared = True
+        logger.info("%s is used by others too: nobody waits until it computes less", self.name)
+
     def _give_up(self, reason: str) -> None:
         """It is not there: what it has is lost."""
         logger.warning("%s is given nothing for a while: %s", self.name, reason)
@@ -385,6 +392,8 @@ class Replica:
         self._changed()
 
     def _changed(self) -> None:
+        if not self.breaker.is_closed:
+            self.residue.give_up()
         self._woken.set()
         self._on_change()
 
