@@ -237,12 +237,32 @@ async def fails_after_a_word(visit: Visit) -> None:
     await visit.say(delta("well"), frame({"error": {"message": "boom", "code": 500}}))
 
 
+async def fails_in_the_same_breath(visit: Visit) -> None:
+    failed = frame({"error": {"message": "boom", "code": 500}})
+    await visit.send(STREAM + chunk(delta("well") + failed) + LAST)
+
+
 async def goes_on_past_the_limit(visit: Visit) -> None:
-    await visit.say(*(delta("a ") for _ in range(100)))
+    counted = [delta("a ") + usage(9, number) for number in range(1, 100)]
+    await visit.send(STREAM + b"".join(map(chunk, counted)))
     await visit.gone.wait()
 
 
-@pytest.mark.parametrize("play", [dies_after_a_word, fails_after_a_word, goes_on_past_the_limit])
+async def goes_on_far_past_the_limit_and_counts_nothing(visit: Visit) -> None:
+    await visit.say(*(delta("a ") for _ in range(2000)))
+    await visit.gone.wait()
+
+
+@pytest.mark.parametrize(
+    "play",
+    [
+        dies_after_a_word,
+        fails_after_a_word,
+        fails_in_the_same_breath,
+        goes_on_past_the_limit,
+        goes_on_far_past_the_limit_and_counts_nothing,
+    ],
+)
 async def test_after_the_first_word_there_is_no_second_beginning(
     play: Callable[[Visit], Awaitable[None]],
 ) -> None:
@@ -252,6 +272,37 @@ async def test_after_the_first_word_there_is_no_second_beginning(
     assert text_of(listener)
     assert isinstance(error_of(listener), EngineFailed)
     assert not well.visits
+
+
+async def test_an_answer_that_comes_in_less_than_tokens_keeps_its_limit() -> None:
+    text = "internationalization of it"
+
+    async def in_letters(visit: Visit) -> None:
+        letters = b"".join(map(delta, text))
+        await visit.send(STREAM + chunk(letters + delta(finish="stop") + usage(9, 5) + DONE) + LAST)
+
+    async with running(ScriptedUpstream(in_letters)) as engine:
+        listener = await heard(engine, asking("x", max_tokens=8))
+    assert text_of(listener) == text
+    assert isinstance(listener.endings[0], Finished)
+
+
+async def test_a_whole_answer_has_one_end_though_its_connection_has_none() -> None:
+    upstream = ScriptedUpstream(without_a_last_chunk)
+    async with running(upstream, silence_s=0.1) as engine:
+        listener = await heard(engine)
+        [replica] = engine.fleet.replicas
+        assert replica.breaker.failures == 0
+    assert [type(ending) for ending in listener.endings] == [Finished]
+
+
+async def test_a_whole_answer_has_one_end_though_its_replica_dies_after_it() -> None:
+    upstream = ScriptedUpstream(without_a_last_chunk)
+    async with running(upstream, probe_s=0.05) as engine:
+        upstream.hangs = True
+        listener = await heard(engine)
+        assert not engine.fleet.replicas[0].is_in_service
+    assert [type(ending) for ending in listener.endings] == [Finished]
 
 
 @pytest.mark.parametrize(
@@ -480,15 +531,25 @@ async def test_one_that_hangs_fails_what_it_had_begun() -> None:
             engine.check(asking("x"))
 
 
-async def test_one_that_only_sends_comments_is_given_so_much_time_and_no_more() -> None:
+@pytest.mark.parametrize(
+    "nothing",
+    [
+        b": still here\n\n",
+        frame({"choices": []}),
+        delta(""),
+        frame({"choices": [], "prompt_progress": {"total": 9, "processed": 3, "cache": 0}}),
+        usage(9, 0),
+    ],
+)
+async def test_one_that_brings_nothing_on_is_given_so_much_time_and_no_more(nothing: bytes) -> None:
     async def comments(visit: Visit) -> None:
         await visit.send(STREAM)
         while True:
-            await visit.send(chunk(b": still here\n\n"))
+            await visit.send(chunk(nothing))
             await trio.sleep(0.01)
 
     upstream = ScriptedUpstream(comments)
-    async with running(upstream, silence_s=0.3) as engine:
+    async with running(upstream, silence_s=0.15) as engine:
         assert "said nothing for too long" in str(error_of(await heard(engine)))
     assert upstream.visits[0].went == "rst"
 

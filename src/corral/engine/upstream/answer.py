@@ -114,6 +114,12 @@ class Answer:
         """Whether something of the answer itself was heard: from then on there is no second beginning."""
         self.is_over = False
         """Whether it has said so itself."""
+        self.counts_tokens = False
+        """Whether `sampled_tokens` is what the upstream counts; else it is of chunks."""
+        self.said = 0
+        """Grows with all that brings the answer on: not with what is said again, or says nothing."""
+        self._prefilled_tokens = -1
+        self._counted_tokens = 0
 
     def feed(self, data: bytes) -> list[Event]:
         """What one event of the stream tells; raises Fault for an error, and for what is none of the API."""
@@ -131,6 +137,9 @@ class Answer:
             self._progress(chunk.prompt_progress, events)
         if isinstance(chunk.usage, dict):
             self._usage = chunk.usage
+            if (so_far := count_of(chunk.usage.get("completion_tokens")) or 0) > self._counted_tokens:
+                self._counted_tokens = so_far
+                self.said += 1
         for choice in chunk.choices or ():
             self._choice(choice, events)
         return events
@@ -187,6 +196,9 @@ class Answer:
             return
         self._prompt_tokens = total
         self._cached_tokens = min(count_of(progress.get("cache")) or 0, total)
+        if done > self._prefilled_tokens:
+            self._prefilled_tokens = done
+            self.said += 1
         time_ms = progress.get("time_ms")
         events.append(
             Prefill(
@@ -207,6 +219,7 @@ class Answer:
                 error = UpstreamFailed(f"the engine behind this server ended its answer with {word!r}")
                 raise Fault(error, elsewhere=False, blames=False)
             self._reason = reason
+            self.said += 1
             matched = choice.matched_stop
             self._stop = choice.stop_reason if choice.stop_reason is not None else None
             if self._stop is None and isinstance(matched, str | int):
@@ -224,6 +237,7 @@ class Answer:
             text = choice.text
         if not (thought or text or calls):
             return
+        self.said += 1
         if not self.has_begun:
             self._begin(events)
         logprobs = _logprobs(choice.logprobs)
@@ -247,6 +261,7 @@ class Answer:
     def _sample(self, tokens: int, is_thought: bool, events: list[Event]) -> None:
         """A chunk is a token, unless the upstream says how many it has, here or in all so far."""
         so_far = count_of(self._usage.get("completion_tokens"))
+        self.counts_tokens = tokens > 0 or so_far is not None
         if so_far is not None:
             tokens = so_far - self.sampled_tokens
             if tokens <= 0:

@@ -25,6 +25,8 @@ ANSWER_BYTES: Final = 2**28
 """Of one answer on the wire, at most."""
 OVER: Final = 16
 """Tokens past its limit at which an upstream is taken not to keep it."""
+CHUNKS: Final = 16
+"""Into which a token may be cut by who does not say how many tokens a chunk has."""
 
 
 class Attempt:
@@ -38,6 +40,7 @@ class Attempt:
         self._silence_s = silence_s
         self._answer = Answer(sequence.prepared.request, sequence.prepared.prompt_tokens)
         self.lease: Lease | None = None
+        self._said = 0
 
     @property
     def has_begun(self) -> bool:
@@ -56,6 +59,8 @@ class Attempt:
             scope.deadline = self._deadline_s()
             with sequence.enter(scope), closing(replica.exchange()) as exchange:
                 await self._heard_out(replica, exchange)
+                return Waste()
+            if sequence.is_over:  # only the end of the connection did not come
                 return Waste()
             if not sequence.is_cancelled:
                 raise broken("does not answer any more" if self.lease.cut else "said nothing for too long")
@@ -98,9 +103,10 @@ class Attempt:
             except EventTooLarge:
                 raise broken("sent an event that is too large") from None
             events: list[Event] = []
-            for frame in frames:
-                events += self._answer.feed(frame)
-            if frames:
+            try:
+                for frame in frames:
+                    events += self._answer.feed(frame)
+            finally:  # what came before an error was said
                 self._heard(events, is_limited)
         events = self._answer.end()
         finished = events[-1]
@@ -124,8 +130,11 @@ class Attempt:
         sequence, lease, answer = self._sequence, self.lease, self._answer
         assert lease is not None
         lease.replica.heard()
-        lease.scope.deadline = self._deadline_s()
-        if is_limited and answer.sampled_tokens > sequence.max_tokens + OVER:
+        if answer.said > self._said:  # else it may go on like that for ever
+            self._said = answer.said
+            lease.scope.deadline = self._deadline_s()
+        most_tokens = sequence.max_tokens + OVER
+        if is_limited and answer.sampled_tokens > most_tokens * (1 if answer.counts_tokens else CHUNKS):
             raise broken("went on past the limit of the answer")
         wanted = sequence.prepared.wanted
         left_output = max(0, min(wanted.output_tokens, EXPECTED_TOKENS) - answer.sampled_tokens)

@@ -18,11 +18,12 @@ LONGEST_S: Final = 30.0
 class Breaker:
     """That of one replica. It begins closed."""
 
-    __slots__ = ("_failures", "_now_s", "_wait_s", "opened_s", "openings", "reason", "retry_s", "state")
+    __slots__ = ("_now_s", "_wait_s", "failures", "opened_s", "openings", "reason", "retry_s", "state")
 
     def __init__(self, now_s: Callable[[], float]) -> None:
         self._now_s = now_s
-        self._failures = 0
+        self.failures = 0
+        """In a row."""
         self._wait_s = FIRST_S
         self.state: State = "closed"
         self.reason = ""
@@ -39,12 +40,12 @@ class Breaker:
 
     def succeeded(self) -> None:
         """A request of a client's went well."""
-        self._failures = 0
+        self.failures = 0
 
     def failed(self, reason: str) -> bool:
         """One did not; whether that has opened it."""
-        self._failures += 1
-        if self.is_closed and self._failures >= FAILURES:
+        self.failures += 1
+        if self.is_closed and self.failures >= FAILURES:
             self.open(reason)
             return True
         return False
@@ -65,4 +66,4 @@ class Breaker:
 
     def close(self) -> None:
         """It answers again."""
-        self.state, self.opened_s, self._failures = "closed", None, 0
+        self.state, self.opened_s, self.failures = "closed", None, 0

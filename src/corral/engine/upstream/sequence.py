@@ -58,9 +58,9 @@ class UpstreamSequence:
         return scope
 
     def tell(self, events: list[Event]) -> None:
-        if self.is_cancelled:
+        if self.is_cancelled or self._is_over:
             return
-        self._is_over = self._is_over or isinstance(events[-1], Finished | Failed)
+        self._is_over = isinstance(events[-1], Finished | Failed)
         _call(self._sink.events, events)
 
     def released(self, waste: Waste) -> None:
