@@ -24,11 +24,12 @@ from tests.engine.upstream.scripted import (
 )
 
 from corral.engine.contract import Handle
+from corral.engine.upstream.breaker import FAILURES, FIRST_S
 from corral.engine.upstream.engine import UpstreamEngine
 from corral.engine.upstream.options import FleetOptions
 from corral.errors import EngineFailed, InvalidRequest, Overloaded, UpstreamFailed
 from corral.events import BlockDelta, Failed, Finished, Placed, Prefill, Usage
-from corral.request import GenerationRequest
+from corral.request import GenerationRequest, RawPrompt
 
 WHOLE = delta("well") + delta(finish="stop") + usage(9, 1) + DONE
 
@@ -653,3 +654,69 @@ async def _free_port() -> int:
     port: int = sock.getsockname()[1]
     sock.close()
     return port
+
+
+async def test_who_has_no_completions_is_none_the_worse_and_is_not_asked_again() -> None:
+    async def only_chats(visit: Visit) -> None:
+        if visit.head.startswith(b"POST /v1/completions"):
+            await visit.answer(404, {"error": "no such route"})
+        else:
+            await sends_whole(visit)
+
+    completion = GenerationRequest(prompt=RawPrompt("once"), max_tokens=5)
+    upstreams = [ScriptedUpstream(only_chats) for _ in range(2)]
+    async with running(*upstreams) as engine:
+        for _ in range(FAILURES):
+            error = error_of(await heard(engine, completion))
+            assert isinstance(error, InvalidRequest)
+            assert error.param == "prompt"
+        assert [len(upstream.visits) for upstream in upstreams] == [1, 1]
+        assert [replica.state for replica in engine.replicas] == ["in service", "in service"]
+        with pytest.raises(InvalidRequest):
+            engine.check(completion)
+        assert text_of(await heard(engine)) == "well"
+
+
+async def an_error(visit: Visit) -> None:
+    await visit.say(frame({"error": {"message": "CUDA error", "code": 500}}), DONE)
+
+
+async def only_done(visit: Visit) -> None:
+    await visit.say(DONE)
+
+
+@pytest.mark.parametrize("play", [an_error, only_done])
+async def test_one_that_is_tried_and_answers_with_an_error_stays_out(
+    play: Callable[[Visit], Awaitable[None]],
+) -> None:
+    upstream = ScriptedUpstream(play)
+    async with running(upstream) as engine:
+        [replica] = engine.fleet.replicas
+        replica.breaker.open("it broke")
+        replica.breaker.retry_s = trio.current_time()
+        replica.set_draining(True)  # wakes who looks at it
+        await upstream.visit(0)
+        with trio.fail_after(5):
+            while replica.breaker.retry_s - trio.current_time() < FIRST_S:
+                await trio.testing.wait_all_tasks_blocked(0.01)
+        assert not replica.breaker.is_closed
+
+
+async def test_one_that_is_tried_may_take_as_long_as_a_clients_request() -> None:
+    async def is_slow(visit: Visit) -> None:
+        await visit.send(STREAM)
+        await trio.sleep(0.15)
+        await visit.send(chunk(WHOLE) + LAST)
+
+    upstream = ScriptedUpstream(is_slow)
+    async with running(upstream, probe_s=0.1) as engine:
+        [replica] = engine.fleet.replicas
+        replica.breaker.open("it broke")
+        replica.breaker.retry_s = trio.current_time()
+        back = trio.Event()
+        engine.on_capacity.append(lambda: back.set() if engine.capacity.slots else None)
+        replica.set_draining(True)  # wakes who looks at it
+        replica.set_draining(False)
+        with trio.fail_after(5):
+            await back.wait()
+        assert len(upstream.visits) == 1

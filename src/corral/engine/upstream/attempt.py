@@ -17,6 +17,7 @@ from corral.engine.upstream.replica import EVENT_BYTES, OUTPUT_WEIGHT, Lease, Re
 from corral.engine.upstream.sequence import UpstreamSequence
 from corral.errors import InvalidRequest
 from corral.events import Event, Finished, Placed, Prefill
+from corral.request import GenerationRequest
 
 ERROR_BYTES: Final = 64 * 1024
 GOODBYE_S: Final = 0.5
@@ -25,6 +26,8 @@ ANSWER_BYTES: Final = 2**28
 """Of one answer on the wire, at most."""
 OVER: Final = 16
 """Tokens past its limit at which an upstream is taken not to keep it."""
+NO_SUCH_API: Final = (404, 405, 501)
+"""Said to a completion: not every server has those, and one without is none the worse."""
 CHUNKS: Final = 16
 """Into which a token may be cut by who does not say how many tokens a chunk has."""
 
@@ -74,10 +77,7 @@ class Attempt:
         """Ask, and tell what is answered until that is whole. Raises Fault."""
         sequence = self._sequence
         request = sequence.prepared.request
-        try:
-            check(request, replica.kind)
-        except InvalidRequest as error:  # it was not known yet when the request was checked
-            raise Fault(error, blames=False) from None
+        _check(request, replica)
         is_limited = request.max_tokens is not None or sequence.max_tokens < sequence.prepared.max_tokens
         body = body_of(
             request,
@@ -92,6 +92,9 @@ class Attempt:
         head = await exchange.ask(
             Ask(path_of(request), replica.upstream.key, body, sequence.id, "text/event-stream")
         )
+        if request.prompt is not None and head.status in NO_SUCH_API:
+            replica.lacks_completions()
+            _check(request, replica)
         await self._check(head, exchange)
         reader, size = EventReader(EVENT_BYTES), 0
         while not self._answer.is_over and (piece := await exchange.receive()):
@@ -149,3 +152,11 @@ class Attempt:
     def _deadline_s(self) -> float:
         """Until when the next word has to come."""
         return trio.current_time() + self._silence_s if self._silence_s else float("inf")
+
+
+def _check(request: GenerationRequest, replica: Replica) -> None:
+    """What it is may have become known only after the request was checked. Raises Fault."""
+    try:
+        check(request, replica.kind)
+    except InvalidRequest as error:
+        raise Fault(error, blames=False) from None

@@ -163,6 +163,7 @@ class UpstreamEngine:
         if (failure := self.failure) is not None:
             raise failure
         found = [replica.kind for replica in self.fleet.replicas if replica.found is not None]
+        found.sort(key=lambda kind: kind.has_completions)  # one of a kind that has them is enough
         for kind in {kind.name: kind for kind in found}.values():
             check(request, kind)
 

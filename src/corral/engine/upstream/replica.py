@@ -9,13 +9,15 @@ import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from typing import Final, Literal
 
 import msgspec
 import trio
 
 from corral.engine.contract import ReplicaState
-from corral.engine.upstream.ask import CHAT
+from corral.engine.upstream.answer import Answer
+from corral.engine.upstream.ask import CHAT, body_of
 from corral.engine.upstream.breaker import Breaker
 from corral.engine.upstream.discovery import Found, discover
 from corral.engine.upstream.events import EventReader, EventTooLarge
@@ -25,6 +27,7 @@ from corral.engine.upstream.kinds import KINDS, Kind
 from corral.engine.upstream.options import FleetOptions, UpstreamOptions
 from corral.engine.upstream.residue import Residue
 from corral.engine.upstream.slots import busy_of
+from corral.request import GenerationRequest, Message
 
 logger = logging.getLogger("corral.upstream")
 
@@ -34,8 +37,10 @@ UNKNOWN_CTX_TOKENS: Final = 2**20
 """Of one request, where an upstream does not say: then it refuses what is too long."""
 METRICS_BYTES: Final = 4 * 2**20
 EVENT_BYTES: Final = 2**20
-WHAT_IS_SAID: Final = "Hi"
-"""To a replica that is tried again; one token of an answer is enough."""
+TRIED_WITH: Final = GenerationRequest((Message("user", "Hi"),), max_tokens=1)
+"""What a replica is asked that is tried again; one token of an answer is enough."""
+LONGEST_TRY_S: Final = 300.0
+"""For which nothing of that may be heard, where requests have no such limit."""
 
 
 class Lease:
@@ -332,7 +337,7 @@ class Replica:
         try:
             with trio.fail_after(self._options.upstream_probe_s):
                 await self._discover()
-                await self._generate()
+            await self._generate()
         except Exception as error:
             self.breaker.open(_said(error))
             return
@@ -343,6 +348,11 @@ class Replica:
         self.heard()
         self._changed()
 
+    def lacks_completions(self) -> None:
+        """It has no `/v1/completions`, which is known until it is asked anew what it is."""
+        if self.found is not None:
+            self.found = replace(self.found, kind=replace(self.found.kind, has_completions=False))
+
     async def _discover(self) -> None:
         upstream = self.upstream
         found = await discover(upstream, self._tls)
@@ -350,27 +360,25 @@ class Replica:
             self.found = found
 
     async def _generate(self) -> None:
-        body = msgspec.json.encode(
-            {
-                "model": self.model,
-                "messages": [{"role": "user", "content": WHAT_IS_SAID}],
-                "max_tokens": 1,
-                "stream": True,
-            }
-        )
+        """Ask for a token as a client's request does, and hear it out. Raises Fault or TooSlowError."""
+        body = body_of(TRIED_WITH, self.kind, model=self.model, choice=0, max_tokens=1, id="corral-try")
         ask = Ask(CHAT, self.upstream.key, body, accept="text/event-stream")
-        with closing(self.exchange()) as exchange:
+        silence_s = self._options.upstream_silence_s or LONGEST_TRY_S
+        answer, said, reader = Answer(TRIED_WITH, 1), 0, EventReader(EVENT_BYTES)
+        with trio.fail_after(silence_s) as scope, closing(self.exchange()) as exchange:
             head = await exchange.ask(ask)
             if head.status != 200:
                 raise fault_of_answer(head.status, await exchange.body(EVENT_BYTES))
-            reader, frames = EventReader(EVENT_BYTES), 0
             try:
-                while piece := await exchange.receive():
-                    frames += len(reader.feed(piece))
+                while not answer.is_over and (piece := await exchange.receive()):
+                    for frame in reader.feed(piece):
+                        answer.feed(frame)
+                    if answer.said > said:
+                        said = answer.said
+                        scope.deadline = trio.current_time() + silence_s
             except EventTooLarge:
                 raise broken("sent an event that is too large") from None
-            if not frames:
-                raise broken("ended without an answer")
+            answer.end()
 
     async def _fetch(self, path: str) -> tuple[int, bytes]:
         ask = Ask(path, self.upstream.key)
