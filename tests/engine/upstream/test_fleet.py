@@ -8,7 +8,7 @@ import trio
 import trio.testing
 from tests.engine.tales import asking
 from tests.engine.test_contract import Listener
-from tests.engine.upstream.scripted import ScriptedUpstream, Visit, delta, serving
+from tests.engine.upstream.scripted import ScriptedUpstream, Visit, delta, serving, whole
 
 from corral.engine.contract import Handle
 from corral.engine.upstream.address import Address, address_of
@@ -284,3 +284,20 @@ async def test_one_that_is_described_otherwise_keeps_what_it_has_and_takes_no_mo
         assert engine.fleet.pick(talk("more")) is None
         assert engine.capacity.slots == 2
         await ended(started)
+
+
+class Boasting(ScriptedUpstream):
+    """Says of itself what nobody should believe, or show."""
+
+    def _told(self, path: str) -> bytes:
+        if path == "/v1/models":
+            return whole(200, {"data": [{"id": "\x1b]0;owned\x07" + "m" * 9999, "owned_by": "llamacpp"}]})
+        return whole(200, {"total_slots": 10**6})
+
+
+async def test_what_an_upstream_says_of_itself_is_bounded_and_drives_no_terminal() -> None:
+    async with running(Boasting()) as engine:
+        assert engine.capacity.slots == 4096
+        for shown in (engine.model, engine.replicas[0].model):
+            assert "\x1b" not in shown
+            assert len(shown) <= 256

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from corral.engine.upstream.faults import Fault, broken, count_of, fault_of_frame
+from corral.engine.upstream.faults import Fault, broken, count_of, fault_of_frame, prompt_param
 from corral.errors import UpstreamFailed
 from corral.events import (
     BlockClosed,
@@ -99,6 +99,7 @@ class Answer:
     def __init__(self, request: GenerationRequest, prompt_tokens: int) -> None:
         """`prompt_tokens` is what was guessed of the prompt's length, until the upstream says."""
         self._request = request
+        self._param = prompt_param(request)
         self._prompt_tokens = prompt_tokens
         self._cached_tokens = 0
         self.sampled_tokens = 0
@@ -109,6 +110,9 @@ class Answer:
         self._kind: BlockKind | None = None
         self._call: int | str | None = None
         self._arguments: list[str] = []
+        self._has_called = False
+        self._held: tuple[TokenLogprob, ...] = ()
+        """Of tokens that have completed no character yet."""
         self._blocks = 0
         self.has_begun = False
         """Whether something of the answer itself was heard: from then on there is no second beginning."""
@@ -131,7 +135,7 @@ class Answer:
         except (msgspec.DecodeError, RecursionError):
             raise broken("sent what is no answer") from None
         if chunk.error is not None:
-            raise fault_of_frame(chunk.error)
+            raise fault_of_frame(chunk.error, param=self._param)
         events: list[Event] = []
         if chunk.prompt_progress is not None:
             self._progress(chunk.prompt_progress, events)
@@ -156,11 +160,15 @@ class Answer:
         if missing > 0:
             thoughts = max(0, usage.reasoning_tokens - self._reasoning_tokens)
             events.append(Sampled(missing, reasoning_tokens=min(missing, thoughts)))
+        if self._held and self._kind == "text":
+            events.append(BlockDelta(self._blocks - 1, "", self._held))
         self._close(events)
         stop = self._stop if self._reason in ("stop", "length") else None
         reason, text = self._reason, None
         if isinstance(stop, str) and stop in self._request.stop:
             reason, text = "stop_sequence", stop
+        elif reason == "stop" and self._has_called:  # some say so, OpenAI itself of a call that was forced
+            reason = "tool_calls"
         token = stop if isinstance(stop, int) and stop in self._request.sampling.stop_tokens else None
         events.append(Finished(reason, text, usage, stop_token=token))
         return events
@@ -180,7 +188,7 @@ class Answer:
             self._prompt_tokens = prompt_tokens
         if cached_tokens is not None:
             self._cached_tokens = cached_tokens
-        completion_tokens = self.sampled_tokens if completion_tokens is None else completion_tokens
+        completion_tokens = completion_tokens or self.sampled_tokens  # it is not 0 of what was heard
         return Usage(
             prompt_tokens=self._prompt_tokens,
             cached_tokens=min(self._cached_tokens, self._prompt_tokens),
@@ -235,12 +243,14 @@ class Answer:
             calls = delta.tool_calls or []
         elif choice.text:
             text = choice.text
+        logprobs = self._held + _logprobs(choice.logprobs)
         if not (thought or text or calls):
+            self._held = logprobs
             return
+        self._held = ()
         self.said += 1
         if not self.has_begun:
             self._begin(events)
-        logprobs = _logprobs(choice.logprobs)
         self._sample(len(logprobs), bool(thought), events)
         if thought:
             self._open("reasoning", events)
@@ -278,6 +288,7 @@ class Answer:
         if is_new:
             self._close(events)
             self._kind, self._call, self._arguments = "tool", which, []
+            self._has_called = True
             events.append(
                 BlockOpened(
                     self._blocks, "tool", call.id or f"call_{secrets.token_hex(12)}", name=function.name

@@ -10,7 +10,7 @@ from corral.engine.upstream.answer import Answer
 from corral.engine.upstream.ask import body_of, check, path_of
 from corral.engine.upstream.events import EventReader, EventTooLarge
 from corral.engine.upstream.exchange import Ask, Exchange, Head
-from corral.engine.upstream.faults import Fault, broken, fault_of_answer
+from corral.engine.upstream.faults import Fault, broken, fault_of_answer, prompt_param
 from corral.engine.upstream.fleet import EXPECTED_TOKENS, Fleet
 from corral.engine.upstream.measure import Measure
 from corral.engine.upstream.replica import EVENT_BYTES, OUTPUT_WEIGHT, Lease, Replica
@@ -124,7 +124,8 @@ class Attempt:
     async def _check(self, head: Head, exchange: Exchange) -> None:
         if head.status != 200:
             body = await exchange.body(ERROR_BYTES)
-            raise fault_of_answer(head.status, body, head.headers.get("retry-after", ""))
+            param = prompt_param(self._sequence.prepared.request)
+            raise fault_of_answer(head.status, body, head.headers.get("retry-after", ""), param=param)
         if head.media_type != "text/event-stream":
             raise broken("answered with something else than the stream that it was asked for")
 

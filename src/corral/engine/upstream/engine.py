@@ -84,7 +84,7 @@ class UpstreamEngine:
         replicas = self.fleet.replicas
         names = [replica.upstream.models[0] for replica in replicas if replica.upstream.models]
         # One that goes by its file's path does not show that to clients.
-        names += [_without_path(replica.model) for replica in replicas]
+        names += [_without_path(replica.shown_model) for replica in replicas]
         return next(filter(None, names), UNNAMED)
 
     @property

@@ -27,6 +27,7 @@ from corral.engine.upstream.kinds import KINDS, Kind
 from corral.engine.upstream.options import FleetOptions, UpstreamOptions
 from corral.engine.upstream.residue import Residue
 from corral.engine.upstream.slots import busy_of
+from corral.printable import one_line
 from corral.request import GenerationRequest, Message
 
 logger = logging.getLogger("corral.upstream")
@@ -35,6 +36,8 @@ OUTPUT_WEIGHT: Final = 4
 """What a token to be said weighs against one of a prompt: it takes a step of its own."""
 UNKNOWN_CTX_TOKENS: Final = 2**20
 """Of one request, where an upstream does not say: then it refuses what is too long."""
+MODEL_CHARS: Final = 256
+"""Of its model's name, that are shown."""
 METRICS_BYTES: Final = 4 * 2**20
 EVENT_BYTES: Final = 2**20
 TRIED_WITH: Final = GenerationRequest((Message("user", "Hi"),), max_tokens=1)
@@ -119,6 +122,11 @@ class Replica:
     def model(self) -> str:
         """What it is asked for."""
         return "" if self.found is None else self.found.model
+
+    @property
+    def shown_model(self) -> str:
+        """That, for people: what an upstream calls its model may drive a terminal, or fill it."""
+        return one_line(self.model)[:MODEL_CHARS]
 
     @property
     def slots(self) -> int:
@@ -223,7 +231,7 @@ class Replica:
         return ReplicaState(
             self.name,
             self.kind.name,
-            self.model,
+            self.shown_model,
             state,
             self.slots,
             len(self._leases),
