@@ -251,3 +251,18 @@ def test_what_is_left_of_them_at_the_end_is_told_without_text() -> None:
 @pytest.mark.parametrize("count", [0, 2**39])
 def test_a_count_that_cannot_be_one_of_what_was_heard_is_not_taken(count: int) -> None:
     assert collect(heard(said(content="a"), said("stop"), counted(5, count))).finished.usage == Usage(5, 0, 1)
+
+
+@pytest.mark.parametrize(
+    "calls",
+    [
+        [called(0, "a", "{}", "c1"), called(0, "b", "[]", "c2")],
+        [called(None, "a", "{}"), called(None, "b", "[]")],
+        [called(None, "a", "{}", "c1"), called(None, "b", "[]", "c2")],
+        [called(0, "a", "{", "c1"), called(0, "a", "}", "c1"), called(1, "b", "[]", "c2")],
+        [called(0, "a", "{", "c1"), called(0, None, "}", ""), called(1, "b", "[]", "c2")],
+    ],
+)
+def test_calls_are_told_apart_by_number_id_or_name(calls: list[Any]) -> None:
+    found = collect(heard(*calls, said("tool_calls"))).calls
+    assert [(call.name, call.text, call.is_whole) for call in found] == [("a", "{}", True), ("b", "[]", True)]

@@ -109,6 +109,7 @@ class Answer:
         self._stop: str | int | None = None
         self._kind: BlockKind | None = None
         self._call: int | str | None = None
+        self._call_id: str | None = None
         self._arguments: list[str] = []
         self._has_called = False
         self._held: tuple[TokenLogprob, ...] = ()
@@ -284,10 +285,12 @@ class Answer:
     def _called(self, call: _Call, events: list[Event]) -> None:
         function = call.function or _Function()
         which = call.index if call.index is not None else call.id
-        is_new = function.name and (self._kind != "tool" or which != self._call)
-        if is_new:
+        is_other = which != self._call or bool(call.id and call.id != self._call_id)
+        # One that is neither numbered nor named by an id is told whole: its name begins it.
+        if function.name and (self._kind != "tool" or is_other or which is None):
             self._close(events)
             self._kind, self._call, self._arguments = "tool", which, []
+            self._call_id = call.id
             self._has_called = True
             events.append(
                 BlockOpened(
@@ -295,7 +298,7 @@ class Answer:
                 )
             )
             self._blocks += 1
-        elif self._kind != "tool" or (which is not None and which != self._call):
+        elif self._kind != "tool" or (which is not None and is_other):
             raise broken("sent pieces of a call that it had not begun, or had ended")
         if function.arguments:
             self._arguments.append(function.arguments)
