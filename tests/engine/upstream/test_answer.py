@@ -261,6 +261,7 @@ def test_a_count_that_cannot_be_one_of_what_was_heard_is_not_taken(count: int) -
         [called(None, "a", "{}", "c1"), called(None, "b", "[]", "c2")],
         [called(0, "a", "{", "c1"), called(0, "a", "}", "c1"), called(1, "b", "[]", "c2")],
         [called(0, "a", "{", "c1"), called(0, None, "}", ""), called(1, "b", "[]", "c2")],
+        [called(0, "a", "{", "c1"), called(0, None, "}", "c9"), called(1, "b", "[]", "c2")],
     ],
 )
 def test_calls_are_told_apart_by_number_id_or_name(calls: list[Any]) -> None:

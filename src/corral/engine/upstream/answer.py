@@ -298,7 +298,7 @@ class Answer:
                 )
             )
             self._blocks += 1
-        elif self._kind != "tool" or (which is not None and is_other):
+        elif self._kind != "tool" or (which is not None and which != self._call):
             raise broken("sent pieces of a call that it had not begun, or had ended")
         if function.arguments:
             self._arguments.append(function.arguments)
