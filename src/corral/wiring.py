@@ -19,7 +19,7 @@ from corral.engine.contract import Engine
 from corral.engine.local.backend import Backend
 from corral.engine.local.engine import LocalEngine
 from corral.engine.local.options import EngineOptions
-from corral.engine.upstream.address import Address, address_of
+from corral.engine.upstream.address import address_of, key_of
 from corral.engine.upstream.engine import UpstreamEngine
 from corral.engine.upstream.options import FleetOptions, UpstreamOptions
 from corral.errors import StartupError
@@ -167,18 +167,18 @@ async def open_upstreams(settings: Settings) -> UpstreamEngine:
 
 def upstreams_of(settings: Settings) -> list[UpstreamOptions]:
     """All that the settings name, in their order, each once. Raises StartupError."""
-    upstreams: dict[Address, UpstreamOptions] = {}
+    upstreams: dict[str, UpstreamOptions] = {}
     named = [Upstream(url=url, key=settings.upstream_key) for url in settings.upstream]
     for number, upstream in enumerate((*named, *settings.upstreams), start=1):
         try:
-            address = address_of(upstream.url)
+            address, key = address_of(upstream.url), key_of(upstream.key)
         except ValueError as error:  # a key may be in the URL, which is not to be shown
-            raise StartupError(f"upstream {number} has no address that can be used: {error}") from None
-        if address in upstreams:
+            raise StartupError(f"upstream {number} cannot be used: {error}") from None
+        if address.name in upstreams:
             raise StartupError(f"there are two upstreams at {address.name}")
-        upstreams[address] = UpstreamOptions(
+        upstreams[address.name] = UpstreamOptions(
             address,
-            upstream.key,
+            key,
             upstream.slots,
             upstream.weight,
             upstream.models,

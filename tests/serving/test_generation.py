@@ -21,12 +21,13 @@ from tests.engine.tales import (
 
 from corral.books.ledger import Ledger
 from corral.books.record import About
-from corral.engine.contract import Prepared, Sink
+from corral.engine.contract import Capacity, Prepared, Sink
 from corral.errors import (
     ContextExceeded,
     CorralError,
     DeadlineExceeded,
     EngineFailed,
+    InvalidRequest,
     QueueFull,
     ShutDown,
 )
@@ -122,6 +123,40 @@ async def test_who_leaves_while_waiting_never_runs(autojump_clock: trio.testing.
             assert not service.waiting
             await first.complete()
     assert service.ledger.totals.tokens.completion == 5
+
+
+@pytest.mark.parametrize("is_prepared", [True, False])
+async def test_who_wants_more_slots_than_are_left_is_told_and_holds_up_nobody(
+    is_prepared: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    request = asking("count", max_tokens=5)
+    async with running(TaleEngine(words, slots=2, pause_s=1.0, preparing_s=1.0)) as engine:
+
+        def resize(slots: int) -> None:
+            engine.capacity = Capacity(slots, 1000, 1000)
+            for callback in engine.on_capacity:
+                callback()
+
+        service = Service(engine, ServiceOptions(queue_requests=4), Ledger())
+        async with trio.open_nursery() as nursery:
+            await nursery.start(service.run)
+            with trio.fail_after(100), ExitStack() as held:
+                first, two, third = (
+                    held.enter_context(service.open(each, id, about(id), Client()))
+                    for id, each in (("first", request), ("two", replace(request, n=2)), ("third", request))
+                )
+                if is_prepared:
+                    await two.prepared()
+                resize(0)
+                resize(1)
+                await first.complete()
+                with pytest.raises(InvalidRequest, match="n is 2, but this server has only 1 slots now"):
+                    await two.complete()
+                [completion] = await third.complete()
+            await service.wait_settled()
+            service.check_idle()
+            nursery.cancel_scope.cancel()
+    assert completion.text.startswith("0 1 ")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import trio
 
 from corral.books.record import Record
 from corral.engine.contract import Engine, Handle, Prepared, Waste
-from corral.errors import CorralError, EngineFailed
+from corral.errors import CorralError, EngineFailed, InvalidRequest
 from corral.events import BlockDelta, Collector, Completion, Embedded, Event, Failed, Queued
 from corral.request import GenerationRequest
 from corral.serving.admission import Admission, Ticket
@@ -213,12 +213,26 @@ class Generation:
         if self.ticket.is_waiting:
             self._moved(self.ticket.position)
 
+    def end_if_too_large(self) -> None:
+        """End it if it is in line for more slots than there are now; synchronous.
+
+        It would hold up all behind it, perhaps for ever. While there are none at all it holds up nobody.
+        """
+        slots = self._admission.slots
+        if self.ticket.is_waiting and 0 < slots < self.ticket.slots:
+            self.end(
+                InvalidRequest(
+                    f"n is {self.ticket.slots}, but this server has only {slots} slots now", param="n"
+                )
+            )
+
     def _is_ready(self, prepared: Prepared) -> None:
         max_tokens = min(prepared.max_tokens, self._max_output_tokens or prepared.max_tokens)
         self.record.prepared(prepared.prompt_tokens, max_tokens)
         self._prepared = prepared
         self._is_prepared.set()
         self._admission.join(self.ticket)
+        self.end_if_too_large()
 
     def _is_warm(self) -> bool:
         """Whether most of its prompt need not be computed if it starts now."""

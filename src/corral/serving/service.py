@@ -387,6 +387,8 @@ class Service:
         slots = self.capacity.slots
         self._forecast.resize(slots)
         self._admission.resize(slots)
+        for generation in tuple(self._generations.values()):
+            generation.end_if_too_large()
 
     def _refuse_if_draining(self) -> None:
         if self._is_draining:

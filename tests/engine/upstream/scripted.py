@@ -61,7 +61,7 @@ class Visit:
 
     async def answer(self, status: int, value: object, headers: bytes = b"") -> None:
         """All of an answer that is no stream."""
-        await self.send(_whole(status, value, headers))
+        await self.send(whole(status, value, headers))
 
 
 Play = Callable[[Visit], Awaitable[None]]
@@ -135,7 +135,7 @@ class ScriptedUpstream:
 
     async def _handle(self, stream: trio.SocketStream) -> None:
         request = b""
-        while not _is_whole(request):
+        while not _iswhole(request):
             try:
                 data = bytes(await stream.receive_some())
             except trio.BrokenResourceError:
@@ -191,28 +191,29 @@ class ScriptedUpstream:
     def _told(self, path: str) -> bytes:
         match path:
             case "/v1/models":
-                return _whole(200, {"data": [{"id": "scripted", "owned_by": self.owner}]})
+                return whole(200, {"data": [{"id": "scripted", "owned_by": self.owner}]})
             case "/props":
                 settings = {"n_ctx": self.ctx_tokens}
-                return _whole(200, {"total_slots": self.slots, "default_generation_settings": settings})
+                return whole(200, {"total_slots": self.slots, "default_generation_settings": settings})
             case "/slots" if not self.shows_slots:
-                return _whole(501, {"error": {"message": "This server does not support slots endpoint."}})
+                return whole(501, {"error": {"message": "This server does not support slots endpoint."}})
             case "/slots":
                 busy = [{"is_processing": number < self.busy} for number in range(max(self.slots, self.busy))]
-                return _whole(200, busy)
+                return whole(200, busy)
             case "/health":
-                return _whole(200 if self.healthy else 503, {})
+                return whole(200 if self.healthy else 503, {})
             case _:
-                return _whole(200 if path == "/abort_request" else 404, {})
+                return whole(200 if path == "/abort_request" else 404, {})
 
 
-def _whole(status: int, value: object, headers: bytes = b"") -> bytes:
+def whole(status: int, value: object, headers: bytes = b"") -> bytes:
+    """An answer of JSON."""
     body = json.dumps(value).encode()
     head = b"HTTP/1.1 %d X\r\ncontent-type: application/json\r\ncontent-length: %d\r\n" % (status, len(body))
     return head + headers + b"\r\n" + body
 
 
-def _is_whole(request: bytes) -> bool:
+def _iswhole(request: bytes) -> bool:
     head, end, body = request.partition(b"\r\n\r\n")
     if not end:
         return False

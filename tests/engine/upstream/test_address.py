@@ -2,7 +2,7 @@
 
 import pytest
 
-from corral.engine.upstream.address import Address, address_of
+from corral.engine.upstream.address import Address, address_of, key_of
 
 
 @pytest.mark.parametrize(
@@ -46,3 +46,22 @@ def test_the_host_header_leaves_out_the_port_that_is_usual() -> None:
 def test_what_is_no_address_is_refused_with_a_reason(url: str, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         print(address_of(url))
+
+
+@pytest.mark.parametrize(
+    "url", ["http://gpu..internal:1", f"http://{'a' * 64}.internal:1", "http://a b:1", "http://:1"]
+)
+def test_what_is_no_host_is_refused(url: str) -> None:
+    with pytest.raises(ValueError):
+        address_of(url)
+
+
+def test_a_key_is_taken_without_the_blanks_around_it() -> None:
+    assert key_of("sk-1\n") == "sk-1"
+
+
+@pytest.mark.parametrize("key", ["sk-\u00e9", "sk-1\nx: y"])
+def test_a_key_that_no_header_takes_is_refused_and_not_shown(key: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        key_of(key)
+    assert "sk-" not in str(caught.value)

@@ -216,3 +216,54 @@ def test_whatever_comes_becomes_events_or_a_fault_and_events_that_fold(chunks: l
     except Fault:
         return
     assert collect(events).finished is events[-1]
+
+
+def test_an_end_after_a_call_is_that_of_a_call() -> None:
+    assert collect(heard(called(0, "look", "{}"), said("stop"))).finished.reason == "tool_calls"
+    request = asking("hello", stop=("END",))
+    stopped = said("stop")
+    stopped["choices"][0]["stop_reason"] = "END"
+    assert (
+        collect(heard(called(0, "look", "{}"), stopped, request=request)).finished.reason == "stop_sequence"
+    )
+
+
+def with_logprob(text: str, *raw: int, finish: str | None = None) -> Any:
+    entry = {"token": "?", "logprob": -1.0, "bytes": list(raw), "top_logprobs": []}
+    chunk = said(finish, content=text)
+    chunk["choices"][0]["logprobs"] = {"content": [entry]}
+    return chunk
+
+
+def test_tokens_that_complete_no_character_are_told_with_the_one_that_does() -> None:
+    events = heard(with_logprob("", 0xE2), with_logprob("\N{EURO SIGN}", 0x82, 0xAC), said("stop"))
+    [delta] = [event for event in events if isinstance(event, BlockDelta)]
+    assert [entry.raw for entry in delta.logprobs] == [b"\xe2", b"\x82\xac"]
+    assert collect(events).finished.usage.completion_tokens == 2
+
+
+def test_what_is_left_of_them_at_the_end_is_told_without_text() -> None:
+    events = heard(with_logprob("a", 97), with_logprob("", 0xE2), said("length"))
+    deltas = [event for event in events if isinstance(event, BlockDelta)]
+    assert [(delta.text, delta.logprobs[0].raw) for delta in deltas] == [("a", b"a"), ("", b"\xe2")]
+
+
+@pytest.mark.parametrize("count", [0, 2**39])
+def test_a_count_that_cannot_be_one_of_what_was_heard_is_not_taken(count: int) -> None:
+    assert collect(heard(said(content="a"), said("stop"), counted(5, count))).finished.usage == Usage(5, 0, 1)
+
+
+@pytest.mark.parametrize(
+    "calls",
+    [
+        [called(0, "a", "{}", "c1"), called(0, "b", "[]", "c2")],
+        [called(None, "a", "{}"), called(None, "b", "[]")],
+        [called(None, "a", "{}", "c1"), called(None, "b", "[]", "c2")],
+        [called(0, "a", "{", "c1"), called(0, "a", "}", "c1"), called(1, "b", "[]", "c2")],
+        [called(0, "a", "{", "c1"), called(0, None, "}", ""), called(1, "b", "[]", "c2")],
+        [called(0, "a", "{", "c1"), called(0, None, "}", "c9"), called(1, "b", "[]", "c2")],
+    ],
+)
+def test_calls_are_told_apart_by_number_id_or_name(calls: list[Any]) -> None:
+    found = collect(heard(*calls, said("tool_calls"))).calls
+    assert [(call.name, call.text, call.is_whole) for call in found] == [("a", "{}", True), ("b", "[]", True)]

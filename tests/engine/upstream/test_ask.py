@@ -119,10 +119,20 @@ def test_a_conversation_goes_with_its_calls_results_and_thoughts() -> None:
 
 def test_an_answer_that_was_begun_is_continued_where_that_must_be_said() -> None:
     request = GenerationRequest((Message("user", "a"), Message("assistant", "b")))
-    assert asked(request, "vllm")["continue_final_message"] is True
-    assert asked(request, "vllm")["add_generation_prompt"] is False
+    for kind in ("llama-server", "vllm"):
+        assert asked(request, kind)["continue_final_message"] is True
+        assert asked(request, kind)["add_generation_prompt"] is False
     assert asked(request, "sglang")["continue_final_message"] is True
     assert "continue_final_message" not in asked(request, "corral")
+    with pytest.raises(InvalidRequest, match="not known to continue"):
+        check(request, KINDS["openai"])
+
+
+def test_a_turn_that_called_tools_is_not_continued() -> None:
+    turn = Message("assistant", "", tool_calls=(ToolCall("c1", "look", "{}"),))
+    request = GenerationRequest((Message("user", "a"), turn))
+    assert "continue_final_message" not in asked(request, "vllm")
+    check(request, KINDS["openai"])
 
 
 def test_of_tools_only_those_are_sent_that_may_be_called() -> None:
@@ -132,12 +142,20 @@ def test_of_tools_only_those_are_sent_that_may_be_called() -> None:
         "type": "allowed_tools",
         "allowed_tools": {"mode": "required", "tools": [tools[0] | one, tools[2]]},
     }
-    body = asked(parsed(tools=tools, tool_choice=one, parallel_tool_calls=False))
+    body = asked(parsed(tools=tools, tool_choice=one, parallel_tool_calls=False), "vllm")
     assert [tool["function"]["name"] for tool in body["tools"]] == ["b"]
     assert body["tool_choice"] == one
     assert body["parallel_tool_calls"] is False
     body = asked(parsed(tools=tools, tool_choice=two))
     assert [tool["function"]["name"] for tool in body["tools"]] == ["b", "c"]
+    assert body["tool_choice"] == "required"
+
+
+def test_to_who_knows_no_named_tool_the_only_one_is_a_tool_that_must_be_called() -> None:
+    """To llama-server any object is "auto"."""
+    tools = [{"type": "function", "function": {"name": name, "parameters": {}}} for name in ("a", "b")]
+    body = asked(parsed(tools=tools, tool_choice={"type": "function", "function": {"name": "b"}}))
+    assert [tool["function"]["name"] for tool in body["tools"]] == ["b"]
     assert body["tool_choice"] == "required"
 
 
@@ -181,10 +199,16 @@ def test_each_choice_has_a_seed_of_its_own() -> None:
 
 def test_a_raw_prompt_is_a_completion_of_text_or_of_tokens() -> None:
     request = replace(asking(""), messages=(), prompt=RawPrompt("once", suffix="end"))
-    body = asked(request)
+    body = asked(request, "corral")
     assert (body["prompt"], body["suffix"]) == ("once", "end")
     assert "messages" not in body
     assert asked(replace(request, prompt=RawPrompt(tokens=(1, 2))))["prompt"] == [1, 2]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "corral"])
+def test_an_end_to_write_towards_is_refused_where_it_would_be_passed_over(kind: KindName) -> None:
+    request = replace(asking(""), messages=(), prompt=RawPrompt("once", suffix="end"))
+    assert refused_param(request, kind) == "suffix"
 
 
 def test_texts_to_embed_are_refused_in_plain_words() -> None:

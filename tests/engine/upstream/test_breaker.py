@@ -32,6 +32,24 @@ def test_each_vain_try_doubles_the_wait_up_to_a_limit() -> None:
     assert waits[-1] == LONGEST_S
     assert breaker.openings == 1
     breaker.close()
+    breaker.succeeded()
     breaker.open("again")
     assert breaker.retry_s - Clock.now_s == FIRST_S
     assert breaker.openings == 2
+
+
+def test_one_that_answers_us_and_fails_clients_is_left_alone_for_ever_longer() -> None:
+    clock = Clock()
+    breaker = Breaker(clock)
+    waits_s = []
+    for _ in range(7):
+        while not breaker.failed("broke"):
+            pass
+        waits_s.append(breaker.retry_s - clock.now_s)
+        clock.now_s = breaker.retry_s
+        breaker.half_open()
+        breaker.close()
+    assert waits_s == [1, 2, 4, 8, 16, 30, 30]
+    breaker.succeeded()
+    breaker.open("it is gone")
+    assert breaker.retry_s - clock.now_s == 1

@@ -24,11 +24,12 @@ from tests.engine.upstream.scripted import (
 )
 
 from corral.engine.contract import Handle
+from corral.engine.upstream.breaker import FAILURES, FIRST_S
 from corral.engine.upstream.engine import UpstreamEngine
 from corral.engine.upstream.options import FleetOptions
 from corral.errors import EngineFailed, InvalidRequest, Overloaded, UpstreamFailed
 from corral.events import BlockDelta, Failed, Finished, Placed, Prefill, Usage
-from corral.request import GenerationRequest
+from corral.request import GenerationRequest, RawPrompt
 
 WHOLE = delta("well") + delta(finish="stop") + usage(9, 1) + DONE
 
@@ -237,12 +238,32 @@ async def fails_after_a_word(visit: Visit) -> None:
     await visit.say(delta("well"), frame({"error": {"message": "boom", "code": 500}}))
 
 
+async def fails_in_the_same_breath(visit: Visit) -> None:
+    failed = frame({"error": {"message": "boom", "code": 500}})
+    await visit.send(STREAM + chunk(delta("well") + failed) + LAST)
+
+
 async def goes_on_past_the_limit(visit: Visit) -> None:
-    await visit.say(*(delta("a ") for _ in range(100)))
+    counted = [delta("a ") + usage(9, number) for number in range(1, 100)]
+    await visit.send(STREAM + b"".join(map(chunk, counted)))
     await visit.gone.wait()
 
 
-@pytest.mark.parametrize("play", [dies_after_a_word, fails_after_a_word, goes_on_past_the_limit])
+async def goes_on_far_past_the_limit_and_counts_nothing(visit: Visit) -> None:
+    await visit.say(*(delta("a ") for _ in range(2000)))
+    await visit.gone.wait()
+
+
+@pytest.mark.parametrize(
+    "play",
+    [
+        dies_after_a_word,
+        fails_after_a_word,
+        fails_in_the_same_breath,
+        goes_on_past_the_limit,
+        goes_on_far_past_the_limit_and_counts_nothing,
+    ],
+)
 async def test_after_the_first_word_there_is_no_second_beginning(
     play: Callable[[Visit], Awaitable[None]],
 ) -> None:
@@ -252,6 +273,37 @@ async def test_after_the_first_word_there_is_no_second_beginning(
     assert text_of(listener)
     assert isinstance(error_of(listener), EngineFailed)
     assert not well.visits
+
+
+async def test_an_answer_that_comes_in_less_than_tokens_keeps_its_limit() -> None:
+    text = "internationalization of it"
+
+    async def in_letters(visit: Visit) -> None:
+        letters = b"".join(map(delta, text))
+        await visit.send(STREAM + chunk(letters + delta(finish="stop") + usage(9, 5) + DONE) + LAST)
+
+    async with running(ScriptedUpstream(in_letters)) as engine:
+        listener = await heard(engine, asking("x", max_tokens=8))
+    assert text_of(listener) == text
+    assert isinstance(listener.endings[0], Finished)
+
+
+async def test_a_whole_answer_has_one_end_though_its_connection_has_none() -> None:
+    upstream = ScriptedUpstream(without_a_last_chunk)
+    async with running(upstream, silence_s=0.1) as engine:
+        listener = await heard(engine)
+        [replica] = engine.fleet.replicas
+        assert replica.breaker.failures == 0
+    assert [type(ending) for ending in listener.endings] == [Finished]
+
+
+async def test_a_whole_answer_has_one_end_though_its_replica_dies_after_it() -> None:
+    upstream = ScriptedUpstream(without_a_last_chunk)
+    async with running(upstream, probe_s=0.05) as engine:
+        upstream.hangs = True
+        listener = await heard(engine)
+        assert not engine.fleet.replicas[0].is_in_service
+    assert [type(ending) for ending in listener.endings] == [Finished]
 
 
 @pytest.mark.parametrize(
@@ -358,6 +410,42 @@ async def test_what_still_runs_is_not_taken_for_what_is_left_of_the_gone() -> No
         await staying.is_released.wait()
 
 
+async def test_what_still_prefills_is_not_taken_for_what_is_left_of_the_gone() -> None:
+    """Though nothing was heard of it yet."""
+
+    async def play(visit: Visit) -> None:
+        await (says_a_word if len(upstream.visits) == 1 else sends_a_head)(visit)
+
+    upstream = ScriptedUpstream(play)
+    async with running(upstream) as engine:
+        leaving, staying = Listener(), Listener()
+        leaves = await submitted(engine, leaving)
+        await leaving.has_begun.wait()
+        stays = await submitted(engine, staying)
+        await upstream.visit(1)
+        leaves.cancel()
+        with trio.fail_after(2):
+            await leaving.is_released.wait()
+        assert not staying.releases
+        stays.cancel()
+        await staying.is_released.wait()
+
+
+async def test_one_that_stops_while_it_is_looked_at_gives_its_slot_back() -> None:
+    upstream = ScriptedUpstream(says_a_word)
+    upstream.lingers = True
+    async with running(upstream, probe_s=0.1) as engine:
+        listener = Listener()
+        handle = await submitted(engine, listener)
+        await listener.has_begun.wait()
+        upstream.hangs = True
+        handle.cancel()
+        with trio.fail_after(5):
+            await listener.is_released.wait()
+        assert not engine.fleet.replicas[0].is_in_service
+        upstream.stop_computing()
+
+
 async def test_where_slots_are_not_shown_a_slot_comes_back_at_once() -> None:
     upstream = ScriptedUpstream(says_a_word, owner="somebody")
     upstream.lingers = True
@@ -444,15 +532,25 @@ async def test_one_that_hangs_fails_what_it_had_begun() -> None:
             engine.check(asking("x"))
 
 
-async def test_one_that_only_sends_comments_is_given_so_much_time_and_no_more() -> None:
+@pytest.mark.parametrize(
+    "nothing",
+    [
+        b": still here\n\n",
+        frame({"choices": []}),
+        delta(""),
+        frame({"choices": [], "prompt_progress": {"total": 9, "processed": 3, "cache": 0}}),
+        usage(9, 0),
+    ],
+)
+async def test_one_that_brings_nothing_on_is_given_so_much_time_and_no_more(nothing: bytes) -> None:
     async def comments(visit: Visit) -> None:
         await visit.send(STREAM)
         while True:
-            await visit.send(chunk(b": still here\n\n"))
+            await visit.send(chunk(nothing))
             await trio.sleep(0.01)
 
     upstream = ScriptedUpstream(comments)
-    async with running(upstream, silence_s=0.3) as engine:
+    async with running(upstream, silence_s=0.15) as engine:
         assert "said nothing for too long" in str(error_of(await heard(engine)))
     assert upstream.visits[0].went == "rst"
 
@@ -556,3 +654,69 @@ async def _free_port() -> int:
     port: int = sock.getsockname()[1]
     sock.close()
     return port
+
+
+async def test_who_has_no_completions_is_none_the_worse_and_is_not_asked_again() -> None:
+    async def only_chats(visit: Visit) -> None:
+        if visit.head.startswith(b"POST /v1/completions"):
+            await visit.answer(404, {"error": "no such route"})
+        else:
+            await sends_whole(visit)
+
+    completion = GenerationRequest(prompt=RawPrompt("once"), max_tokens=5)
+    upstreams = [ScriptedUpstream(only_chats) for _ in range(2)]
+    async with running(*upstreams) as engine:
+        for _ in range(FAILURES):
+            error = error_of(await heard(engine, completion))
+            assert isinstance(error, InvalidRequest)
+            assert error.param == "prompt"
+        assert [len(upstream.visits) for upstream in upstreams] == [1, 1]
+        assert [replica.state for replica in engine.replicas] == ["in service", "in service"]
+        with pytest.raises(InvalidRequest):
+            engine.check(completion)
+        assert text_of(await heard(engine)) == "well"
+
+
+async def an_error(visit: Visit) -> None:
+    await visit.say(frame({"error": {"message": "CUDA error", "code": 500}}), DONE)
+
+
+async def only_done(visit: Visit) -> None:
+    await visit.say(DONE)
+
+
+@pytest.mark.parametrize("play", [an_error, only_done])
+async def test_one_that_is_tried_and_answers_with_an_error_stays_out(
+    play: Callable[[Visit], Awaitable[None]],
+) -> None:
+    upstream = ScriptedUpstream(play)
+    async with running(upstream) as engine:
+        [replica] = engine.fleet.replicas
+        replica.breaker.open("it broke")
+        replica.breaker.retry_s = trio.current_time()
+        replica.set_draining(True)  # wakes who looks at it
+        await upstream.visit(0)
+        with trio.fail_after(5):
+            while replica.breaker.retry_s - trio.current_time() < FIRST_S:
+                await trio.testing.wait_all_tasks_blocked(0.01)
+        assert not replica.breaker.is_closed
+
+
+async def test_one_that_is_tried_may_take_as_long_as_a_clients_request() -> None:
+    async def is_slow(visit: Visit) -> None:
+        await visit.send(STREAM)
+        await trio.sleep(0.15)
+        await visit.send(chunk(WHOLE) + LAST)
+
+    upstream = ScriptedUpstream(is_slow)
+    async with running(upstream, probe_s=0.1) as engine:
+        [replica] = engine.fleet.replicas
+        replica.breaker.open("it broke")
+        replica.breaker.retry_s = trio.current_time()
+        back = trio.Event()
+        engine.on_capacity.append(lambda: back.set() if engine.capacity.slots else None)
+        replica.set_draining(True)  # wakes who looks at it
+        replica.set_draining(False)
+        with trio.fail_after(5):
+            await back.wait()
+        assert len(upstream.visits) == 1

@@ -78,3 +78,9 @@ def test_a_long_message_is_cut_and_made_printable() -> None:
     said = fault_of_answer(400, body("\x1b[31m" + "a" * 10_000)).error.message
     assert len(said) < 1000
     assert "\x1b" not in said
+
+
+def test_a_text_that_is_too_long_is_told_by_its_own_name() -> None:
+    error = fault_of_answer(400, body("too long", code="context_length_exceeded"), param="prompt").error
+    assert isinstance(error, ContextExceeded)
+    assert error.param == "prompt"

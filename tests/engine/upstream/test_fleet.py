@@ -8,9 +8,10 @@ import trio
 import trio.testing
 from tests.engine.tales import asking
 from tests.engine.test_contract import Listener
-from tests.engine.upstream.scripted import ScriptedUpstream, Visit, delta, serving
+from tests.engine.upstream.scripted import ScriptedUpstream, Visit, delta, serving, whole
 
-from corral.engine.upstream.address import address_of
+from corral.engine.contract import Handle
+from corral.engine.upstream.address import Address, address_of
 from corral.engine.upstream.affinity import blocks_of
 from corral.engine.upstream.discovery import Found
 from corral.engine.upstream.engine import UpstreamEngine
@@ -19,6 +20,7 @@ from corral.engine.upstream.kinds import KINDS
 from corral.engine.upstream.options import FleetOptions, UpstreamOptions
 from corral.engine.upstream.replica import Replica
 from corral.request import GenerationRequest, Message
+from corral.serving.admission import Admission, Ticket
 
 
 def fleet_of(*slots: int, weights: dict[int, float] | None = None) -> Fleet:
@@ -149,10 +151,11 @@ async def test_a_replica_that_is_drained_keeps_what_it_has_and_gets_nothing_more
         name = engine.replicas[0].name
         assert engine.set_draining(name, True)
         assert [replica.state for replica in engine.replicas] == ["draining", "in service"]
-        assert engine.capacity.slots == 2
+        assert engine.capacity.slots == 3, "one is held there yet"
         assert not listener.releases
         handle.cancel()
         await listener.is_released.wait()
+        assert engine.capacity.slots == 2
         assert engine.set_draining(name, False)
         assert engine.capacity.slots == 4
         assert not engine.set_draining("nobody", True)
@@ -167,7 +170,7 @@ async def test_new_settings_bring_replicas_and_let_others_finish() -> None:
         await listener.has_begun.wait()
         joined = trio.Event()
         engine.reconfigure([joining.options()])
-        engine.on_capacity.append(lambda: joined.set() if engine.capacity.slots == 5 else None)
+        engine.on_capacity.append(lambda: joined.set() if engine.capacity.slots == 5 + 1 else None)
         await joined.wait()
         assert [replica.state for replica in engine.replicas] == ["draining", "in service"]
         assert not listener.releases
@@ -197,3 +200,104 @@ async def test_capacity_is_told_of_while_it_changes(is_draining: bool) -> None:
         if not is_draining:
             engine.set_draining(name, False)
         assert told == ([1] if is_draining else [1, 4])
+
+
+BAD = [
+    UpstreamOptions(Address("gpu..internal", 1, is_tls=False)),
+    UpstreamOptions(Address("127.0.0.1", 1, is_tls=False), key="sk-secret\nx"),
+    UpstreamOptions(Address("127.0.0.1", 1, is_tls=False), key="sk-secret\u00e9"),
+]
+
+
+@pytest.mark.parametrize("bad", BAD)
+async def test_one_that_cannot_be_asked_is_out_and_ends_nothing(
+    bad: UpstreamOptions, caplog: pytest.LogCaptureFixture
+) -> None:
+    upstream = ScriptedUpstream()
+    async with running(upstream) as engine:
+        engine.reconfigure([upstream.options(), bad])
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert [replica.state for replica in engine.replicas] == ["in service", "out"]
+        assert "sk-secret" not in str(engine.replicas) + caplog.text
+
+
+async def begun(engine: UpstreamEngine, count: int) -> list[tuple[Listener, Handle]]:
+    """So many sequences of which a word was heard."""
+    started: list[tuple[Listener, Handle]] = []
+    for _ in range(count):
+        listener = Listener()
+        prepared = await engine.prepare(asking("x"), client="somebody")
+        started.append((listener, engine.submit(prepared, 0, listener, max_tokens=9)))
+        await listener.has_begun.wait()
+    return started
+
+
+async def ended(started: list[tuple[Listener, Handle]]) -> None:
+    for listener, handle in started:
+        handle.cancel()
+        await listener.is_released.wait()
+
+
+async def test_what_runs_at_a_drained_replica_takes_no_slot_of_the_others() -> None:
+    upstreams = ScriptedUpstream(says_a_word), ScriptedUpstream()
+    async with running(*upstreams) as engine:
+        admission = Admission(engine.capacity.slots, 10)
+        engine.on_capacity.append(lambda: admission.resize(engine.capacity.slots))
+        drained, other = engine.replicas
+        engine.set_draining(other.name, True)
+        for _ in range(2):
+            admission.join(Ticket(1, "client", start=lambda: None, moved=lambda position: None))
+        started = await begun(engine, 2)
+        engine.set_draining(other.name, False)
+        engine.set_draining(drained.name, True)
+        assert admission.free_slots == 2
+        await ended(started)
+
+
+async def test_one_that_comes_back_while_it_leaves_is_served_again() -> None:
+    leaving, staying = ScriptedUpstream(says_a_word), ScriptedUpstream()
+    async with running(leaving, staying) as engine:
+        names = [replica.name for replica in engine.replicas]
+        started = await begun(engine, 1)
+        for _ in range(2):
+            engine.reconfigure([staying.options()])
+            assert not engine.set_draining(names[0], False), "it leaves, whatever it is told"
+            engine.reconfigure([leaving.options(), staying.options()])
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert [replica.state for replica in engine.replicas] == ["in service", "in service"]
+        await ended(started)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert [replica.name for replica in engine.replicas] == names
+        engine.reconfigure([staying.options()])
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert [replica.name for replica in engine.replicas] == names[1:]
+
+
+async def test_one_that_is_described_otherwise_keeps_what_it_has_and_takes_no_more_than_its_slots() -> None:
+    upstream = ScriptedUpstream(says_a_word)
+    async with running(upstream) as engine:
+        started = await begun(engine, 2)
+        engine.reconfigure([upstream.options(weight=2.0, key="sk-2")])
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        [replica] = engine.replicas
+        assert (replica.weight, replica.in_flight, replica.state) == (2.0, 2, "in service")
+        assert engine.fleet.pick(talk("more")) is None
+        assert engine.capacity.slots == 2
+        await ended(started)
+
+
+class Boasting(ScriptedUpstream):
+    """Says of itself what nobody should believe, or show."""
+
+    def _told(self, path: str) -> bytes:
+        if path == "/v1/models":
+            return whole(200, {"data": [{"id": "\x1b]0;owned\x07" + "m" * 9999, "owned_by": "llamacpp"}]})
+        return whole(200, {"total_slots": 10**6})
+
+
+async def test_what_an_upstream_says_of_itself_is_bounded_and_drives_no_terminal() -> None:
+    async with running(Boasting()) as engine:
+        assert engine.capacity.slots == 4096
+        for shown in (engine.model, engine.replicas[0].model):
+            assert "\x1b" not in shown
+            assert len(shown) <= 256

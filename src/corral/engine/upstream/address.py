@@ -41,6 +41,18 @@ def address_of(url: str) -> Address:
         raise ValueError("there is no host in it")
     if any(character <= " " or character > "~" for character in parts.netloc + parts.path):
         raise ValueError("write it in visible ASCII characters")
+    try:
+        parts.hostname.encode("idna")  # as it is when it is resolved
+    except UnicodeError:
+        raise ValueError("its host is no name: a part of it is empty or too long") from None
     port = parts.port  # raises ValueError for what is no port
     path = parts.path.rstrip("/").removesuffix("/v1").rstrip("/")
     return Address(parts.hostname, port or PORTS[parts.scheme], parts.scheme == "https", path)
+
+
+def key_of(text: str) -> str:
+    """A key as it is sent, without blanks around it; raises ValueError, which does not show it."""
+    key = text.strip()
+    if any(character <= " " or character > "~" for character in key):
+        raise ValueError("a key is written in visible ASCII characters")
+    return key

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from corral.engine.upstream.faults import Fault, broken, count_of, fault_of_frame
+from corral.engine.upstream.faults import Fault, broken, count_of, fault_of_frame, prompt_param
 from corral.errors import UpstreamFailed
 from corral.events import (
     BlockClosed,
@@ -99,6 +99,7 @@ class Answer:
     def __init__(self, request: GenerationRequest, prompt_tokens: int) -> None:
         """`prompt_tokens` is what was guessed of the prompt's length, until the upstream says."""
         self._request = request
+        self._param = prompt_param(request)
         self._prompt_tokens = prompt_tokens
         self._cached_tokens = 0
         self.sampled_tokens = 0
@@ -108,12 +109,22 @@ class Answer:
         self._stop: str | int | None = None
         self._kind: BlockKind | None = None
         self._call: int | str | None = None
+        self._call_id: str | None = None
         self._arguments: list[str] = []
+        self._has_called = False
+        self._held: tuple[TokenLogprob, ...] = ()
+        """Of tokens that have completed no character yet."""
         self._blocks = 0
         self.has_begun = False
         """Whether something of the answer itself was heard: from then on there is no second beginning."""
         self.is_over = False
         """Whether it has said so itself."""
+        self.counts_tokens = False
+        """Whether `sampled_tokens` is what the upstream counts; else it is of chunks."""
+        self.said = 0
+        """Grows with all that brings the answer on: not with what is said again, or says nothing."""
+        self._prefilled_tokens = -1
+        self._counted_tokens = 0
 
     def feed(self, data: bytes) -> list[Event]:
         """What one event of the stream tells; raises Fault for an error, and for what is none of the API."""
@@ -125,12 +136,15 @@ class Answer:
         except (msgspec.DecodeError, RecursionError):
             raise broken("sent what is no answer") from None
         if chunk.error is not None:
-            raise fault_of_frame(chunk.error)
+            raise fault_of_frame(chunk.error, param=self._param)
         events: list[Event] = []
         if chunk.prompt_progress is not None:
             self._progress(chunk.prompt_progress, events)
         if isinstance(chunk.usage, dict):
             self._usage = chunk.usage
+            if (so_far := count_of(chunk.usage.get("completion_tokens")) or 0) > self._counted_tokens:
+                self._counted_tokens = so_far
+                self.said += 1
         for choice in chunk.choices or ():
             self._choice(choice, events)
         return events
@@ -147,11 +161,15 @@ class Answer:
         if missing > 0:
             thoughts = max(0, usage.reasoning_tokens - self._reasoning_tokens)
             events.append(Sampled(missing, reasoning_tokens=min(missing, thoughts)))
+        if self._held and self._kind == "text":
+            events.append(BlockDelta(self._blocks - 1, "", self._held))
         self._close(events)
         stop = self._stop if self._reason in ("stop", "length") else None
         reason, text = self._reason, None
         if isinstance(stop, str) and stop in self._request.stop:
             reason, text = "stop_sequence", stop
+        elif reason == "stop" and self._has_called:  # some say so, OpenAI itself of a call that was forced
+            reason = "tool_calls"
         token = stop if isinstance(stop, int) and stop in self._request.sampling.stop_tokens else None
         events.append(Finished(reason, text, usage, stop_token=token))
         return events
@@ -171,7 +189,7 @@ class Answer:
             self._prompt_tokens = prompt_tokens
         if cached_tokens is not None:
             self._cached_tokens = cached_tokens
-        completion_tokens = self.sampled_tokens if completion_tokens is None else completion_tokens
+        completion_tokens = completion_tokens or self.sampled_tokens  # it is not 0 of what was heard
         return Usage(
             prompt_tokens=self._prompt_tokens,
             cached_tokens=min(self._cached_tokens, self._prompt_tokens),
@@ -187,6 +205,9 @@ class Answer:
             return
         self._prompt_tokens = total
         self._cached_tokens = min(count_of(progress.get("cache")) or 0, total)
+        if done > self._prefilled_tokens:
+            self._prefilled_tokens = done
+            self.said += 1
         time_ms = progress.get("time_ms")
         events.append(
             Prefill(
@@ -207,6 +228,7 @@ class Answer:
                 error = UpstreamFailed(f"the engine behind this server ended its answer with {word!r}")
                 raise Fault(error, elsewhere=False, blames=False)
             self._reason = reason
+            self.said += 1
             matched = choice.matched_stop
             self._stop = choice.stop_reason if choice.stop_reason is not None else None
             if self._stop is None and isinstance(matched, str | int):
@@ -222,11 +244,14 @@ class Answer:
             calls = delta.tool_calls or []
         elif choice.text:
             text = choice.text
+        logprobs = self._held + _logprobs(choice.logprobs)
         if not (thought or text or calls):
+            self._held = logprobs
             return
+        self._held = ()
+        self.said += 1
         if not self.has_begun:
             self._begin(events)
-        logprobs = _logprobs(choice.logprobs)
         self._sample(len(logprobs), bool(thought), events)
         if thought:
             self._open("reasoning", events)
@@ -247,6 +272,7 @@ class Answer:
     def _sample(self, tokens: int, is_thought: bool, events: list[Event]) -> None:
         """A chunk is a token, unless the upstream says how many it has, here or in all so far."""
         so_far = count_of(self._usage.get("completion_tokens"))
+        self.counts_tokens = tokens > 0 or so_far is not None
         if so_far is not None:
             tokens = so_far - self.sampled_tokens
             if tokens <= 0:
@@ -259,10 +285,13 @@ class Answer:
     def _called(self, call: _Call, events: list[Event]) -> None:
         function = call.function or _Function()
         which = call.index if call.index is not None else call.id
-        is_new = function.name and (self._kind != "tool" or which != self._call)
-        if is_new:
+        is_other = which != self._call or bool(call.id and call.id != self._call_id)
+        # One that is neither numbered nor named by an id is told whole: its name begins it.
+        if function.name and (self._kind != "tool" or is_other or which is None):
             self._close(events)
             self._kind, self._call, self._arguments = "tool", which, []
+            self._call_id = call.id
+            self._has_called = True
             events.append(
                 BlockOpened(
                     self._blocks, "tool", call.id or f"call_{secrets.token_hex(12)}", name=function.name

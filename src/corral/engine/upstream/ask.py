@@ -25,6 +25,12 @@ def check(request: GenerationRequest, kind: Kind) -> None:
     """Raise InvalidRequest for what is asked of us and cannot be asked of a server of this kind."""
     if request.embed is not None:
         raise InvalidRequest("this server passes on chats and completions, and no texts to embed")
+    if _continues(request) and kind.continues_by is None:
+        raise InvalidRequest(
+            f"the engine behind this server ({kind.name}) is not known to continue a last message of the "
+            "assistant; end with one of the user",
+            param="messages",
+        )
     for param in _lacking(request, kind):
         raise InvalidRequest(
             f"'{param}' is not supported by the engine behind this server ({kind.name}).", param=param
@@ -67,11 +73,9 @@ def body_of(
     if request.top_logprobs is not None:
         body |= {"logprobs": True, "top_logprobs": request.top_logprobs}
     body["messages"] = [_message(message, kind) for message in request.messages]
-    if request.messages and request.messages[-1].role == "assistant" and kind.continues_by:
-        body |= dict.fromkeys(kind.continues_by, True)
-        if kind.name == "vllm":
-            body["add_generation_prompt"] = False
-    body |= _tools(request)
+    if _continues(request):
+        body |= kind.continues_by or {}
+    body |= _tools(request, kind)
     body |= _thinking(request.thinking, kind, request.template_kwargs)
     return msgspec.json.encode(body)
 
@@ -98,8 +102,16 @@ def _lacking(request: GenerationRequest, kind: Kind) -> Iterator[str]:
             yield "prompt"
         if request.top_logprobs is not None or request.scores_prompt:
             yield "logprobs"
+        if prompt.suffix is not None and kind.name != "corral":
+            yield "suffix"
         if prompt.parses_control and kind.name != "corral":
             yield "parse_special"
+
+
+def _continues(request: GenerationRequest) -> bool:
+    """Whether its answer has been begun: that of an assistant who called tools was whole."""
+    last = request.messages[-1] if request.messages and request.prompt is None else None
+    return last is not None and last.role == "assistant" and not last.tool_calls
 
 
 def _asked(sampling: Sampling) -> Iterator[str]:
@@ -194,14 +206,14 @@ def _message(message: Message, kind: Kind) -> dict[str, Any]:
     return written
 
 
-def _tools(request: GenerationRequest) -> dict[str, Any]:
+def _tools(request: GenerationRequest, kind: Kind) -> dict[str, Any]:
     """Only those that may be called are sent: few servers know `allowed_tools`."""
     choice = request.tool_choice
     tools = [tool for tool in request.tools if not choice.named or tool.name in choice.named]
     if not tools:
         return {}
     body: dict[str, Any] = {"tools": list(map(_tool, tools)), "tool_choice": choice.mode}
-    if choice.mode == "required" and len(choice.named) == 1:
+    if choice.mode == "required" and len(choice.named) == 1 and kind.names_tool:
         body["tool_choice"] = {"type": "function", "function": {"name": choice.named[0]}}
     if not request.calls_in_parallel:
         body["parallel_tool_calls"] = False

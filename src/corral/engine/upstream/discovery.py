@@ -12,6 +12,8 @@ from corral.engine.upstream.kinds import KINDS, Kind, KindName
 from corral.engine.upstream.options import UpstreamOptions
 
 BODY_BYTES: Final = 4 * 2**20
+MOST_SLOTS: Final = 4096
+"""That are believed, as many as can be configured."""
 
 _OWNERS: Final[dict[str, KindName]] = {
     "llamacpp": "llama-server",
@@ -60,7 +62,8 @@ async def _props(options: UpstreamOptions, tls: ssl.SSLContext | None) -> tuple[
     props = _object(body) if status == 200 else {}
     settings = props.get("default_generation_settings")
     ctx_tokens = count_of(settings.get("n_ctx")) if isinstance(settings, dict) else None
-    return count_of(props.get("total_slots")) or None, ctx_tokens or None
+    slots = count_of(props.get("total_slots")) or None
+    return slots if slots is None else min(slots, MOST_SLOTS), ctx_tokens or None
 
 
 def _models(body: bytes) -> list[dict[str, Any]]:

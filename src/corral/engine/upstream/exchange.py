@@ -68,9 +68,10 @@ class Exchange:
 
     async def ask(self, ask: Ask) -> Head:
         """Connect, send it, and wait for the head of the answer; a checkpoint. Raises Fault."""
+        written = self._written(ask)
         stream = self._stream = await self._connected()
         with suppress(trio.BrokenResourceError):  # it may have answered before it had read all, as with 413
-            await stream.send_all(self._written(ask))
+            await stream.send_all(written)
         while True:
             event = await self._next()
             if isinstance(event, h11.Response):
@@ -134,7 +135,7 @@ class Exchange:
                 )
                 await tls.do_handshake()
                 return tls
-        except (OSError, trio.TooSlowError, trio.BrokenResourceError) as error:
+        except (OSError, UnicodeError, trio.TooSlowError, trio.BrokenResourceError) as error:
             raise unreachable() from error
 
     def _written(self, ask: Ask) -> bytes:
@@ -153,7 +154,10 @@ class Exchange:
             headers += [("Content-Type", "application/json"), ("Content-Length", str(len(ask.body)))]
         method = "GET" if ask.body is None else "POST"
         send = self._connection.send
-        written = send(h11.Request(method=method, target=self._address.path + ask.path, headers=headers))
+        try:
+            written = send(h11.Request(method=method, target=self._address.path + ask.path, headers=headers))
+        except (h11.LocalProtocolError, UnicodeError):  # which shows the header, and so perhaps the key
+            raise broken("cannot be asked: its address or its key is none for HTTP") from None
         if ask.body:
             written += send(h11.Data(data=ask.body))
         return written + send(h11.EndOfMessage())

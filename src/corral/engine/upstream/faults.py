@@ -19,11 +19,14 @@ from corral.errors import (
     UpstreamFailed,
 )
 from corral.printable import one_line
+from corral.request import GenerationRequest
 
 RETRY_S: Final = 5
 """What a client is told to wait for an upstream that is full and does not say how long."""
 MOST_RETRY_S: Final = 60
 MESSAGE_CHARS: Final = 500
+MOST_TOKENS: Final = 2**24
+"""Of one request, or of what fits one: more than any model has."""
 
 _CONTEXT_CODES: Final = ("context_length_exceeded", "exceed_context_size_error")
 _CONTEXT_WORDS: Final = ("context length", "context size", "maximum context", "context window")
@@ -65,20 +68,25 @@ class _Told:
         return any(words in text for words in _CONTEXT_WORDS)
 
 
-def fault_of_answer(status: int, body: bytes, retry_after: str = "") -> Fault:
-    """The fault for an answer of another status than 200."""
-    return _fault(status, _told(_read(body)), retry_after)
+def prompt_param(request: GenerationRequest) -> str:
+    """What clients call a request's prompt."""
+    return "messages" if request.prompt is None else "prompt"
 
 
-def fault_of_frame(error: Any) -> Fault:
+def fault_of_answer(status: int, body: bytes, retry_after: str = "", *, param: str = "messages") -> Fault:
+    """The fault for an answer of another status than 200; `param` is what clients call the prompt."""
+    return _fault(status, _told(_read(body)), retry_after, param)
+
+
+def fault_of_frame(error: Any, *, param: str = "messages") -> Fault:
     """The fault for an error in the midst of a stream that began with 200."""
     told = _told({"error": error})
     if isinstance(told.code, int) and 400 <= told.code < 600:
-        return _fault(told.code, told, "")
-    return _fault(400 if told.type in _OURS else 500, told, "")
+        return _fault(told.code, told, "", param)
+    return _fault(400 if told.type in _OURS else 500, told, "", param)
 
 
-def _fault(status: int, told: _Told, retry_after: str) -> Fault:
+def _fault(status: int, told: _Told, retry_after: str, param: str) -> Fault:
     match status:
         case 400 | 413 | 422 if told.is_about_length:
             return Fault(
@@ -86,7 +94,7 @@ def _fault(status: int, told: _Told, retry_after: str) -> Fault:
                     told.message or "the prompt does not fit the model's maximum context length",
                     prompt_tokens=told.prompt_tokens,
                     limit_tokens=told.ctx_tokens,
-                    param="messages",
+                    param=param,
                 ),
                 elsewhere=False,
                 blames=False,
@@ -163,6 +171,6 @@ def _text(message: object) -> str:
 
 def count_of(value: object) -> int | None:
     """A number of tokens as an upstream says it; None for what cannot be one."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**40:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST_TOKENS:
         return None
     return value

@@ -11,7 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import trio
+
 from corral.engine.upstream.affinity import Affinity, Block
+from corral.engine.upstream.faults import Fault, none_left
 from corral.engine.upstream.replica import OUTPUT_WEIGHT, Replica
 
 EXPECTED_TOKENS: Final = 512
@@ -44,7 +47,7 @@ class Picked:
 
 
 class Fleet:
-    """Pure but for its replicas; `on_change` is called when slots come or go. It may not block or raise."""
+    """Only `place` waits. `on_change` is called when slots come or go; it may not block or raise."""
 
     def __init__(self, on_change: Callable[[], None]) -> None:
         self.replicas: list[Replica] = []
@@ -54,11 +57,19 @@ class Fleet:
         """Picks of a replica that had at least a block of the prompt."""
         self.on_change = on_change
         self._sessions: OrderedDict[str, int] = OrderedDict()
+        self._freed = trio.lowlevel.ParkingLot()
 
     @property
     def slots(self) -> int:
-        """Of all that are in service."""
-        return sum(replica.slots for replica in self.replicas if replica.is_in_service)
+        """Of all that are in service, and those that others hold yet.
+
+        Who is admitted holds one of these wherever it runs. Without those of replicas that are given nothing
+        more, what runs there would take slots from the others.
+        """
+        return sum(
+            max(replica.slots, replica.in_flight) if replica.is_in_service else replica.in_flight
+            for replica in self.replicas
+        )
 
     @property
     def ctx_tokens(self) -> int:
@@ -96,6 +107,24 @@ class Fleet:
             while len(self._sessions) > KEPT_SESSIONS:
                 self._sessions.popitem(last=False)
         return Picked(picked, known_tokens)
+
+    async def place(self, wanted: Wanted, *, without: Replica | None) -> tuple[Replica, int]:
+        """A replica with a slot free, and the work that the request is there; a checkpoint, cancel-safe.
+
+        The caller takes the lease with no checkpoint between. Raises Fault if there is nobody else.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while True:
+            picked = self.pick(wanted, without=without)
+            if picked is not None:
+                return picked.replica, max(1, wanted.work - picked.known_tokens)
+            if not self.can_serve(without):
+                raise Fault(none_left(), elsewhere=False, blames=False)
+            await self._freed.park()
+
+    def freed(self) -> None:
+        """A slot of a replica is free, or there are more of them or fewer."""
+        self._freed.unpark_all()
 
     def remove(self, replica: Replica) -> None:
         """It is gone, and what was known of it."""

@@ -60,8 +60,10 @@ class Kind:
     has_template_kwargs: bool = True
     includes_stop: str | None = None
     shows_control: bool = False
-    continues_by: tuple[str, ...] = ()
-    """Fields that must be true for a last message of the assistant to be continued."""
+    continues_by: Mapping[str, bool] | None = None
+    """Fields that have a last message of the assistant continued; None where none are known."""
+    names_tool: bool = True
+    """Whether it can be told which tool must be called, and not only that one must."""
     has_completions: bool = True
     tells_progress: bool = False
     tells_usage_early: bool = False
@@ -82,6 +84,8 @@ KINDS: Final[Mapping[KindName, Kind]] = {
             _LLAMA,
             frozenset({"json_object", "json_schema", "gbnf"}),
             thinking="thinking_budget_tokens",
+            continues_by={"continue_final_message": True, "add_generation_prompt": False},
+            names_tool=False,
             tells_progress=True,
             slots="/slots",
         ),
@@ -92,7 +96,7 @@ KINDS: Final[Mapping[KindName, Kind]] = {
             thinking="thinking_token_budget",
             includes_stop="include_stop_str_in_output",
             shows_control=True,
-            continues_by=("continue_final_message",),
+            continues_by={"continue_final_message": True, "add_generation_prompt": False},
             tells_usage_early=True,
             slots="/metrics",
         ),
@@ -102,7 +106,7 @@ KINDS: Final[Mapping[KindName, Kind]] = {
             frozenset({"json_object", "json_schema", "regex", "gbnf"}),
             includes_stop="no_stop_trim",
             shows_control=True,
-            continues_by=("continue_final_message",),
+            continues_by={"continue_final_message": True},
             slots="/metrics",
             aborts_at="/abort_request",
         ),
@@ -113,6 +117,7 @@ KINDS: Final[Mapping[KindName, Kind]] = {
             thinking="thinking_token_budget",
             includes_stop="include_stop_str_in_output",
             shows_control=True,
+            continues_by={},
             tells_progress=True,
             slots="/metrics",
         ),

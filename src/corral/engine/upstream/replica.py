@@ -9,13 +9,15 @@ import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from typing import Final, Literal
 
 import msgspec
 import trio
 
 from corral.engine.contract import ReplicaState
-from corral.engine.upstream.ask import CHAT
+from corral.engine.upstream.answer import Answer
+from corral.engine.upstream.ask import CHAT, body_of
 from corral.engine.upstream.breaker import Breaker
 from corral.engine.upstream.discovery import Found, discover
 from corral.engine.upstream.events import EventReader, EventTooLarge
@@ -25,6 +27,8 @@ from corral.engine.upstream.kinds import KINDS, Kind
 from corral.engine.upstream.options import FleetOptions, UpstreamOptions
 from corral.engine.upstream.residue import Residue
 from corral.engine.upstream.slots import busy_of
+from corral.printable import one_line
+from corral.request import GenerationRequest, Message
 
 logger = logging.getLogger("corral.upstream")
 
@@ -32,22 +36,26 @@ OUTPUT_WEIGHT: Final = 4
 """What a token to be said weighs against one of a prompt: it takes a step of its own."""
 UNKNOWN_CTX_TOKENS: Final = 2**20
 """Of one request, where an upstream does not say: then it refuses what is too long."""
+MODEL_CHARS: Final = 256
+"""Of its model's name, that are shown."""
 METRICS_BYTES: Final = 4 * 2**20
 EVENT_BYTES: Final = 2**20
-WHAT_IS_SAID: Final = "Hi"
-"""To a replica that is tried again; one token of an answer is enough."""
+TRIED_WITH: Final = GenerationRequest((Message("user", "Hi"),), max_tokens=1)
+"""What a replica is asked that is tried again; one token of an answer is enough."""
+LONGEST_TRY_S: Final = 300.0
+"""For which nothing of that may be heard, where requests have no such limit."""
 
 
 class Lease:
     """One sequence's slot at a replica, and the work that is left of it, in tokens of prompt."""
 
-    __slots__ = ("begun", "cut", "left", "replica", "scope")
+    __slots__ = ("asked", "cut", "left", "replica", "scope")
 
     def __init__(self, replica: "Replica", left: int) -> None:
         self.replica = replica
         self.left = left
-        self.begun = False
-        """Something was heard of it, so the upstream has it in a slot."""
+        self.asked = False
+        """The upstream was asked for it, and has it in a slot: it is given no more than those."""
         self.cut = False
         """The replica was given up while it had this."""
         self.scope = trio.CancelScope()
@@ -55,7 +63,6 @@ class Lease:
 
     def heard(self, left: int) -> None:
         """It goes on, and that much is left."""
-        self.begun = True
         self.replica.work += left - self.left
         self.left = left
 
@@ -78,7 +85,7 @@ class Replica:
         self.breaker = Breaker(trio.current_time)
         self.is_draining = False
         self.is_leaving = False
-        """It is not configured any more."""
+        """It is not configured any more, and is gone with the last that it has."""
         self.scope = trio.CancelScope()
         """Of `run`."""
         self.work = 0
@@ -90,7 +97,10 @@ class Replica:
         self.shared = False
         """Others use it too: then what it computes says nothing about who has left here."""
         self.residue = Residue(
-            self.busy, lambda: self.tells_busy, lambda: sum(lease.begun for lease in self._leases)
+            self.busy,
+            lambda: self.tells_busy,
+            lambda: sum(lease.asked for lease in self._leases),
+            self._seems_shared,
         )
         self._options = options
         self._tls = tls
@@ -114,6 +124,11 @@ class Replica:
         return "" if self.found is None else self.found.model
 
     @property
+    def shown_model(self) -> str:
+        """That, for people: what an upstream calls its model may drive a terminal, or fill it."""
+        return one_line(self.model)[:MODEL_CHARS]
+
+    @property
     def slots(self) -> int:
         """Sequences that it takes at a time, in service or not."""
         found = None if self.found is None else self.found.slots
@@ -132,7 +147,8 @@ class Replica:
     @property
     def is_in_service(self) -> bool:
         """Whether it is given requests."""
-        return self.found is not None and self.breaker.is_closed and not self.is_draining
+        is_given_up = self.found is None or not self.breaker.is_closed
+        return not (is_given_up or self.is_draining or self.is_leaving)
 
     @property
     def free_slots(self) -> int:
@@ -179,6 +195,25 @@ class Replica:
             logger.info("%s is %s", self.name, "given nothing more" if is_draining else "given requests")
             self._changed()
 
+    def leave(self) -> None:
+        """Give it nothing more, since it is not configured any more."""
+        self.is_leaving = True
+        logger.info("%s is given nothing more, and leaves", self.name)
+        self._changed()
+
+    def become(self, upstream: UpstreamOptions, tls: ssl.SSLContext | None) -> bool:
+        """It is configured, perhaps again, or otherwise than before; what it has goes on, and counts.
+
+        Whether it is to be asked anew what it is, by `find`.
+        """
+        self.is_leaving = False
+        is_other = upstream != self.upstream
+        if is_other:
+            self.upstream, self._tls = upstream, tls
+            self.breaker.retry_s = trio.current_time()
+        self._changed()
+        return is_other and self.breaker.is_closed
+
     async def wait_idle(self) -> None:
         """Until it has nothing in flight; a checkpoint, cancel-safe."""
         await trio.lowlevel.checkpoint()
@@ -189,14 +224,14 @@ class Replica:
         """As people see it."""
         breaker = self.breaker
         state: Literal["in service", "draining", "out", "tried"] = "in service"
-        if self.is_draining:
+        if self.is_draining or self.is_leaving:
             state = "draining"
         elif not self.is_in_service:
             state = "tried" if breaker.state == "half-open" else "out"
         return ReplicaState(
             self.name,
             self.kind.name,
-            self.model,
+            self.shown_model,
             state,
             self.slots,
             len(self._leases),
@@ -211,13 +246,12 @@ class Replica:
         )
 
     async def find(self) -> None:
-        """Ask what it is; a checkpoint. One that does not answer is out of service."""
+        """Ask what it is; a checkpoint, and never raises. One that does not answer is out of service."""
         try:
             with trio.fail_after(self._options.upstream_probe_s):
-                self.found = await discover(self.upstream, self._tls)
-        except (Fault, trio.TooSlowError) as error:
-            said = error.error.message if isinstance(error, Fault) else "it does not answer"
-            self.breaker.open(said)
+                await self._discover()
+        except Exception as error:
+            self.breaker.open(_said(error))
             self._out_since = time.time()
         self.heard()
 
@@ -262,7 +296,8 @@ class Replica:
             return None
         try:
             status, body = await self._fetch(kind.slots)
-        except Fault:
+        except Exception as error:
+            logger.debug("%s does not say what it computes: %s", self.name, _said(error))
             return None
         busy = busy_of(kind, status, body)
         # One whose operator has turned that off says 501, and one that has no such thing 404.
@@ -290,12 +325,11 @@ class Replica:
         try:
             with trio.fail_after(self._options.upstream_probe_s):
                 status, _ = await self._fetch(self.kind.health)
-        except (Fault, trio.TooSlowError):
-            status = 0
-        if status == 0 or (status >= 500 and not self._leases):
-            self._give_up(
-                "it does not answer" if status == 0 else f"it says that it is not well (HTTP {status})"
-            )
+        except Exception as error:
+            self._give_up(_said(error))
+            return
+        if status >= 500 and not self._leases:
+            self._give_up(f"it says that it is not well (HTTP {status})")
             return
         self.heard()
         if not self._leases:
@@ -310,11 +344,10 @@ class Replica:
         self.breaker.half_open()
         try:
             with trio.fail_after(self._options.upstream_probe_s):
-                self.found = await discover(self.upstream, self._tls)
-                await self._generate()
-        except (Fault, trio.TooSlowError) as error:
-            said = error.error.message if isinstance(error, Fault) else "it does not answer"
-            self.breaker.open(said)
+                await self._discover()
+            await self._generate()
+        except Exception as error:
+            self.breaker.open(_said(error))
             return
         logger.info("%s answers again", self.name)
         self._can_look = True
@@ -323,32 +356,46 @@ class Replica:
         self.heard()
         self._changed()
 
+    def lacks_completions(self) -> None:
+        """It has no `/v1/completions`, which is known until it is asked anew what it is."""
+        if self.found is not None:
+            self.found = replace(self.found, kind=replace(self.found.kind, has_completions=False))
+
+    async def _discover(self) -> None:
+        upstream = self.upstream
+        found = await discover(upstream, self._tls)
+        if upstream is self.upstream:  # else that has been asked anew
+            self.found = found
+
     async def _generate(self) -> None:
-        body = msgspec.json.encode(
-            {
-                "model": self.model,
-                "messages": [{"role": "user", "content": WHAT_IS_SAID}],
-                "max_tokens": 1,
-                "stream": True,
-            }
-        )
+        """Ask for a token as a client's request does, and hear it out. Raises Fault or TooSlowError."""
+        body = body_of(TRIED_WITH, self.kind, model=self.model, choice=0, max_tokens=1, id="corral-try")
         ask = Ask(CHAT, self.upstream.key, body, accept="text/event-stream")
-        with closing(self.exchange()) as exchange:
+        silence_s = self._options.upstream_silence_s or LONGEST_TRY_S
+        answer, said, reader = Answer(TRIED_WITH, 1), 0, EventReader(EVENT_BYTES)
+        with trio.fail_after(silence_s) as scope, closing(self.exchange()) as exchange:
             head = await exchange.ask(ask)
             if head.status != 200:
                 raise fault_of_answer(head.status, await exchange.body(EVENT_BYTES))
-            reader, frames = EventReader(EVENT_BYTES), 0
             try:
-                while piece := await exchange.receive():
-                    frames += len(reader.feed(piece))
+                while not answer.is_over and (piece := await exchange.receive()):
+                    for frame in reader.feed(piece):
+                        answer.feed(frame)
+                    if answer.said > said:
+                        said = answer.said
+                        scope.deadline = trio.current_time() + silence_s
             except EventTooLarge:
                 raise broken("sent an event that is too large") from None
-            if not frames:
-                raise broken("ended without an answer")
+            answer.end()
 
     async def _fetch(self, path: str) -> tuple[int, bytes]:
         ask = Ask(path, self.upstream.key)
         return await fetch(self.upstream.address, self._tls, ask, limit_bytes=METRICS_BYTES)
+
+    def _seems_shared(self) -> None:
+        """It computes more than what is ours, and that does not end."""
+        self.shared = True
+        logger.info("%s is used by others too: nobody waits until it computes less", self.name)
 
     def _give_up(self, reason: str) -> None:
         """It is not there: what it has is lost."""
@@ -361,5 +408,17 @@ class Replica:
         self._changed()
 
     def _changed(self) -> None:
+        if not self.breaker.is_closed:
+            self.residue.give_up()
         self._woken.set()
         self._on_change()
+
+
+def _said(error: Exception) -> str:
+    """Why it is given up. A bug in asking it must not end the server, so that is one of the reasons."""
+    if isinstance(error, Fault):
+        return error.error.message
+    if isinstance(error, trio.TooSlowError):
+        return "it does not answer"
+    logger.error("an upstream could not be asked, by a bug", exc_info=error)
+    return "this server failed to ask it"

@@ -19,8 +19,11 @@ def busy_of(kind: Kind, status: int, body: bytes) -> int | None:
         return None
     if kind.name == "llama-server":
         return _of_slots(body)
-    found = [float(number) for number in _BUSY.findall(body)]
-    return round(sum(found)) if found else None
+    try:
+        found = [float(number) for number in _BUSY.findall(body)]
+        return round(sum(found)) if found else None
+    except (ValueError, OverflowError):  # no number, or none that can be one of sequences
+        return None
 
 
 def _of_slots(body: bytes) -> int | None:

@@ -1,0 +1,163 @@
+"""One try of one sequence at one replica: asked, heard out, and seen off where its client has left."""
+
+from contextlib import closing, suppress
+from typing import Final
+
+import trio
+
+from corral.engine.contract import Waste
+from corral.engine.upstream.answer import Answer
+from corral.engine.upstream.ask import body_of, check, path_of
+from corral.engine.upstream.events import EventReader, EventTooLarge
+from corral.engine.upstream.exchange import Ask, Exchange, Head
+from corral.engine.upstream.faults import Fault, broken, fault_of_answer, prompt_param
+from corral.engine.upstream.fleet import EXPECTED_TOKENS, Fleet
+from corral.engine.upstream.measure import Measure
+from corral.engine.upstream.replica import EVENT_BYTES, OUTPUT_WEIGHT, Lease, Replica
+from corral.engine.upstream.sequence import UpstreamSequence
+from corral.errors import InvalidRequest
+from corral.events import Event, Finished, Placed, Prefill
+from corral.request import GenerationRequest
+
+ERROR_BYTES: Final = 64 * 1024
+GOODBYE_S: Final = 0.5
+"""How long the end of a connection is waited for, once the answer is whole."""
+ANSWER_BYTES: Final = 2**28
+"""Of one answer on the wire, at most."""
+OVER: Final = 16
+"""Tokens past its limit at which an upstream is taken not to keep it."""
+NO_SUCH_API: Final = (404, 405, 501)
+"""Said to a completion: not every server has those, and one without is none the worse."""
+CHUNKS: Final = 16
+"""Into which a token may be cut by who does not say how many tokens a chunk has."""
+
+
+class Attempt:
+    """One try of one sequence at one replica."""
+
+    def __init__(self, sequence: UpstreamSequence, fleet: Fleet, measure: Measure, silence_s: float) -> None:
+        """`measure` learns how long the prompt was. `silence_s` may pass without a word; 0: no limit."""
+        self._sequence = sequence
+        self._fleet = fleet
+        self._measure = measure
+        self._silence_s = silence_s
+        self._answer = Answer(sequence.prepared.request, sequence.prepared.prompt_tokens)
+        self.lease: Lease | None = None
+        self._said = 0
+
+    @property
+    def has_begun(self) -> bool:
+        return self._answer.has_begun
+
+    async def made(self, without: Replica | None) -> Waste:
+        """Make it; what of it was in vain. Raises Fault."""
+        sequence = self._sequence
+        with sequence.enter(trio.CancelScope()):
+            replica, work = await self._fleet.place(sequence.prepared.wanted, without=without)
+        if sequence.is_cancelled:
+            return Waste()
+        with replica.lease(work) as self.lease:
+            sequence.tell([Placed(replica.name)])
+            scope = self.lease.scope
+            scope.deadline = self._deadline_s()
+            with sequence.enter(scope), closing(replica.exchange()) as exchange:
+                await self._heard_out(replica, exchange)
+                return Waste()
+            if sequence.is_over:  # only the end of the connection did not come
+                return Waste()
+            if not sequence.is_cancelled:
+                raise broken("does not answer any more" if self.lease.cut else "said nothing for too long")
+            if not self.lease.asked:
+                return Waste()
+            self.lease.asked = False  # from now on what is computed for it is for nobody
+            await replica.abort(sequence.id)
+            return Waste(residual_s=await replica.residue.gone())
+
+    async def _heard_out(self, replica: Replica, exchange: Exchange) -> None:
+        """Ask, and tell what is answered until that is whole. Raises Fault."""
+        sequence = self._sequence
+        request = sequence.prepared.request
+        _check(request, replica)
+        is_limited = request.max_tokens is not None or sequence.max_tokens < sequence.prepared.max_tokens
+        body = body_of(
+            request,
+            replica.kind,
+            model=replica.model,
+            choice=sequence.choice,
+            max_tokens=sequence.max_tokens if is_limited else None,
+            id=sequence.id,
+        )
+        assert self.lease is not None
+        self.lease.asked = True
+        head = await exchange.ask(
+            Ask(path_of(request), replica.upstream.key, body, sequence.id, "text/event-stream")
+        )
+        if request.prompt is not None and head.status in NO_SUCH_API:
+            replica.lacks_completions()
+            _check(request, replica)
+        await self._check(head, exchange)
+        reader, size = EventReader(EVENT_BYTES), 0
+        while not self._answer.is_over and (piece := await exchange.receive()):
+            size += len(piece)
+            if size > ANSWER_BYTES:
+                raise broken("sent more than an answer can be")
+            try:
+                frames = reader.feed(piece)
+            except EventTooLarge:
+                raise broken("sent an event that is too large") from None
+            events: list[Event] = []
+            try:
+                for frame in frames:
+                    events += self._answer.feed(frame)
+            finally:  # what came before an error was said
+                self._heard(events, is_limited)
+        events = self._answer.end()
+        finished = events[-1]
+        assert isinstance(finished, Finished)
+        self._measure.learn(sequence.prepared.wanted.prompt_bytes, finished.usage.prompt_tokens)
+        sequence.tell(events)
+        replica.succeeded()
+        with trio.move_on_after(GOODBYE_S), suppress(Fault):
+            while await exchange.receive():
+                pass
+
+    async def _check(self, head: Head, exchange: Exchange) -> None:
+        if head.status != 200:
+            body = await exchange.body(ERROR_BYTES)
+            param = prompt_param(self._sequence.prepared.request)
+            raise fault_of_answer(head.status, body, head.headers.get("retry-after", ""), param=param)
+        if head.media_type != "text/event-stream":
+            raise broken("answered with something else than the stream that it was asked for")
+
+    def _heard(self, events: list[Event], is_limited: bool) -> None:
+        """Some of the stream has come, though perhaps nothing to be told."""
+        sequence, lease, answer = self._sequence, self.lease, self._answer
+        assert lease is not None
+        lease.replica.heard()
+        if answer.said > self._said:  # else it may go on like that for ever
+            self._said = answer.said
+            lease.scope.deadline = self._deadline_s()
+        most_tokens = sequence.max_tokens + OVER
+        if is_limited and answer.sampled_tokens > most_tokens * (1 if answer.counts_tokens else CHUNKS):
+            raise broken("went on past the limit of the answer")
+        wanted = sequence.prepared.wanted
+        left_output = max(0, min(wanted.output_tokens, EXPECTED_TOKENS) - answer.sampled_tokens)
+        left = OUTPUT_WEIGHT * left_output
+        if not answer.has_begun:
+            prefill = next((event for event in reversed(events) if isinstance(event, Prefill)), None)
+            left += wanted.prompt_tokens if prefill is None else prefill.total - prefill.done
+        lease.heard(left)
+        if events:
+            sequence.tell(events)
+
+    def _deadline_s(self) -> float:
+        """Until when the next word has to come."""
+        return trio.current_time() + self._silence_s if self._silence_s else float("inf")
+
+
+def _check(request: GenerationRequest, replica: Replica) -> None:
+    """What it is may have become known only after the request was checked. Raises Fault."""
+    try:
+        check(request, replica.kind)
+    except InvalidRequest as error:
+        raise Fault(error, blames=False) from None
