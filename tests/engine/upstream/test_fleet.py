@@ -8,7 +8,7 @@ import trio
 import trio.testing
 from tests.engine.tales import asking
 from tests.engine.test_contract import Listener
-from tests.engine.upstream.scripted import ScriptedUpstream, Visit, delta, serving, whole
+from tests.engine.upstream.scripted import ScriptedUpstream, Visit, delta, serving, whole, words
 
 from corral.engine.contract import Handle
 from corral.engine.upstream.address import Address, address_of
@@ -301,3 +301,24 @@ async def test_what_an_upstream_says_of_itself_is_bounded_and_drives_no_terminal
         for shown in (engine.model, engine.replicas[0].model):
             assert "\x1b" not in shown
             assert len(shown) <= 256
+
+
+async def test_one_that_is_described_otherwise_while_it_is_tried_is_tried_as_that() -> None:
+    async def says_nothing_to_strangers(visit: Visit) -> None:
+        await (words if b"Bearer sk-2" in visit.head else says_a_word)(visit)
+
+    upstream = ScriptedUpstream(says_nothing_to_strangers)
+    async with running(upstream) as engine:
+        [replica] = engine.fleet.replicas
+        back = trio.Event()
+        replica.breaker.open("it broke")
+        replica.breaker.retry_s = trio.current_time()
+        engine.set_draining(replica.name, True)  # wakes who looks at it
+        engine.set_draining(replica.name, False)
+        await upstream.visit(0)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        engine.on_capacity.append(back.set)
+        engine.reconfigure([upstream.options(key="sk-2")])
+        with trio.fail_after(5):
+            await back.wait()
+        assert replica.is_in_service

@@ -111,6 +111,7 @@ class Replica:
         self._emptied = trio.lowlevel.ParkingLot()
         self._out_since: float | None = None
         self._can_look = True
+        self._trying = trio.CancelScope()
 
     # What is known
 
@@ -211,6 +212,7 @@ class Replica:
         if is_other:
             self.upstream, self._tls = upstream, tls
             self.breaker.retry_s = trio.current_time()
+            self._trying.cancel()
         self._changed()
         return is_other and self.breaker.is_closed
 
@@ -342,12 +344,17 @@ class Replica:
     async def _try_again(self) -> None:
         """The one request of a half-open breaker: a token, since being there is not being able to."""
         self.breaker.half_open()
-        try:
-            with trio.fail_after(self._options.upstream_probe_s):
-                await self._discover()
-            await self._generate()
-        except Exception as error:
-            self.breaker.open(_said(error))
+        with trio.CancelScope() as self._trying:
+            try:
+                with trio.fail_after(self._options.upstream_probe_s):
+                    await self._discover()
+                await self._generate()
+            except Exception as error:
+                self.breaker.open(_said(error))
+                return
+        if self._trying.cancelled_caught:
+            self.breaker.open("it is configured otherwise now")
+            self.breaker.retry_s = trio.current_time()
             return
         logger.info("%s answers again", self.name)
         self._can_look = True
