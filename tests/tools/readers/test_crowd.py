@@ -40,7 +40,7 @@ async def test_all_readers_see_every_event_but_those_who_stall() -> None:
     seen: list[Seen] = []
     for stalled in (0, 2):
         flags = ("--status-content=true", "--stream-interval-ms=0")  # each token is an event
-        async with Bed().scripted(*flags, step_ms=2, script="clock") as server:
+        async with Bed().scripted(*flags, step_ms=6, script="clock") as server:
             request = Asker(server.target).watch().decode()
             group = Group(4, request, stalled=stalled, comes_back=True, is_timed=True)
             async with attached(server.target, group) as readers:
