@@ -551,7 +551,8 @@ async def test_one_that_brings_nothing_on_is_given_so_much_time_and_no_more(noth
 
     upstream = ScriptedUpstream(comments)
     async with running(upstream, silence_s=0.15) as engine:
-        assert "said nothing for too long" in str(error_of(await heard(engine)))
+        with trio.fail_after(5):
+            assert "said nothing for too long" in str(error_of(await heard(engine)))
     assert upstream.visits[0].went == "rst"
 
 

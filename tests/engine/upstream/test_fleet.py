@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
+from typing import Any
 
 import pytest
 import trio
@@ -301,6 +302,18 @@ async def test_what_an_upstream_says_of_itself_is_bounded_and_drives_no_terminal
         for shown in (engine.model, engine.replicas[0].model):
             assert "\x1b" not in shown
             assert len(shown) <= 256
+
+
+async def test_a_bug_in_asking_one_takes_it_out_and_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    upstream = ScriptedUpstream()
+    async with serving(upstream):
+        options = UpstreamOptions(Address("127.0.0.1", upstream.port, is_tls=True))
+        no_context: Any = "no TLS context"
+        replica = Replica(1, options, FleetOptions(), no_context, lambda: None)
+        await replica.find()
+    assert replica.state().state == "out"
+    assert replica.state().reason == "this server failed to ask it"
+    assert "by a bug" in caplog.text
 
 
 async def test_one_that_is_described_otherwise_while_it_is_tried_is_tried_as_that() -> None:
