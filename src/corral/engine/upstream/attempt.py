@@ -8,12 +8,12 @@ import trio
 from corral.engine.contract import Waste
 from corral.engine.upstream.answer import Answer
 from corral.engine.upstream.ask import body_of, check, path_of
-from corral.engine.upstream.events import EventReader, EventTooLarge
+from corral.engine.upstream.events import EVENT_BYTES, EventReader, EventTooLarge
 from corral.engine.upstream.exchange import Ask, Exchange, Head
 from corral.engine.upstream.faults import Fault, broken, fault_of_answer, prompt_param
 from corral.engine.upstream.fleet import EXPECTED_TOKENS, Fleet
 from corral.engine.upstream.measure import Measure
-from corral.engine.upstream.replica import EVENT_BYTES, OUTPUT_WEIGHT, Lease, Replica
+from corral.engine.upstream.replica import OUTPUT_WEIGHT, Lease, Replica
 from corral.engine.upstream.sequence import UpstreamSequence
 from corral.errors import InvalidRequest
 from corral.events import Event, Finished, Placed, Prefill

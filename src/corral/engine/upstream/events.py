@@ -5,6 +5,10 @@ Only their data matters here. Comments keep a connection alive on somebody else'
 Source: https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream
 """
 
+from typing import Final
+
+EVENT_BYTES: Final = 2**20
+"""Of one event, at most."""
 _BOM = b"\xef\xbb\xbf"
 
 

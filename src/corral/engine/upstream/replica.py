@@ -8,7 +8,7 @@ import logging
 import ssl
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final, Literal
 
@@ -16,19 +16,16 @@ import msgspec
 import trio
 
 from corral.engine.contract import ReplicaState
-from corral.engine.upstream.answer import Answer
-from corral.engine.upstream.ask import CHAT, body_of
 from corral.engine.upstream.breaker import Breaker
 from corral.engine.upstream.discovery import Found, discover
-from corral.engine.upstream.events import EventReader, EventTooLarge
 from corral.engine.upstream.exchange import Ask, Exchange, fetch
-from corral.engine.upstream.faults import Fault, broken, fault_of_answer
+from corral.engine.upstream.faults import Fault
 from corral.engine.upstream.kinds import KINDS, Kind
 from corral.engine.upstream.options import FleetOptions, UpstreamOptions
 from corral.engine.upstream.residue import Residue
 from corral.engine.upstream.slots import busy_of
+from corral.engine.upstream.trial import try_out
 from corral.printable import one_line
-from corral.request import GenerationRequest, Message
 
 logger = logging.getLogger("corral.upstream")
 
@@ -39,11 +36,8 @@ UNKNOWN_CTX_TOKENS: Final = 2**20
 MODEL_CHARS: Final = 256
 """Of its model's name, that are shown."""
 METRICS_BYTES: Final = 4 * 2**20
-EVENT_BYTES: Final = 2**20
-TRIED_WITH: Final = GenerationRequest((Message("user", "Hi"),), max_tokens=1)
-"""What a replica is asked that is tried again; one token of an answer is enough."""
 LONGEST_TRY_S: Final = 300.0
-"""For which nothing of that may be heard, where requests have no such limit."""
+"""For which nothing may be heard of one that is tried, where requests have no such limit."""
 
 
 class Lease:
@@ -348,7 +342,8 @@ class Replica:
             try:
                 with trio.fail_after(self._options.upstream_probe_s):
                     await self._discover()
-                await self._generate()
+                silence_s = self._options.upstream_silence_s or LONGEST_TRY_S
+                await try_out(self.exchange(), self.kind, self.model, self.upstream.key, silence_s)
             except Exception as error:
                 self.breaker.open(_said(error))
                 return
@@ -373,27 +368,6 @@ class Replica:
         found = await discover(upstream, self._tls)
         if upstream is self.upstream:  # else that has been asked anew
             self.found = found
-
-    async def _generate(self) -> None:
-        """Ask for a token as a client's request does, and hear it out. Raises Fault or TooSlowError."""
-        body = body_of(TRIED_WITH, self.kind, model=self.model, choice=0, max_tokens=1, id="corral-try")
-        ask = Ask(CHAT, self.upstream.key, body, accept="text/event-stream")
-        silence_s = self._options.upstream_silence_s or LONGEST_TRY_S
-        answer, said, reader = Answer(TRIED_WITH, 1), 0, EventReader(EVENT_BYTES)
-        with trio.fail_after(silence_s) as scope, closing(self.exchange()) as exchange:
-            head = await exchange.ask(ask)
-            if head.status != 200:
-                raise fault_of_answer(head.status, await exchange.body(EVENT_BYTES))
-            try:
-                while not answer.is_over and (piece := await exchange.receive()):
-                    for frame in reader.feed(piece):
-                        answer.feed(frame)
-                    if answer.said > said:
-                        said = answer.said
-                        scope.deadline = trio.current_time() + silence_s
-            except EventTooLarge:
-                raise broken("sent an event that is too large") from None
-            answer.end()
 
     async def _fetch(self, path: str) -> tuple[int, bytes]:
         ask = Ask(path, self.upstream.key)
