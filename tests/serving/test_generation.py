@@ -141,10 +141,11 @@ async def test_who_wants_more_slots_than_are_left_is_told_and_holds_up_nobody(
         async with trio.open_nursery() as nursery:
             await nursery.start(service.run)
             with trio.fail_after(100), ExitStack() as held:
-                first, two, third = (
-                    held.enter_context(service.open(each, id, about(id), Client()))
-                    for id, each in (("first", request), ("two", replace(request, n=2)), ("third", request))
-                )
+                first = held.enter_context(service.open(request, "a", about("first"), Client()))
+                await first.prepared()
+                double = replace(request, n=2)
+                two = held.enter_context(service.open(double, "b", about("two"), Client()))
+                third = held.enter_context(service.open(request, "c", about("third"), Client()))
                 if is_prepared:
                     await two.prepared()
                 resize(0)
