@@ -7,10 +7,10 @@ which its client's earlier ones will have had their turn, and the lowest tag goe
 a hundred requests delays another's first by one turn, not by a hundred. The head of the line is never
 overtaken by a smaller request, or a request for many slots would starve.
 
-One whose prompt lies in the engine's cache right now, as it may not a while later, may go before others: the
-first such one of the first LOOKED_AT in line, unless one before it was overtaken OVERTAKES times already. It
-takes its client's next turn, so that a client gets no more turns by it. So nobody waits for more than
-OVERTAKES turns beyond its own.
+Within a client, one whose prompt lies in the engine's cache right now, as it may not a while later, may go
+before others: the first such one of its first LOOKED_AT, unless one before it was overtaken OVERTAKES times
+already. It takes its client's next turn, so nobody else waits for it, and of its own client nobody more than
+OVERTAKES turns.
 
 A ticket is announced while its request is being prepared, and joins the line after that. Who is announced has
 a place already: it counts as if it waited, unless a slot would be free for it.
@@ -206,16 +206,19 @@ class Admission:
             position += 1
 
     def _next(self) -> Ticket:
-        """Who runs next: the head of the line, or one behind it that is warm and may overtake."""
-        for place, ticket in enumerate(self._waiting[:LOOKED_AT] if len(self._waiting) > 1 else ()):
-            first = self._clients[ticket.client].waiting[0]
-            if ticket.slots <= self.free_slots and ticket.priority == first.priority and ticket.is_warm():
-                for other in self._waiting[:place]:
+        """Who runs next: the head of the line, or a warm one of its client's that may overtake it."""
+        head = self._waiting[0]
+        own = self._clients[head.client].waiting
+        for place, ticket in enumerate(own[:LOOKED_AT] if len(own) > 1 else ()):
+            if ticket.priority != head.priority:
+                break
+            if ticket.slots <= self.free_slots and ticket.is_warm():
+                for other in own[:place]:
                     other.overtaken += 1
                 return ticket
             if ticket.overtaken >= OVERTAKES:
                 break
-        return self._waiting[0]
+        return head
 
     def _take_turn(self, client: _Client, ticket: Ticket) -> None:
         """Take a ticket out of the line, in its client's next turn."""
