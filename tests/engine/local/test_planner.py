@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import pytest
+
 from corral.engine.local.backend import CacheShape
 from corral.engine.local.drafts.drafter import Drafter
 from corral.engine.local.drafts.lookup import PromptLookup
@@ -23,10 +25,10 @@ class Talker:
         return draft
 
 
-def planner() -> tuple[Planner, Scheduler]:
+def planner(*, shares_cells: bool = True) -> tuple[Planner, Scheduler]:
     options = EngineOptions(slots=2)
     pace = open_pace(options, batch_tokens=64)
-    shape = CacheShape(ctx_tokens=512, sequence_ctx_tokens=256, sequences=4)
+    shape = CacheShape(ctx_tokens=512, sequence_ctx_tokens=256, sequences=4, shares_cells=shares_cells)
     scheduler = open_scheduler(shape, options, pace.costs, batch_tokens=64, batch_rows=64)
     drafter = Drafter([PromptLookup()], pace.costs, most_rows=64)
     return Planner(scheduler, pace, drafter), scheduler
@@ -63,3 +65,13 @@ def test_what_waited_is_told_of_the_step_that_was_planned() -> None:
     running: dict[int, Generating] = {key: Talker(scheduler.add(key, range(20))) for key in (1, 2)}
     tried.plan(running)
     assert (tried.load.decoding, tried.load.prefilling, tried.load.prefill_tokens) == (0, 2, 40)
+
+
+@pytest.mark.parametrize(("shares_cells", "sizes"), [(True, [40, 24]), (False, [40])])
+def test_a_prompt_is_not_begun_with_a_chunk_that_is_not_worth_a_step_where_caches_are_apart(
+    shares_cells: bool, sizes: list[int]
+) -> None:
+    tried, scheduler = planner(shares_cells=shares_cells)
+    first, second = scheduler.add(1, range(40)), scheduler.add(2, range(100, 160))
+    step = tried.plan({1: Talker(first), 2: Talker(second)})
+    assert [len(chunk.tokens) for _, chunk in step.chunks] == sizes

@@ -81,8 +81,9 @@ class Planner:
         """The next step of those who run, by their lanes' keys; it is empty if nobody does."""
         load = self.load = self._scheduler.load()
         budget = self._pace.prefill_tokens(load) if load.prefilling else 0
-        drafts = {} if budget else self._propose(running, load.decode_depth)
-        return self._scheduler.plan(budget, drafts, least_chunk=self._pace.full_speed_tokens)
+        if not budget:
+            return self._scheduler.plan(0, self._propose(running, load.decode_depth))
+        return self._scheduler.plan(budget, least_chunk=self._pace.full_speed_tokens)
 
     def computed(self, step: Step, elapsed_ms: float) -> None:
         """A step was computed in so long: it is in the cache, and something was learned."""
