@@ -139,6 +139,16 @@ async def test_idle_is_said_and_so_are_prefill_decode_and_the_queue() -> None:
         await watch.until(lambda watch: watch.state["server"]["phase"] == "idle")
 
 
+async def steps(gate: Gate, number: int, clock: trio.testing.MockClock, each_s: float) -> None:
+    """The first steps of the engine, each so long; it stands at the gate with the next one then."""
+    await gate.wait_arrived()
+    for _ in range(number):
+        gate.let(1)
+        await gate.wait_arrived()
+        clock.jump(each_s)
+        await trio.testing.wait_all_tasks_blocked()
+
+
 async def test_counters_come_five_times_a_second_and_text_as_it_is_said(
     mock_clock: trio.testing.MockClock,
 ) -> None:
@@ -149,12 +159,7 @@ async def test_counters_come_five_times_a_second_and_text_as_it_is_said(
         watching(client) as watch,
     ):
         stream = client.chat("hello", stream=True)
-        await gate.wait_arrived()
-        for _ in range(50):
-            gate.let(1)
-            await gate.wait_arrived()
-            mock_clock.jump(0.02)
-            await trio.testing.wait_all_tasks_blocked()
+        await steps(gate, 50, mock_clock, 0.02)
         watch.take_waiting()
         counters = [d for e, d in watch.events if e == "request" and "completion_tokens" in d]
         assert 4 <= len(counters) <= 7, "one second has passed"
@@ -181,12 +186,7 @@ async def test_where_more_is_said_than_can_be_read_it_is_gathered_and_none_is_lo
         watching(client) as watch,
     ):
         stream = client.chat("hello", stream=True)
-        await gate.wait_arrived()
-        for _ in range(50):
-            gate.let(1)
-            await gate.wait_arrived()
-            mock_clock.jump(0.02)
-            await trio.testing.wait_all_tasks_blocked()
+        await steps(gate, 50, mock_clock, 0.02)
         watch.take_waiting()
         assert 9 <= len([data for event, data in watch.events if event == "token"]) <= 12
         mock_clock.jump(1)
@@ -209,11 +209,7 @@ async def test_who_comes_while_text_is_gathered_gets_it_once(
         watching(client) as first,
     ):
         stream = client.chat("hello", stream=True)
-        await gate.wait_arrived()
-        for _ in range(4):
-            gate.let(1)
-            await gate.wait_arrived()
-            await trio.testing.wait_all_tasks_blocked()
+        await steps(gate, 4, mock_clock, 0.0)
         async with watching(client) as late:
             gate.let(1)
             await gate.wait_arrived()
@@ -245,12 +241,7 @@ async def test_totals_speeds_and_metrics_move_while_an_answer_is_made(
         watching(client) as watch,
     ):
         stream = client.chat("hello", stream=True)
-        await gate.wait_arrived()
-        for _ in range(30):
-            gate.let(1)
-            await gate.wait_arrived()
-            mock_clock.jump(0.1)
-            await trio.testing.wait_all_tasks_blocked()
+        await steps(gate, 30, mock_clock, 0.1)
         watch.take_waiting()
         told = [data["totals"]["completion_tokens"] for event, data in watch.events if event == "server"]
         assert len(set(told)) >= 3
