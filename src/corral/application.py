@@ -13,6 +13,7 @@ from corral.engine.contract import Engine
 from corral.engine.local.backend import Backend
 from corral.engine.upstream.engine import UpstreamEngine
 from corral.errors import EngineFailed, StartupError
+from corral.serving.models import Models
 from corral.serving.service import Service
 from corral.settings import Settings
 from corral.wiring import (
@@ -66,22 +67,23 @@ class Application:
 
     @property
     def service(self) -> Service:
-        """What takes requests to the engine. Raises RuntimeError outside the lifespan."""
-        return self.running.service
+        """What takes requests to the first model. Raises RuntimeError outside the lifespan."""
+        return self.models.first.service
 
     @property
-    def model(self) -> str:
-        """The model's public name. Raises RuntimeError outside the lifespan."""
-        return self.running.model
+    def models(self) -> Models:
+        """All models. Raises RuntimeError outside the lifespan."""
+        return self.running.models
 
     def reconfigure(self, settings: Settings) -> None:
         """Follow settings that have changed: of a model that is loaded here, none can."""
 
-    async def _open(self, models: ExitStack) -> tuple[Engine, str]:
-        """The engine and its model's public name; what it holds is closed by `models`. A checkpoint."""
-        return await trio.to_thread.run_sync(
+    async def _open(self, models: ExitStack) -> dict[str, Engine]:
+        """The engines of the models by their public names; `models` closes what they hold. A checkpoint."""
+        engine, model = await trio.to_thread.run_sync(
             open_engine, self._settings, self._open_model, self._open_draft, models
         )
+        return {model: engine}
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -99,14 +101,14 @@ class Application:
             return
         with ExitStack() as models:
             try:
-                engine, model = await self._open(models)
+                engines = await self._open(models)
             except StartupError as error:
                 await receive()
                 await send({"type": "lifespan.startup.failed", "message": str(error)})
                 return
             async with trio.open_nursery() as nursery:
                 try:
-                    running = await start(self._settings, engine, model, nursery, self._routes)
+                    running = await start(self._settings, engines, nursery, self._routes)
                 except StartupError as error:
                     await receive()
                     await send({"type": "lifespan.startup.failed", "message": str(error)})
@@ -116,7 +118,7 @@ class Application:
                         await running.app(scope, receive, send)  # returns after lifespan.shutdown
                     finally:
                         self._running = None
-                        running.service.ledger.close()
+                        running.models.ledger.close()
                         running.watching.end()
                 nursery.cancel_scope.cancel()
 
@@ -128,9 +130,9 @@ class UpstreamApplication(Application):
         super().__init__(settings, _no_model)
         self._engine: UpstreamEngine | None = None
 
-    async def _open(self, models: ExitStack) -> tuple[Engine, str]:
+    async def _open(self, models: ExitStack) -> dict[str, Engine]:
         self._engine = await open_upstreams(self._settings)
-        return self._engine, self._engine.model
+        return {self._engine.model: self._engine}
 
     def reconfigure(self, settings: Settings) -> None:
         """Have the upstreams of these settings from now on; no stream is dropped.

@@ -104,7 +104,10 @@ class _Greeting:
         with suppress(OSError):  # nobody reads it
             embedding = self._app.service.embedding
             reads_only = embedding is not None and embedding.reads_only
-            print(greeting(value[0], self._app.model, self._settings, reads_only=reads_only), flush=True)
+            print(
+                greeting(value[0], self._app.models.first.name, self._settings, reads_only=reads_only),
+                flush=True,
+            )
 
 
 def greeting(address: str, model: str, settings: Settings, *, reads_only: bool = False) -> str:

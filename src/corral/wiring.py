@@ -4,7 +4,7 @@ import gc
 import logging
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,9 +24,10 @@ from corral.engine.upstream.engine import UpstreamEngine
 from corral.engine.upstream.options import FleetOptions, UpstreamOptions
 from corral.errors import StartupError
 from corral.http.app import create_app
-from corral.http.options import HttpOptions, ModelCard
+from corral.http.options import HttpOptions
 from corral.http.pages import read_files
 from corral.printable import one_line
+from corral.serving.models import Model, Models
 from corral.serving.service import Service, ServiceOptions
 from corral.settings import Settings, Upstream
 from corral.transport.limits import Limits
@@ -56,8 +57,7 @@ Routes = Callable[[DialectOptions], Sequence[AnyRoute]]
 class Running:
     """What lives between startup and shutdown. Its tasks are in `nursery`, which belongs to the lifespan."""
 
-    model: str
-    service: Service
+    models: Models
     watching: Watching
     app: Any
     """The Quart app, as an ASGI app."""
@@ -76,13 +76,13 @@ class Running:
 
     async def _drain_at_shutdown(self, terminated: trio.Event, drain_s: float) -> None:
         await terminated.wait()
-        if streams := len(self.service.ledger.live):
+        if streams := len(self.models.ledger.live):
             logger.info(
                 "stopping: %s may go on for %.0f s; Ctrl-C again ends what is left at once",
                 "1 request" if streams == 1 else f"{streams} requests",
                 drain_s,
             )
-        await self.service.drain(drain_s)
+        await self.models.drain(drain_s)
         self.watching.close()
 
 
@@ -103,27 +103,30 @@ def open_engine(
 
 
 async def start(
-    settings: Settings, engine: Engine, model: str, nursery: trio.Nursery, routes: Routes
+    settings: Settings, engines: Mapping[str, Engine], nursery: trio.Nursery, routes: Routes
 ) -> Running:
-    """Start an engine, and all that stands on it, in `nursery`."""
+    """Start the engines of models by their public names, and all that stands on them, in `nursery`."""
     ledger = Ledger(keeps_content=settings.status_content)
-    service = Service(engine, pick(ServiceOptions, settings), ledger)
-    watching = attach(service, model=model, stall_s=settings.stall_s, trace_dir=settings.trace_dir)
+    options, created_s = pick(ServiceOptions, settings), int(time.time())
+    models = Models(
+        [Model(name, created_s, Service(engine, options, ledger)) for name, engine in engines.items()]
+    )
+    watching = attach(models, stall_s=settings.stall_s, trace_dir=settings.trace_dir)
     files = await trio.to_thread.run_sync(read_files, static_folder())
     app = create_app(
-        service,
+        models,
         watching,
         files,
-        ModelCard(model, int(time.time())),
         pick(HttpOptions, settings),
         routes(pick(DialectOptions, settings)),
     )
-    await nursery.start(engine.run)
-    await nursery.start(service.run)
+    for model, engine in zip(models, engines.values(), strict=True):
+        await nursery.start(engine.run)
+        await nursery.start(model.service.run)
     for task in watching.tasks:
         nursery.start_soon(task)
     _spare_the_collector()
-    return Running(model, service, watching, app, nursery)
+    return Running(models, watching, app, nursery)
 
 
 def open_llama(settings: Settings, model: str | None) -> tuple[Backend, str]:

@@ -29,8 +29,8 @@ class TaleApplication(Application):
         super().__init__(settings, _no_model)
         self._engine = engine
 
-    async def _open(self, models: ExitStack) -> tuple[Engine, str]:
-        return self._engine, "tales"
+    async def _open(self, models: ExitStack) -> dict[str, Engine]:
+        return {"tales": self._engine}
 
 
 def _no_model() -> tuple[Backend, str]:

@@ -8,8 +8,8 @@ with service.open(request, client, about, peer) as generation:     # refused now
 
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -70,8 +70,6 @@ class Service:
 
     def __init__(self, engine: Engine, options: ServiceOptions, ledger: Ledger) -> None:
         self.ledger = ledger
-        self.on_draining: list[Callable[[], None]] = []
-        """Called when the first request is refused from now on. May not block or raise."""
         self._engine = engine
         self._options = options
         self._deadlines: Deadlines[Generation] | None = (
@@ -89,6 +87,8 @@ class Service:
         self._settled = trio.lowlevel.ParkingLot()
         ledger.on_settled.append(self._wake_settled)
         self._generations: dict[str, Generation] = {}
+        self._live: dict[str, Record] = {}
+        """Of its requests, those that are not settled yet."""
         engine.on_capacity.append(self._resize)
         self._is_draining = False
         self._measuring = 0
@@ -99,6 +99,11 @@ class Service:
     def failure(self) -> EngineFailed | None:
         """Why nothing can be generated any more, if so."""
         return self._engine.failure
+
+    @property
+    def is_there(self) -> bool:
+        """Whether its model is there to be asked, without being loaded first."""
+        return True
 
     @property
     def is_draining(self) -> bool:
@@ -128,12 +133,12 @@ class Service:
         """What the engine's caches hold; None where it cannot tell."""
         return self._engine.holdings
 
-    @property
-    def texts(self) -> Texts:
+    @asynccontextmanager
+    async def texts(self) -> AsyncIterator[Texts]:
         """What the engine can tell of texts and tokens. Raises NotFound where it tells nothing."""
         if self._engine.texts is None:
             raise NotFound("the engine of this server tells nothing of its tokens")
-        return self._engine.texts
+        yield self._engine.texts
 
     @property
     def embedding(self) -> Embedding | None:
@@ -255,19 +260,21 @@ class Service:
         if line != for_line or now_s - worked_out_s > FRESH_S:
             by_ticket = {generation.ticket: generation.record for generation in self._generations.values()}
             records = [by_ticket[ticket] for ticket in line]
-            estimates = self._forecast.waits_s(self.ledger.live.values(), records)
+            estimates = self._forecast.waits_s(self._live.values(), records)
             waits = dict(zip((record.about.id for record in records), estimates, strict=True))
             self._waits = now_s, line, waits
         return waits
+
+    def refuse_from_now_on(self) -> None:
+        """Take no new request."""
+        self._is_draining = True
 
     async def drain(self, drain_s: float) -> None:
         """Take no new request, and end those that still run after `drain_s` with ShutDown; cancel-safe.
 
         Returns when they have left the engine too, which is within a step if the engine is well.
         """
-        self._is_draining = True
-        for callback in self.on_draining:
-            callback()
+        self.refuse_from_now_on()
         with trio.move_on_after(drain_s):
             while self._generations:  # what the engine still does for nobody is not waited for: it may hang
                 await self._deserted.park()
@@ -285,7 +292,7 @@ class Service:
     async def wait_settled(self) -> None:
         """Wait until every request is over and settled; a checkpoint, cancel-safe."""
         await trio.lowlevel.checkpoint()
-        while self.ledger.live:
+        while self._live:
             await self._settled.park()
 
     def check_idle(self) -> None:
@@ -327,7 +334,7 @@ class Service:
         assert self._nursery is not None, "the service does not run"
         if about.session:
             request = replace(request, session=about.session)
-        record = self.ledger.accept(about, request)
+        record = self._live[about.id] = self.ledger.accept(about, request)
         generation = Generation(
             self._engine,
             self._admission,
@@ -394,8 +401,9 @@ class Service:
         if self._is_draining:
             raise Draining("the server is shutting down")
 
-    def _wake_settled(self, _record: Record) -> None:
-        self._settled.unpark_all()
+    def _wake_settled(self, record: Record) -> None:
+        if self._live.pop(record.about.id, None) is not None:
+            self._settled.unpark_all()
 
     def _wake_if_idle(self) -> None:
         if self._admission.is_idle:
