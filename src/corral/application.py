@@ -1,4 +1,4 @@
-"""The ASGI app and its lifespan, in which everything lives: the model, the engine, the service, the pages."""
+"""The ASGI app and its lifespan, in which everything lives: models, engines, services, the pages."""
 
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
@@ -12,7 +12,7 @@ from corral.dialects.routes import table
 from corral.engine.contract import Engine
 from corral.engine.local.backend import Backend
 from corral.engine.upstream.engine import UpstreamEngine
-from corral.errors import EngineFailed, StartupError
+from corral.errors import StartupError
 from corral.serving.models import Models
 from corral.serving.service import Service
 from corral.settings import Settings
@@ -20,12 +20,12 @@ from corral.wiring import (
     OpenModel,
     Routes,
     Running,
+    fleets_of,
     open_draft,
     open_engine,
+    open_fleets,
     open_llama,
-    open_upstreams,
     start,
-    upstreams_of,
 )
 
 Message = Any  # ASGI's typed dictionaries say less here than they cost
@@ -43,12 +43,13 @@ class Application:
 
     `open_model` blocks and returns a backend and the model's public name; it runs in a thread and may
     raise StartupError, which becomes `lifespan.startup.failed`. So does `open_draft`, for the draft model.
+    Upstreams are those of the settings; without `open_model` there are only these.
     """
 
     def __init__(
         self,
         settings: Settings,
-        open_model: OpenModel,
+        open_model: OpenModel | None,
         open_draft: Callable[[], Backend] | None = None,
         routes: Routes = table,
     ) -> None:
@@ -56,6 +57,8 @@ class Application:
         self._open_model = open_model
         self._open_draft = open_draft
         self._routes = routes
+        self._fleets: dict[str, UpstreamEngine] = {}
+        """By the names that the settings have for their models."""
         self._running: Running | None = None
 
     @property
@@ -76,14 +79,37 @@ class Application:
         return self.running.models
 
     def reconfigure(self, settings: Settings) -> None:
-        """Follow settings that have changed: of a model that is loaded here, none can."""
+        """Have the upstreams of these settings from now on; no stream is dropped. Models stay as they are.
+
+        Raises StartupError for what is no address, where a model would come or go, or where none of its
+        upstreams is left; EngineFailed before the lifespan.
+        """
+        fleets = fleets_of(settings)
+        if len(fleets) == len(self._fleets) == 1:  # then it does not matter what the model is called
+            fleets = dict(zip(self._fleets, fleets.values(), strict=True))
+        if not fleets:
+            raise StartupError("no upstream is left")
+        for name in fleets.keys() - self._fleets.keys():
+            raise StartupError(f"there is no model {name!r} yet: models come with a restart")
+        for name in self._fleets.keys() - fleets.keys():
+            raise StartupError(f"no upstream of {name!r} is left: models go with a restart")
+        for name, engine in self._fleets.items():
+            engine.reconfigure(fleets[name])
 
     async def _open(self, models: ExitStack) -> dict[str, Engine]:
         """The engines of the models by their public names; `models` closes what they hold. A checkpoint."""
-        engine, model = await trio.to_thread.run_sync(
-            open_engine, self._settings, self._open_model, self._open_draft, models
-        )
-        return {model: engine}
+        engines: list[tuple[str, Engine]] = []
+        if self._open_model is not None:
+            engine, model = await trio.to_thread.run_sync(
+                open_engine, self._settings, self._open_model, self._open_draft, models
+            )
+            engines.append((model, engine))
+        self._fleets = await open_fleets(self._settings)
+        engines += [(name or fleet.model, fleet) for name, fleet in self._fleets.items()]
+        by_name = dict(engines)
+        if len(by_name) < len(engines):
+            raise StartupError("two models have the same name: say another for one of them in the file")
+        return by_name
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -123,41 +149,15 @@ class Application:
                 nursery.cancel_scope.cancel()
 
 
-class UpstreamApplication(Application):
-    """The app over servers elsewhere. Nothing is loaded."""
-
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(settings, _no_model)
-        self._engine: UpstreamEngine | None = None
-
-    async def _open(self, models: ExitStack) -> dict[str, Engine]:
-        self._engine = await open_upstreams(self._settings)
-        return {self._engine.model: self._engine}
-
-    def reconfigure(self, settings: Settings) -> None:
-        """Have the upstreams of these settings from now on; no stream is dropped.
-
-        Raises StartupError for what is no address or where none is left, EngineFailed before the lifespan.
-        """
-        upstreams = upstreams_of(settings)
-        if not upstreams:
-            raise StartupError("no upstream is left")
-        if self._engine is None:
-            raise EngineFailed("the engine is not running")
-        self._engine.reconfigure(upstreams)
-
-
-def _no_model() -> tuple[Backend, str]:
-    raise StartupError("the model is elsewhere")
-
-
 def application(settings: Settings) -> Application:
-    """The app over what the settings name: upstreams, or a model in this process."""
-    return UpstreamApplication(settings) if settings.has_upstreams else llama_application(settings)
+    """The app over what the settings name: models in this process, upstreams, or both."""
+    if settings.has_upstreams and settings.model is None:
+        return Application(settings, None)
+    return llama_application(settings)
 
 
 def llama_application(settings: Settings) -> Application:
-    """The app over llama.cpp, with the model that the settings name."""
+    """The app over llama.cpp, with the model that the settings name, and over their upstreams."""
     return Application(
         settings,
         lambda: open_llama(settings, settings.model),

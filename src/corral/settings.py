@@ -91,9 +91,15 @@ class Upstream(BaseModel):
     key: str = Field("", repr=False)
     slots: int | None = Field(None, ge=1, le=4096)
     weight: float = Field(1.0, gt=0, le=1000, allow_inf_nan=False)
-    models: tuple[str, ...] = ()
+    models: tuple[str, ...] | dict[str, str] = ()
+    """What clients ask for; as a table, with what the upstream calls each."""
     kind: UpstreamKind = "auto"
     ctx_tokens: int | None = Field(None, ge=1)
+
+    @property
+    def asked_for(self) -> dict[str, str]:
+        """What it calls each of its models, by what clients do."""
+        return self.models if isinstance(self.models, dict) else {name: name for name in self.models}
 
 
 class Settings(BaseSettings):
@@ -183,7 +189,8 @@ class Settings(BaseSettings):
     upstream: CommaSeparated = Field(
         (),
         description="Comma-separated URLs of servers with OpenAI's chat API (llama-server, vLLM, SGLang, "
-        "corral), replicas of one model. With any, no model is loaded here (docs/scale.md).",
+        "corral), replicas of one model. With any, only a model that is named is loaded here "
+        "(docs/scale.md).",
     )
     upstream_key: str = Field("", repr=False, description="API key for those of --upstream.")
     upstreams: tuple[Upstream, ...] = Field(
@@ -403,8 +410,8 @@ class Settings(BaseSettings):
             raise ValueError("allowed_origins=* needs api_keys: else any page on the web may use this server")
         if self.flash_attn == "off" and self.kv_type_v not in ("f32", "f16", "bf16"):
             raise ValueError(f"kv_type_v={self.kv_type_v} needs flash attention, and flash_attn is off")
-        if self.has_upstreams and (self.model is not None or self.draft_model is not None):
-            raise ValueError("with upstreams no model is loaded here: leave out model and draft_model")
+        if self.has_upstreams and self.model is None and self.draft_model is not None:
+            raise ValueError("with upstreams and no model no model is loaded here: leave out draft_model")
         if self.has_upstreams and self.deterministic:
             raise ValueError("deterministic is for a model that is loaded here, and there are upstreams")
         if self.deterministic and self.kv_cache == "shared":
@@ -415,7 +422,7 @@ class Settings(BaseSettings):
 
     @property
     def has_upstreams(self) -> bool:
-        """Whether the model is elsewhere."""
+        """Whether a model is elsewhere."""
         return bool(self.upstream or self.upstreams)
 
     @classmethod

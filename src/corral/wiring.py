@@ -156,21 +156,62 @@ def open_llama(settings: Settings, model: str | None) -> tuple[Backend, str]:
     return backend, model_file.name
 
 
-async def open_upstreams(settings: Settings) -> UpstreamEngine:
-    """Ask the upstreams what they are; an engine over them. A checkpoint.
+async def open_fleets(settings: Settings) -> dict[str, UpstreamEngine]:
+    """Ask the upstreams what they are; an engine over those of each model, as in `fleets_of`. A checkpoint.
 
     Raises StartupError for an address that is none. One that does not answer yet may do so later.
     """
-    upstreams = upstreams_of(settings)
     options = pick(
         FleetOptions, settings, replica_slots=settings.slots, replica_ctx_tokens=settings.ctx_tokens
     )
-    return await UpstreamEngine.opened(upstreams, options)
+    fleets = fleets_of(settings)
+    engines: dict[str, UpstreamEngine] = {}
+
+    async def open_fleet(name: str) -> None:
+        engines[name] = await UpstreamEngine.opened(fleets[name], options)
+
+    async with trio.open_nursery() as nursery:
+        for name in fleets:
+            nursery.start_soon(open_fleet, name)
+    return {name: engines[name] for name in fleets}
 
 
-def upstreams_of(settings: Settings) -> list[UpstreamOptions]:
-    """All that the settings name, in their order, each once. Raises StartupError."""
-    upstreams: dict[str, UpstreamOptions] = {}
+UNNAMED = ""
+"""The model of upstreams that none is named of: they say themselves what it is called."""
+
+
+def fleets_of(settings: Settings) -> dict[str, list[UpstreamOptions]]:
+    """The upstreams that the settings name, by the models that they have, in their order.
+
+    Where no more than one model is named, all are replicas of it. Raises StartupError for what is no address,
+    is there twice, or does not say which of several models it has.
+    """
+    upstreams = upstreams_of(settings)
+    named = dict.fromkeys(name for _, models in upstreams for name in models)
+    if not upstreams:
+        return {}
+    if len(named) < 2:
+        name = next(iter(named), UNNAMED)
+        return {name: [_asked_for(options, models.get(name)) for options, models in upstreams]}
+    fleets: dict[str, list[UpstreamOptions]] = {name: [] for name in named}
+    for number, (options, models) in enumerate(upstreams, start=1):
+        if not models:
+            raise StartupError(f"upstream {number} must say which models it has, as others name several")
+        for name, theirs in models.items():
+            fleets[name].append(_asked_for(options, theirs))
+    return fleets
+
+
+def _asked_for(options: UpstreamOptions, model: str | None) -> UpstreamOptions:
+    return options if model is None else replace(options, models=(model,))
+
+
+def upstreams_of(settings: Settings) -> list[tuple[UpstreamOptions, dict[str, str]]]:
+    """All that the settings name, in their order, each once, and what it calls the models that clients know.
+
+    Raises StartupError.
+    """
+    upstreams: dict[str, tuple[UpstreamOptions, dict[str, str]]] = {}
     named = [Upstream(url=url, key=settings.upstream_key) for url in settings.upstream]
     for number, upstream in enumerate((*named, *settings.upstreams), start=1):
         try:
@@ -179,15 +220,15 @@ def upstreams_of(settings: Settings) -> list[UpstreamOptions]:
             raise StartupError(f"upstream {number} cannot be used: {error}") from None
         if address.name in upstreams:
             raise StartupError(f"there are two upstreams at {address.name}")
-        upstreams[address.name] = UpstreamOptions(
+        options = UpstreamOptions(
             address,
             key,
             upstream.slots,
             upstream.weight,
-            upstream.models,
-            None if upstream.kind == "auto" else upstream.kind,
-            upstream.ctx_tokens,
+            kind=None if upstream.kind == "auto" else upstream.kind,
+            ctx_tokens=upstream.ctx_tokens,
         )
+        upstreams[address.name] = options, upstream.asked_for
     return list(upstreams.values())
 
 

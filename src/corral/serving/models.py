@@ -53,6 +53,11 @@ class Models:
         return len(self._by_name) > 1
 
     @property
+    def come_or_go(self) -> bool:
+        """Whether there is more to be said of them than of one that is always there."""
+        return self.are_several or self.first.service.residence is not None
+
+    @property
     def name(self) -> str:
         """Of all together, for people."""
         return ", ".join(self._by_name)

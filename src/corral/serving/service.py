@@ -15,9 +15,9 @@ from typing import Any
 
 import trio
 
-from corral.books.ledger import Ledger
+from corral.books.ledger import Ledger, Tokens
 from corral.books.record import About, Record
-from corral.engine.contract import Capacity, Embedding, Engine, Holdings, ReplicaState, Texts
+from corral.engine.contract import Capacity, Embedding, Engine, Holdings, ReplicaState, Residence, Texts
 from corral.errors import (
     Cancelled,
     CorralError,
@@ -101,9 +101,25 @@ class Service:
         return self._engine.failure
 
     @property
+    def residence(self) -> Residence | None:
+        """Whether the engine's model is in memory; None where that does not change, or is not known."""
+        return self._engine.residence
+
+    @property
     def is_there(self) -> bool:
         """Whether its model is there to be asked, without being loaded first."""
-        return True
+        residence = self._engine.residence
+        return residence is None or residence.state == "loaded"
+
+    @property
+    def live(self) -> int:
+        """Requests that are not settled yet."""
+        return len(self._live)
+
+    @property
+    def live_tokens(self) -> Tokens:
+        """Of these, so far."""
+        return sum(map(Tokens.of, self._live.values()), Tokens())
 
     @property
     def is_draining(self) -> bool:

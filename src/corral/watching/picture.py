@@ -3,10 +3,12 @@
 import time
 
 from corral import __version__
+from corral.books.ledger import Share
 from corral.books.outcome import Outcome
 from corral.books.record import Record
 from corral.engine.contract import ReplicaState, Waste
-from corral.serving.models import Models
+from corral.serving.models import Model, Models
+from corral.serving.service import Service
 from corral.watching import views
 from corral.watching.history import History
 from corral.watching.load import Load
@@ -45,6 +47,7 @@ class Picture:
             totals=self.totals(evicted),
             subscribers=self.subscribers(viewers, evicted),
             replicas=self.replicas(),
+            models=self.models(),
         )
 
     @property
@@ -95,7 +98,9 @@ class Picture:
     def condition(self) -> tuple[object, ...]:
         """What must be told at once of how it is; cheap."""
         states = tuple(replica.state for replica in self._models.replicas)
-        return self._models.is_draining, self._stall.is_stalled, self._models.failure is not None, states
+        there = tuple(service.residence for service in self._models.services)
+        failed = self._models.failure is not None
+        return self._models.is_draining, self._stall.is_stalled, failed, states, there
 
     def places(self) -> list[tuple[str, int]]:
         """Who waits, and in which place, in the order in which they will be served; cheap."""
@@ -143,9 +148,43 @@ class Picture:
         """The engines behind this one; none where it computes itself."""
         return tuple(self._models.replicas)
 
+    def models(self) -> tuple[views.Model, ...]:
+        """Each by itself; none where there is one, and that is always there."""
+        if not self._models.come_or_go:
+            return ()
+        return tuple(map(self._model, self._models))
+
+    def _model(self, model: Model) -> views.Model:
+        service, residence = model.service, model.service.residence
+        share = self._ledger.totals.by_model.get(model.name, Share())
+        tokens = share.tokens + service.live_tokens
+        failure = service.failure
+        reason = failure.message if failure is not None else residence.reason if residence is not None else ""
+        return views.Model(
+            name=model.name,
+            state=_state_of(service),
+            slots=service.capacity.slots,
+            busy=max(0, service.capacity.slots - service.free_slots),
+            waiting=service.waiting,
+            live=service.live,
+            requests=share.requests,
+            prompt_tokens=tokens.prompt,
+            completion_tokens=tokens.completion,
+            memory_bytes=None if residence is None else residence.memory_bytes,
+            reason=reason or None,
+        )
+
     def subscribers(self, viewers: int, evicted: int) -> views.Subscribers:
         streams = sum(record.about.streams for record in self._ledger.live.values())
         return views.Subscribers(viewers, streams, evicted)
+
+
+def _state_of(service: Service) -> views.ModelState:
+    if service.failure is not None:
+        return "failed"
+    if service.residence is not None:
+        return service.residence.state
+    return "elsewhere" if service.replicas else "loaded"
 
 
 def _tenths(seconds: float | None) -> float | None:
