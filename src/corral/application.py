@@ -1,6 +1,6 @@
 """The ASGI app and its lifespan, in which everything lives: models, engines, services, the pages."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -9,22 +9,27 @@ import trio
 
 from corral import transport
 from corral.dialects.routes import table
-from corral.engine.contract import Engine
 from corral.engine.local.backend import Backend
 from corral.engine.upstream.engine import UpstreamEngine
 from corral.errors import StartupError
 from corral.serving.models import Models
-from corral.serving.service import Service
+from corral.serving.service import Service, ServiceOptions
 from corral.settings import Settings
 from corral.wiring import (
+    Offer,
     OpenModel,
     Routes,
     Running,
+    Shelved,
+    find_models,
     fleets_of,
     open_draft,
     open_engine,
     open_fleets,
     open_llama,
+    pick,
+    shelf_bytes,
+    shelve,
     start,
 )
 
@@ -43,7 +48,8 @@ class Application:
 
     `open_model` blocks and returns a backend and the model's public name; it runs in a thread and may
     raise StartupError, which becomes `lifespan.startup.failed`. So does `open_draft`, for the draft model.
-    Upstreams are those of the settings; without `open_model` there are only these.
+    `find_models` blocks too, and names models that are loaded when they are wanted. Upstreams are those of
+    the settings.
     """
 
     def __init__(
@@ -52,11 +58,13 @@ class Application:
         open_model: OpenModel | None,
         open_draft: Callable[[], Backend] | None = None,
         routes: Routes = table,
+        find_models: Callable[[], Sequence[Shelved]] = tuple,
     ) -> None:
         self._settings = settings
         self._open_model = open_model
         self._open_draft = open_draft
         self._routes = routes
+        self._find_models = find_models
         self._fleets: dict[str, UpstreamEngine] = {}
         """By the names that the settings have for their models."""
         self._running: Running | None = None
@@ -96,20 +104,23 @@ class Application:
         for name, engine in self._fleets.items():
             engine.reconfigure(fleets[name])
 
-    async def _open(self, models: ExitStack) -> dict[str, Engine]:
-        """The engines of the models by their public names; `models` closes what they hold. A checkpoint."""
-        engines: list[tuple[str, Engine]] = []
+    async def _open(self, models: ExitStack) -> list[Offer]:
+        """All models; `models` closes what is loaded already. A checkpoint."""
+        options = pick(ServiceOptions, self._settings)
+        offers: list[Offer] = []
         if self._open_model is not None:
             engine, model = await trio.to_thread.run_sync(
                 open_engine, self._settings, self._open_model, self._open_draft, models
             )
-            engines.append((model, engine))
+            offers.append(Offer(model, engine, options))
+        found = await trio.to_thread.run_sync(self._find_models)
+        offers += shelve(found, shelf_bytes(self._settings))
         self._fleets = await open_fleets(self._settings)
-        engines += [(name or fleet.model, fleet) for name, fleet in self._fleets.items()]
-        by_name = dict(engines)
-        if len(by_name) < len(engines):
+        offers += [Offer(name or fleet.model, fleet, options) for name, fleet in self._fleets.items()]
+        names = {offer.name for offer in offers}
+        if len(names) < len(offers):
             raise StartupError("two models have the same name: say another for one of them in the file")
-        return by_name
+        return offers
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -127,14 +138,14 @@ class Application:
             return
         with ExitStack() as models:
             try:
-                engines = await self._open(models)
+                offers = await self._open(models)
             except StartupError as error:
                 await receive()
                 await send({"type": "lifespan.startup.failed", "message": str(error)})
                 return
             async with trio.open_nursery() as nursery:
                 try:
-                    running = await start(self._settings, engines, nursery, self._routes)
+                    running = await start(self._settings, offers, nursery, self._routes)
                 except StartupError as error:
                     await receive()
                     await send({"type": "lifespan.startup.failed", "message": str(error)})
@@ -151,7 +162,9 @@ class Application:
 
 def application(settings: Settings) -> Application:
     """The app over what the settings name: models in this process, upstreams, or both."""
-    if settings.has_upstreams and settings.model is None:
+    if settings.models:
+        return Application(settings, None, find_models=lambda: find_models(settings))
+    if settings.has_upstreams and not settings.has_locals:
         return Application(settings, None)
     return llama_application(settings)
 

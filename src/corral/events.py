@@ -1,7 +1,8 @@
 """What happens to a generation, as a stream of nouns and past tenses.
 
-    Queued* Placed* Prefill* Started (Sampled | BlockOpened BlockDelta* BlockClosed)* (Finished | Failed)
-    Queued* (Prefill | Embedded)* (Finished | Failed)             where texts are embedded
+    Loading? Queued* Placed* Prefill* Started
+        (Sampled | BlockOpened BlockDelta* BlockClosed)* (Finished | Failed)
+    Loading? Queued* (Prefill | Embedded)* (Finished | Failed)             where texts are embedded
 
 Exactly one Finished or Failed ends every stream. Events are block-structured, the richest form any
 dialect needs: Messages and Responses map them one to one, Chat flattens them. A `Collector` folds the same
@@ -74,6 +75,13 @@ class Queued:
 
     position: int
     wait_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """The request waits until its model is in memory."""
+
+    model: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +195,8 @@ class Failed:
 
 
 Event = (
-    Queued
+    Loading
+    | Queued
     | Placed
     | Prefill
     | Started

@@ -4,7 +4,7 @@ import gc
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,27 +15,31 @@ from corral import logs
 from corral.assets import static_folder
 from corral.books.ledger import Ledger
 from corral.dialects.routes import AnyRoute, DialectOptions
-from corral.engine.contract import Engine
+from corral.engine.contract import Capacity, Engine
 from corral.engine.local.backend import Backend
 from corral.engine.local.engine import LocalEngine
 from corral.engine.local.options import EngineOptions
+from corral.engine.shelf.engine import Open, Opened, ShelvedEngine
+from corral.engine.shelf.shelf import Shelf
 from corral.engine.upstream.address import address_of, key_of
 from corral.engine.upstream.engine import UpstreamEngine
 from corral.engine.upstream.options import FleetOptions, UpstreamOptions
-from corral.errors import StartupError
+from corral.errors import CorralError, StartupError
 from corral.http.app import create_app
 from corral.http.options import HttpOptions
 from corral.http.pages import read_files
 from corral.printable import one_line
 from corral.serving.models import Model, Models
 from corral.serving.service import Service, ServiceOptions
-from corral.settings import Settings, Upstream
+from corral.settings import LocalModel, Settings, Upstream
 from corral.transport.limits import Limits
+from corral.watching.memory import machine_bytes
 from corral.watching.watch import Watching, attach
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+    from corral.engine.local.llama.modelfile import ModelFile
     from corral.engine.local.llama.options import LlamaOptions
 
 logger = logging.getLogger("corral")
@@ -45,6 +49,9 @@ Options = TypeVar("Options", bound="DataclassInstance")
 SWITCH_INTERVAL_S = 5e-4
 """Longest a finished engine step waits for Python's global lock while the event loop is busy. Between 0.05
 and 5 ms no value was shown to be better (docs/benchmarks.md)."""
+
+SHELF_SHARE = 0.75
+"""Of the memory there is, what models that come and go may take together, where no setting says."""
 
 OpenModel = Callable[[], tuple[Backend, str]]
 """Blocks; returns a backend and the model's public name. Raises StartupError."""
@@ -86,6 +93,29 @@ class Running:
         self.watching.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A model to be served: its public name, its engine, and how requests to it are served."""
+
+    name: str
+    engine: Engine
+    options: ServiceOptions
+    loads_at_start: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Shelved:
+    """A model of this process that is loaded when it is wanted, and what is known of it before."""
+
+    name: str
+    settings: Settings
+    """Its own."""
+    capacity: Capacity
+    memory_bytes: int
+    opens: Open
+    loads_at_start: bool = True
+
+
 def open_engine(
     settings: Settings, open_model: OpenModel, open_draft: Callable[[], Backend] | None, models: ExitStack
 ) -> tuple[Engine, str]:
@@ -103,13 +133,13 @@ def open_engine(
 
 
 async def start(
-    settings: Settings, engines: Mapping[str, Engine], nursery: trio.Nursery, routes: Routes
+    settings: Settings, offers: Sequence[Offer], nursery: trio.Nursery, routes: Routes
 ) -> Running:
-    """Start the engines of models by their public names, and all that stands on them, in `nursery`."""
+    """Start the engines of models, and all that stands on them, in `nursery`. Raises StartupError."""
     ledger = Ledger(keeps_content=settings.status_content)
-    options, created_s = pick(ServiceOptions, settings), int(time.time())
+    created_s = int(time.time())
     models = Models(
-        [Model(name, created_s, Service(engine, options, ledger)) for name, engine in engines.items()]
+        [Model(offer.name, created_s, Service(offer.engine, offer.options, ledger)) for offer in offers]
     )
     watching = attach(models, stall_s=settings.stall_s, trace_dir=settings.trace_dir)
     files = await trio.to_thread.run_sync(read_files, static_folder())
@@ -120,40 +150,149 @@ async def start(
         pick(HttpOptions, settings),
         routes(pick(DialectOptions, settings)),
     )
-    for model, engine in zip(models, engines.values(), strict=True):
-        await nursery.start(engine.run)
-        await nursery.start(model.service.run)
+    for offer in offers:
+        await nursery.start(offer.engine.run)
+        await nursery.start(models.named(offer.name).service.run)
+        if isinstance(offer.engine, ShelvedEngine):
+            offer.engine.is_in_use = models.named(offer.name).service.has_users
+    for offer in offers:
+        if offer.loads_at_start:
+            await _load_at_start(offer)
     for task in watching.tasks:
         nursery.start_soon(task)
     _spare_the_collector()
     return Running(models, watching, app, nursery)
 
 
+async def _load_at_start(offer: Offer) -> None:
+    try:
+        await offer.engine.load()
+    except CorralError as error:
+        residence = offer.engine.residence
+        reason = (residence.reason if residence is not None else "") or error.message
+        raise StartupError(one_line(f"{offer.name} cannot be loaded: {reason}")) from None
+
+
+def shelve(found: Sequence[Shelved], limit_bytes: int) -> list[Offer]:
+    """Models that share so much memory, each loaded when it is wanted; StartupError if one never fits."""
+    at_start = sum(each.memory_bytes for each in found if each.loads_at_start)
+    if at_start > limit_bytes:
+        raise StartupError(
+            f"the models to be loaded at the start need {at_start / 2**30:.1f} GiB together, and may have "
+            f'{limit_bytes / 2**30:.1f}: give some of them load = "first-use", or raise models_memory_bytes'
+        )
+    shelf = Shelf(limit_bytes)
+    offers = []
+    for each in found:
+        try:
+            engine = ShelvedEngine(each.name, each.memory_bytes, each.capacity, each.opens, shelf)
+        except ValueError as error:
+            raise StartupError(f"{error}: see models_memory_bytes") from None
+        offers.append(Offer(each.name, engine, pick(ServiceOptions, each.settings), each.loads_at_start))
+    return offers
+
+
+def shelf_bytes(settings: Settings) -> int:
+    """What the models of a shelf may take together."""
+    return settings.models_memory_bytes or round(SHELF_SHARE * (machine_bytes() or 2**60))
+
+
+def find_models(settings: Settings) -> list[Shelved]:
+    """Find the files of all `models`, downloading what is not there, and see what each will take. Blocks.
+
+    Raises StartupError.
+    """
+    from corral.engine.local.llama import assertions
+
+    if settings.models:
+        assertions.end_in_one_line()
+    return [_found(model, settings.of(model)) for model in settings.models]
+
+
+def _found(model: LocalModel, settings: Settings) -> Shelved:
+    from corral.engine.local.llama.fit import check_device
+    from corral.engine.local.llama.footprint import BESIDE_BYTES, context, footprint
+    from corral.engine.local.llama.modelfile import describe
+
+    if settings.kv_cache == "auto":  # what it takes has to be known before it is loaded
+        kept = "per-slot" if settings.deterministic else "shared"
+        settings = settings.model_copy(update={"kv_cache": kept})
+    check_device(_llama_options(settings))
+    file = _resolved(settings.model)
+    description = describe(file.path, settings.kv_type_k, settings.kv_type_v)
+    takes = footprint(description, settings.ctx_tokens, settings.slots)
+    if takes is None:
+        memory_bytes = description.size_bytes + BESIDE_BYTES
+    else:
+        memory_bytes = takes.per_slot if settings.kv_cache == "per-slot" else takes.shared
+    ctx_tokens = context(description, settings.ctx_tokens)
+    if settings.draft_model is not None:
+        drafts = describe(_resolved(settings.draft_model).path, settings.kv_type_k, settings.kv_type_v)
+        memory_bytes += drafts.size_bytes + (drafts.kv_token_bytes or 0) * ctx_tokens
+    name = model.name or file.name
+
+    def opens(is_wanted: Callable[[], bool]) -> Opened:
+        with ExitStack() as closing:
+            backend = _load(file, settings, is_wanted, name)
+            closing.callback(backend.close)
+            draft = None if settings.draft_model is None else open_draft(settings)
+            if draft is not None:
+                closing.callback(draft.close)
+            engine = LocalEngine(backend, pick(EngineOptions, settings), draft_backend=draft)
+            return Opened(engine, closing.pop_all().close)
+
+    return Shelved(
+        name,
+        settings,
+        Capacity(settings.slots, ctx_tokens, ctx_tokens),
+        memory_bytes + settings.host_cache_bytes,
+        opens,
+        model.load == "start",
+    )
+
+
 def open_llama(settings: Settings, model: str | None) -> tuple[Backend, str]:
     """Find and load a model, the default one for None; it and its public name. Raises StartupError."""
-    from corral.engine.local.llama import assertions, prompt_process
-    from corral.engine.local.llama.backend import LlamaBackend
+    from corral.engine.local.llama import assertions
     from corral.engine.local.llama.fit import check_device
-    from corral.engine.local.llama.modelfile import resolve, size_bytes
-    from corral.engine.local.prompts.pool import DEADLINE_S, PromptProcesses
 
     assertions.end_in_one_line()
-    options = _llama_options(settings)
-    check_device(options)  # before a model is downloaded
+    check_device(_llama_options(settings))  # before a model is downloaded
+    model_file = _resolved(model)
+    return _load(model_file, settings), model_file.name
+
+
+def _resolved(model: str | None) -> "ModelFile":
+    from corral.engine.local.llama.modelfile import resolve
+
     model_file = resolve(model)
     if model_file.template_fault is not None:
         raise StartupError(
             one_line(f"the chat template of {model_file.name} does not compile: {model_file.template_fault}")
         )
+    return model_file
+
+
+def _load(
+    model_file: "ModelFile",
+    settings: Settings,
+    is_wanted: Callable[[], bool] = lambda: True,
+    name: str | None = None,
+) -> Backend:
+    from corral.engine.local.llama import prompt_process
+    from corral.engine.local.llama.backend import LlamaBackend
+    from corral.engine.local.llama.modelfile import size_bytes
+    from corral.engine.local.prompts.pool import DEADLINE_S, PromptProcesses
+
     with ExitStack() as undo:
         # They load the vocabulary while the model is loaded here.
         prompts = PromptProcesses(prompt_process.command(model_file.path, DEADLINE_S))
         undo.callback(prompts.close)
         logger.info("loading %s (%s MB)", model_file.path, f"{size_bytes(model_file.path) / 1e6:,.0f}")
-        backend = LlamaBackend(model_file.path, options, prompts)
+        backend = LlamaBackend(model_file.path, _llama_options(settings), prompts, is_wanted)
         undo.pop_all()
-    logger.info("%s: %s", model_file.name, backend.summary)
-    return backend, model_file.name
+    logger.info("%s: %s", name or model_file.name, backend.summary)
+    return backend
 
 
 async def open_fleets(settings: Settings) -> dict[str, UpstreamEngine]:

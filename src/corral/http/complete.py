@@ -53,7 +53,7 @@ async def _respond(
     """As in `generate`."""
     if not call.wants_stream:
         return whole(call.complete(head, echoed, await generations.complete()), generations)
-    with trio.move_on_after(options.stream_keepalive_s):
+    with trio.move_on_after(0 if generations.is_loading else options.stream_keepalive_s):
         await generations.prepared()
     return streamed(generations, call.stream(head, echoed), options)
 

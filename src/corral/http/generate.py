@@ -64,13 +64,14 @@ async def _respond(call: Call, generation: Generation, options: HttpOptions, ctx
     """The answer, or the head of a stream of it. Raises what went wrong before that.
 
     A stream begins when the prompt is written, so that a request which is refused for it gets a plain error.
-    But what takes longer than the silence that a client is promised has to begin without.
+    But what takes longer than the silence that a client is promised has to begin without, and does so at once
+    where that is known: when a model is loaded first.
     """
     created_s = int(time.time())
     if not call.wants_stream:
         completions = await generation.complete()
         return whole(call.complete(_head(generation, created_s, ctx_tokens), completions), generation)
-    with trio.move_on_after(options.stream_keepalive_s):
+    with trio.move_on_after(0 if generation.is_loading else options.stream_keepalive_s):
         await generation.prepared()
     return streamed(generation, call.stream(_head(generation, created_s, ctx_tokens)), options)
 

@@ -92,6 +92,8 @@ class Service:
         engine.on_capacity.append(self._resize)
         self._is_draining = False
         self._measuring = 0
+        self._asking = 0
+        """Who asks of texts."""
         self._nursery: trio.Nursery | None = None
         """Of the tasks that prepare requests; None while it does not run."""
 
@@ -110,6 +112,10 @@ class Service:
         """Whether its model is there to be asked, without being loaded first."""
         residence = self._engine.residence
         return residence is None or residence.state == "loaded"
+
+    def has_users(self) -> bool:
+        """Whether anybody has something of the engine, or waits for that."""
+        return bool(self._generations or self._measuring or self._asking or not self._admission.is_idle)
 
     @property
     def live(self) -> int:
@@ -151,10 +157,20 @@ class Service:
 
     @asynccontextmanager
     async def texts(self) -> AsyncIterator[Texts]:
-        """What the engine can tell of texts and tokens. Raises NotFound where it tells nothing."""
-        if self._engine.texts is None:
-            raise NotFound("the engine of this server tells nothing of its tokens")
-        yield self._engine.texts
+        """What the engine can tell of texts and tokens, whose model stays in memory until the block ends.
+
+        A checkpoint if that has to be loaded, and cancel-safe. Raises NotFound where it tells nothing,
+        Overloaded or EngineFailed where it cannot be loaded.
+        """
+        self._asking += 1
+        try:
+            if not self.is_there:
+                await self._engine.load()
+            if self._engine.texts is None:
+                raise NotFound("the engine of this server tells nothing of its tokens")
+            yield self._engine.texts
+        finally:
+            self._asking -= 1
 
     @property
     def embedding(self) -> Embedding | None:
@@ -244,6 +260,9 @@ class Service:
             raise QueueFull(f"{self._measuring} prompts are being measured already", retry_after_s=1)
         self._measuring += 1
         try:
+            if not self.is_there:
+                await self._engine.load()
+                self._engine.check(request)
             return (await self._engine.prepare(request, client=client)).prompt_tokens
         finally:
             self._measuring -= 1
@@ -320,14 +339,18 @@ class Service:
     def _check(self, requests: Sequence[GenerationRequest]) -> None:
         """Raise what `open` does, of requests of the same `n`."""
         self._refuse_if_draining()
-        slots = self.capacity.slots
         for request in requests:
-            self._engine.check(request)
-            if request.n > slots:
-                raise InvalidRequest(f"n is {request.n}, but this server has {slots} slots", param="n")
-            if request.embed is not None and self._engine.embedding is None:
-                raise InvalidRequest("the model of this server makes no vectors of texts", param="model")
+            self._check_one(request)
         self._admission.check(requests[0].n, tickets=len(requests), retry_after_s=self._retry_after_s)
+
+    def _check_one(self, request: GenerationRequest) -> None:
+        """Raise what is plain to see; more of it is once the model is there."""
+        slots = self.capacity.slots
+        self._engine.check(request)
+        if request.n > slots:
+            raise InvalidRequest(f"n is {request.n}, but this server has {slots} slots", param="n")
+        if request.embed is not None and self._engine.embedding is None and self.is_there:
+            raise InvalidRequest("the model of this server makes no vectors of texts", param="model")
 
     def _mailbox(self, about: About, requests: int) -> Mailbox[Batch]:
         """For the answers of so many requests at a time."""
@@ -361,6 +384,7 @@ class Service:
             mailbox=mailbox,
             first_choice=first_choice,
             max_output_tokens=self._options.max_output_tokens,
+            check=self._check_one,
             wait_s=self._wait_s,
             on_started=self._forecast.began,
             on_released=self._released,
