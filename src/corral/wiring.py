@@ -155,12 +155,12 @@ async def start(
         await nursery.start(models.named(offer.name).service.run)
         if isinstance(offer.engine, ShelvedEngine):
             offer.engine.is_in_use = models.named(offer.name).service.has_users
-    for offer in offers:
-        if offer.loads_at_start:
-            await _load_at_start(offer)
     for task in watching.tasks:
         nursery.start_soon(task)
     _spare_the_collector()
+    for offer in offers:  # after that: what comes and goes is to be collected
+        if offer.loads_at_start:
+            await _load_at_start(offer)
     return Running(models, watching, app, nursery)
 
 

@@ -5,6 +5,7 @@ Who waits for it is nobody's owner: it goes on when they leave, and what has bee
 An attempt that fails fails all who wait for it, once. The next that comes makes the next attempt.
 """
 
+import gc
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -211,6 +212,8 @@ class ShelvedEngine:
                 if attempt.opened is not None:
                     await trio.to_thread.run_sync(attempt.opened.close)
                     attempt.opened = None
+                    # An engine is full of cycles, and its vocabulary and formats are tens of megabytes.
+                    await trio.to_thread.run_sync(gc.collect)
             self._shelf.gone(self)
             if self._residence.state == "leaving" and self._attempt is None:
                 self._residence = Residence("not loaded", self.size_bytes)
