@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from corral.decoding.formats.cuts import Cutter
+from corral.decoding.formats.cuts import Cutter, is_mark
 from corral.decoding.formats.form import Headers, ThoughtForm
 from corral.decoding.formats.probe import (
     CONTENT,
@@ -107,7 +107,7 @@ def _without_thought(cutter: Cutter, header: str) -> str:
     units = cutter.units(header)
     while units and units[-1].isspace():
         units.pop()
-    if units and _is_mark(units[-1]) and _THOUGHT_WORD.search(units[-1]):
+    if units and is_mark(units[-1]) and _THOUGHT_WORD.search(units[-1]):
         return "".join(units[:-1])
     return header
 
@@ -198,8 +198,8 @@ class ThoughtLearner:
         """The closer, out of what stands between a thought and what comes next."""
         opening = [unit for unit in self._cutter.units(opener) if not unit.isspace()]
         units = self._cutter.units(gap)
-        marks = [index for index, unit in enumerate(units) if _is_mark(unit)]
-        if len(opening) > 1 and opening[0] in units:
+        marks = [index for index, unit in enumerate(units) if is_mark(unit)]
+        if len(opening) > 1 and len(opening[0]) > 1 and opening[0] in units:
             # Several units make one marker, and the next one begins as the opener does.
             units = units[: units.index(opening[0])]
         elif marks:
@@ -213,7 +213,7 @@ class ThoughtLearner:
         opener = lead[len(shared) :]
         units = self._cutter.units(shared)
         prefilled = self._prompts.default[len(begin) :]
-        if not opener.strip() and prefilled.strip() and not any(map(_is_mark, self._cutter.units(prefilled))):
+        if not opener.strip() and prefilled.strip() and not any(map(is_mark, self._cutter.units(prefilled))):
             return prefilled  # words that the prompt begins every thought with
         if not opener.strip():
             # The header itself ends with the opener.
@@ -243,7 +243,7 @@ class ThoughtLearner:
         return None
 
     def _marks(self, text: str) -> list[str]:
-        return [unit for unit in self._cutter.units(text) if _is_mark(unit)]
+        return [unit for unit in self._cutter.units(text) if is_mark(unit)]
 
     def _closing(self, opener: str) -> str:
         """The counterpart of an opening tag, if the template's text has it."""
@@ -322,13 +322,21 @@ def _text_between(prober: Prober) -> str:
     return (prober.render(messages) or "").partition(CONTENT)[2]
 
 
+def texts_behind(prober: Prober) -> tuple[str, ...]:
+    """What follows an answer, and calls, where the conversation goes on."""
+    found = [_text_between(prober)]
+    if prober.capabilities.calls:
+        calls = [call(0, first_arguments(0))]
+        turn = prober.calls(calls)
+        answered = prober.calls(calls, results=True)
+        if turn and answered and answered.startswith(turn):
+            found.append(answered.removeprefix(turn))
+    return tuple(found)
+
+
 def _first_control(cutter: Cutter, text: str) -> str:
     match = cutter.control.search(text)
     return match[0] if match else ""
-
-
-def _is_mark(unit: str) -> bool:
-    return len(unit) > 2 and unit[0] in "<[" and unit[-1] in ">]"
 
 
 def kwargs_of(switch: Switch | None) -> Mapping[str, Any]:
