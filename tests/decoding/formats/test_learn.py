@@ -238,6 +238,48 @@ THINKS = """{%- for m in messages -%}
 {%- else -%}{{- '<think>' -}}{%- endif -%}{%- endif -%}"""
 
 
+TAKES_OUT = """{%- for m in messages -%}
+{{- '<|' + m.role + '|>' -}}
+{%- set text = m.content -%}
+{%- if 'CLOSE' in text -%}{%- set text = text.split('CLOSE')[-1] -%}{%- endif -%}
+{{- text + '<|end|>' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|assistant|>' -}}PROMPT{%- endif -%}"""
+
+
+@pytest.mark.parametrize(
+    ("opener", "closer"),
+    [
+        ("<scratchpad>", "</scratchpad>"),
+        ("<|thinking|>", "<|/thinking|>"),
+        ("<|START_THINKING|>", "<|END_THINKING|>"),
+        ("<|begin_of_thought|>", "<|end_of_thought|>"),
+        ("◁think▷", "◁/think▷"),
+        ("(thinking)", "(/thinking)"),
+    ],
+)
+@pytest.mark.parametrize("is_opened", [True, False], ids=["by the prompt", "by the model"])
+def test_what_a_template_takes_out_of_earlier_answers_is_a_thought(
+    opener: str, closer: str, is_opened: bool
+) -> None:
+    written = f"{{{{- '{opener}' -}}}}" if is_opened else ""
+    source = TAKES_OUT.replace("CLOSE", closer).replace("PROMPT", written)
+    found = learn(ChatTemplate(source).render, source=source)
+    assert found.format.thought == ThoughtForm(opener, closer)
+    raw = f"Hm, {opener}.{closer}So." if is_opened else f"{opener}Hm, {opener}.{closer}So."
+    answer = parse(found.format, raw, prompt=found.prompts.default)
+    assert (answer.reasoning, answer.text) == (f"Hm, {opener}.", "So.")
+
+
+def test_a_tag_that_only_the_prompt_writes_opens_a_thought_and_one_for_the_answer_does_not() -> None:
+    bare = TAKES_OUT.replace("CLOSE", "never")
+    thinks = bare.replace("PROMPT", "{{- '<analysis>' -}}")
+    found = learn(ChatTemplate(thinks).render, source=thinks)
+    assert found.format.thought == ThoughtForm("<analysis>", "</analysis>")
+    answers = bare.replace("PROMPT", "{{- '<response>' -}}")
+    assert learn(ChatTemplate(answers).render, source=answers).format.thought is None
+
+
 def test_prompts_say_whether_a_thought_is_open_and_what_switches_it() -> None:
     found = learn(ChatTemplate(THINKS).render, source=THINKS)
     prompts, thought = found.prompts, found.format.thought
