@@ -14,10 +14,10 @@ from corral.decoding.formats.learn import shown
 from corral.engine.contract import Capacity, Embedding, Holdings, Prepared, Sink, Waste
 from corral.engine.local.backend import Backend
 from corral.engine.local.chores import Chores
-from corral.engine.local.constraints import Constraint
 from corral.engine.local.costs import StepTime
 from corral.engine.local.drafts.model import DraftModel
 from corral.engine.local.embedding.inputs import Inputs
+from corral.engine.local.grammars.constraints import Constraint
 from corral.engine.local.lane import Tokens
 from corral.engine.local.options import EngineOptions
 from corral.engine.local.prompts import bounds
