@@ -211,7 +211,8 @@ class GenerationRequest:
     A text that `includes_stop` ends with the stop string that ended it; one that `shows_control` has the
     names of control tokens in it. A last message of the assistant is continued, not answered.
     `template_kwargs` is a JSON object for the model's template. Of one client's requests that wait the one of
-    the lowest `priority` goes first. Those of one `session` are best served where the last one was.
+    the lowest `priority` goes first. Those of one `session` are best served where the last one was. Of one
+    that `is_collected` the client gets nothing before the answer is whole: so it may be taken back.
     """
 
     messages: tuple[Message, ...] = ()
@@ -234,6 +235,7 @@ class GenerationRequest:
     scores_prompt: bool = False
     embed: Embed | None = None
     session: str | None = field(default=None, compare=False)
+    is_collected: bool = field(default=False, compare=False)
 
     @property
     def held_to(self) -> HeldTo | None:

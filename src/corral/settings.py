@@ -205,6 +205,11 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="Longest an upstream may say nothing of a request before that has failed. 0: no limit.",
     )
+    upstream_continues: bool = Field(
+        False,
+        description="Whether a stream of plain text that breaks off at one upstream is gone on with at "
+        "another, which is given what was said as the beginning of its answer (docs/scale.md).",
+    )
 
     # Admission
     queue_requests: int = Field(
