@@ -69,7 +69,7 @@ HOST, PORT = "127.0.0.1", 8000
 _SIZES = {"k": 2**10, "m": 2**20, "g": 2**30}
 _SIZE = re.compile(r"(\d+)\s*([kmg])(?:i?b)?", re.IGNORECASE)
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@,*\"]+", re.IGNORECASE)
-UpstreamKind = Literal["auto", "llama-server", "vllm", "sglang", "corral", "openai"]
+UpstreamKind = Literal["auto", "llama-server", "llama-cpp-python", "vllm", "sglang", "corral", "openai"]
 
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]
 

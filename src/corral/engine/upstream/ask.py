@@ -155,10 +155,12 @@ def _form(grammar: Grammar, kind: Kind) -> dict[str, Any]:
     if grammar.kind == "json_object":
         return {"response_format": {"type": "json_object"}}
     if grammar.kind == "json_schema":
+        if kind.name == "llama-cpp-python":
+            return {"response_format": {"type": "json_object", "schema": msgspec.Raw(source.encode())}}
         schema = {"name": "answer", "schema": msgspec.Raw(source.encode()), "strict": True}
         return {"response_format": {"type": "json_schema", "json_schema": schema}}
     match kind.name, grammar.kind:
-        case "llama-server", _:
+        case "llama-server" | "llama-cpp-python", _:
             return {"grammar": source}
         case "sglang", "regex":
             return {"regex": source}

@@ -11,7 +11,7 @@ from corral.engine.upstream.ask import body_of, check, path_of
 from corral.engine.upstream.continuing import Heard, Joint, NotContinued, Rest
 from corral.engine.upstream.events import EVENT_BYTES, EventReader, EventTooLarge
 from corral.engine.upstream.exchange import Ask, Exchange, Head
-from corral.engine.upstream.faults import Fault, broken, fault_of_answer, prompt_param
+from corral.engine.upstream.faults import Fault, broken, fault_of_answer, hidden, prompt_param
 from corral.engine.upstream.fleet import EXPECTED_TOKENS, Fleet
 from corral.engine.upstream.measure import Measure
 from corral.engine.upstream.replica import OUTPUT_WEIGHT, Lease, Replica
@@ -108,9 +108,8 @@ class Attempt:
         )
         assert self.lease is not None
         self.lease.asked = True
-        head = await exchange.ask(
-            Ask(path_of(request), replica.upstream.key, body, sequence.id, "text/event-stream")
-        )
+        id = sequence.id if replica.kind.takes_request_id else ""
+        head = await exchange.ask(Ask(path_of(request), replica.upstream.key, body, id, "text/event-stream"))
         if request.prompt is not None and head.status in NO_SUCH_API:
             replica.lacks_completions()
             _check(request, replica)
@@ -130,6 +129,8 @@ class Attempt:
                     events += self._answer.feed(frame)
             finally:  # what came before an error was said
                 self._heard(events, is_limited)
+        if not size and replica.kind.hides_errors:
+            raise hidden()
         events = self._answer.end()
         finished = events[-1]
         assert isinstance(finished, Finished)
