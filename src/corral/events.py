@@ -1,7 +1,9 @@
 """What happens to a generation, as a stream of nouns and past tenses.
 
     Loading? Queued* Placed* Prefill* Started
-        (Sampled | BlockOpened BlockDelta* BlockClosed)* (Finished | Failed)
+                             (Sampled | BlockOpened BlockDelta* BlockClosed)* (Finished | Failed)
+                             Started (…)* Placed* Continued (…)* (Finished | Failed)      by another engine
+                             Started (…)* TakenBack Placed* Prefill* Started (…)* …       if it is collected
     Loading? Queued* (Prefill | Embedded)* (Finished | Failed)             where texts are embedded
 
 Exactly one Finished or Failed ends every stream. Events are block-structured, the richest form any
@@ -89,6 +91,21 @@ class Placed:
     """One of several engines has the sequence now; `replica` names it for people."""
 
     replica: str
+
+
+@dataclass(frozen=True, slots=True)
+class Continued:
+    """Another of several engines goes on with what was said; `replica` names it for people."""
+
+    replica: str
+
+
+@dataclass(frozen=True, slots=True)
+class TakenBack:
+    """What was said was in vain, and is said anew from its beginning.
+
+    Only to who gets nothing before the answer is whole; see `GenerationRequest.is_collected`.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +215,8 @@ Event = (
     Loading
     | Queued
     | Placed
+    | Continued
+    | TakenBack
     | Prefill
     | Started
     | Sampled
@@ -299,6 +318,8 @@ class Collector:
                 self._blocks.feed(event)
             case Started():
                 self._prompt_logprobs = event.prompt_logprobs
+            case TakenBack():
+                self._blocks = BlockCollector()
             case Embedded(index, vector):
                 self._vectors[index] = vector
             case Failed(error):

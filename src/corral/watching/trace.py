@@ -27,12 +27,14 @@ from corral.events import (
     BlockClosed,
     BlockDelta,
     BlockOpened,
+    Continued,
     Event,
     Failed,
     Finished,
     Prefill,
     Sampled,
     Started,
+    TakenBack,
 )
 from corral.serving.models import Models
 from corral.watching import views
@@ -124,6 +126,10 @@ class Tracer:
                 return "text", {"block": index, "chars": len(text), **shown}
             case BlockClosed():
                 return "block_end", {"block": event.index}
+            case Continued(replica):
+                return "continued", {"replica": replica}
+            case TakenBack():
+                return "taken_back", {}
             case Finished():
                 return "finished", {"reason": event.reason}
             case Failed(error):
@@ -180,8 +186,11 @@ class Tracer:
             request = record.request
             if request.prompt is not None or request.embed is not None:
                 continue  # its messages are all of it
+            service = self._models.service_of(record)
+            if not service.is_there:
+                continue  # it has left since, and is not loaded again for this
             try:
-                async with self._models.service_of(record).texts() as texts:
+                async with service.texts() as texts:
                     text = await texts.prompt(request, client=CLIENT)
             except CorralError:
                 continue
