@@ -210,9 +210,10 @@ class GenerationRequest:
     one that `scores_prompt` asks for those of the prompt's tokens too.
     A text that `includes_stop` ends with the stop string that ended it; one that `shows_control` has the
     names of control tokens in it. A last message of the assistant is continued, not answered.
-    `template_kwargs` is a JSON object for the model's template. Of one client's requests that wait the one of
-    the lowest `priority` goes first. Those of one `session` are best served where the last one was. Of one
-    that `is_collected` the client gets nothing before the answer is whole: so it may be taken back.
+    `template_kwargs` is the text of a JSON object for the model's template. Of one client's requests that
+    wait the one of the lowest `priority` goes first. Those of one `session` are best served where the last
+    one was. Of one that `is_collected` the client gets nothing before the answer is whole: so it may be
+    taken back.
     """
 
     messages: tuple[Message, ...] = ()
@@ -228,7 +229,7 @@ class GenerationRequest:
     calls_in_parallel: bool = True
     thinking: Thinking = field(default_factory=Thinking)
     grammar: Grammar | None = None
-    template_kwargs: msgspec.Raw | None = None
+    template_kwargs: str | None = None
     is_clipped: bool = False
     priority: int = 0
     prompt: RawPrompt | None = None
