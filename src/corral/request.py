@@ -210,8 +210,9 @@ class GenerationRequest:
     one that `scores_prompt` asks for those of the prompt's tokens too.
     A text that `includes_stop` ends with the stop string that ended it; one that `shows_control` has the
     names of control tokens in it. A last message of the assistant is continued, not answered.
-    `template_kwargs` is a JSON object for the model's template. Of one client's requests that wait the one of
-    the lowest `priority` goes first. Those of one `session` are best served where the last one was.
+    `template_kwargs` is the text of a JSON object for the model's template. Of one client's requests that
+    wait the one of the lowest `priority` goes first. Those of one `session` are best served where the last
+    one was.
     """
 
     messages: tuple[Message, ...] = ()
@@ -227,7 +228,7 @@ class GenerationRequest:
     calls_in_parallel: bool = True
     thinking: Thinking = field(default_factory=Thinking)
     grammar: Grammar | None = None
-    template_kwargs: msgspec.Raw | None = None
+    template_kwargs: str | None = None
     is_clipped: bool = False
     priority: int = 0
     prompt: RawPrompt | None = None

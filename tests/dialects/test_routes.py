@@ -24,6 +24,12 @@ def test_elsewhere_errors_are_openais(path: str) -> None:
     assert isinstance(errors_at(path, ALL), OpenAIErrors)
 
 
+@pytest.mark.parametrize("path", ["/v1/models/none", "/", "/v1/files"])
+def test_elsewhere_anthropics_clients_are_told_in_their_own_shape(path: str) -> None:
+    assert isinstance(errors_at(path, ALL, is_anthropics=True), AnthropicErrors)
+    assert errors_at("/plain/x", ALL, is_anthropics=True) is PLAIN.dialect
+
+
 def test_who_knows_no_table_tells_errors_in_the_same_shape() -> None:
     for route in ALL:
         if not route.path.startswith("/plain"):

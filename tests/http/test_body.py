@@ -5,6 +5,7 @@ import json
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from corral.dialects.openai.chat import ChatDialect
 from corral.engine.local.scripted import ScriptedBackend, replying
-from corral.errors import Overloaded
+from corral.errors import InvalidRequest, Overloaded
 from corral.http.body import BESIDE_PROMPT_BYTES, PARSE_ON_LOOP_BYTES, Bodies, BodyMemory
 from corral.http.connection import UNREAD_BYTES, UnhurriedBody
 
@@ -185,7 +186,7 @@ async def test_more_messages_than_the_context_has_tokens_are_refused_before_they
 
 @pytest.mark.parametrize("begins", ["1", '{"a":1},{}'])
 def test_messages_are_counted_without_being_built(begins: str) -> None:
-    body = f'{{"input":[ {begins}{",1" * 500_000}]}}'.encode()
+    body = f'{{"input":[ {begins}{",1" * 400_000}]}}'.encode()
     bodies = Bodies(limit_bytes=2**24, memory_bytes=2**26, timeout_s=1, prompt_bytes=None, ctx_tokens=1000)
     tracemalloc.start()
     try:
@@ -193,6 +194,32 @@ def test_messages_are_counted_without_being_built(begins: str) -> None:
         assert tracemalloc.get_traced_memory()[1] < 1_000_000
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        '"messages":[{many}],"messages":[]',
+        '"logit_bias":{{"1":1{ones}}}',
+        '"tools":[{{"type":"function","function":{{"name":"f","parameters":{{"a":[{many}]}}}}}}]',
+        '"chat_template_kwargs":{{"a":[{many}]}}',
+        '"nobody":[{many}]',
+    ],
+)
+async def test_millions_of_values_are_refused_before_they_are_made(fields: str, parsed_in: list[str]) -> None:
+    many, ones = ",".join(["{}"] * 600_000), ',"1":1' * 600_000
+    body = b"{%b}" % fields.format(many=many, ones=ones).encode()
+    bodies = Bodies(limit_bytes=2**24, memory_bytes=2**26, timeout_s=1, prompt_bytes=None, ctx_tokens=1000)
+    with pytest.raises(InvalidRequest, match="more than 408000 values"):
+        await bodies.parse(partial(ChatDialect().parse, headers={}, client="a"), body)
+    assert not parsed_in
+
+
+async def test_a_text_of_nothing_but_commas_is_no_list_of_values(parsed_in: list[str]) -> None:
+    body = json.dumps({"messages": [{"role": "user", "content": "," * 500_000 + '\\"'}]}).encode()
+    bodies = Bodies(limit_bytes=2**24, memory_bytes=2**26, timeout_s=1, prompt_bytes=None, ctx_tokens=1000)
+    await bodies.parse(partial(ChatDialect().parse, headers={}, client="a"), body)
+    assert parsed_in == ["another thread"]
 
 
 async def test_many_large_bodies_leave_room_for_a_small_one(mock_clock: trio.testing.MockClock) -> None:

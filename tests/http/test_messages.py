@@ -161,3 +161,12 @@ async def test_silence_is_filled_with_what_claude_code_counts_from_the_queue_on(
         )
         for stream in (running, queued):
             stream.leave()
+
+
+async def test_a_model_that_is_not_there_is_told_to_anthropics_clients_in_their_shape() -> None:
+    async with serving(ScriptedBackend()) as client:
+        missing = client.send("GET", "/v1/models/none", headers={"anthropic-version": "2023-06-01"})
+        told = await missing.json()
+        assert missing.status == 404
+        assert (told["type"], told["error"]["type"]) == ("error", "not_found_error")
+        assert told["request_id"] == missing.headers["request-id"]

@@ -11,7 +11,8 @@ through /proc while clients come, leave and misbehave over HTTP/1.1 and HTTP/2, 
   descriptors   as many open as before the load, once connections had time to settle
   threads       no more than before the load
   slots         as many streams as there are slots run side by side: none is held by somebody gone
-  memory        resident memory grew by less than 2 % after minute 5 (or the first quarter, if earlier)
+  memory        resident memory grew by less than 2 % after minute 5 (in runs of less than 10 minutes: by less
+                than 15 % after the first quarter)
   exit          SIGTERM ends it with code 0
 
 Exit code 0 when all hold.
@@ -32,11 +33,17 @@ from tools.servers.footprint import footprint
 from tools.servers.server import SCRIPTED_COMMAND, serve
 from tools.sheets.sheet import WIDTH, Sheet, write
 
+# glibc by itself keeps what the largest bodies took, cut up by what was put between: 10 to 15 MB after three
+# minutes. That grows with the worst moment there ever was, and would be taken for a leak. A threshold that
+# was set does not move (mallopt(3)), and large blocks go back to the system. corral does not set it where it
+# serves, since a token that is drawn from 49,152 would take 0.3 ms longer.
+HONEST_HEAP = {"MALLOC_MMAP_THRESHOLD_": "131072"}
+
 
 async def soak(args: argparse.Namespace) -> Sheet:
     """Load a server, let it settle, end it, and say what is back."""
     samples: list[Sample] = []
-    async with serve(args.server_cmd, ["--slots", str(args.slots)]) as server:
+    async with serve(args.server_cmd, ["--slots", str(args.slots)], env=HONEST_HEAP) as server:
         texts = await references(server.target, args.output_tokens)
         await rehearse(server.target, args.clients, args.rehearsals, random.Random(args.seed))
         await side_by_side(server.target, args.slots)

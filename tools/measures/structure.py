@@ -134,7 +134,7 @@ def _parts(model: Path) -> dict[str, float]:
     from corral.decoding.blocks import BlockParser
     from corral.decoding.formats.learn import learn
     from corral.decoding.markers import Markers
-    from corral.engine.local.constraints import Constraints
+    from corral.engine.local.grammars.constraints import Constraints
     from corral.engine.local.llama.model import LlamaModel
     from corral.request import Grammar, Tool
     from corral.templates.environment import ChatTemplate

@@ -14,6 +14,9 @@ from corral import errors
 RESTART_S: Final = 10
 """What clients of a server that is shutting down are told to wait: about a restart with a small model."""
 
+MESSAGE_CHARS: Final = 1000
+"""How much of what went wrong is told."""
+
 STATUSES: Final[dict[type[BaseException], int]] = {
     errors.InvalidRequest: 400,
     errors.ContextExceeded: 400,
@@ -58,8 +61,9 @@ def status_of(error: Exception) -> int:
 
 
 def message_of(error: Exception) -> str:
-    """What a client is told; of a bug, nothing."""
-    return error.message if isinstance(error, errors.CorralError) else "Internal error."
+    """What a client is told; of a bug, nothing. It may quote the request, but gives no megabytes back."""
+    message = error.message if isinstance(error, errors.CorralError) else "Internal error."
+    return message if len(message) <= MESSAGE_CHARS else f"{message[:MESSAGE_CHARS]}…"
 
 
 def headers_of(error: Exception) -> dict[str, str]:

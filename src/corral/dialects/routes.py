@@ -96,11 +96,15 @@ def short_path(path: str) -> str:
     return path.removeprefix("/v1") if path.startswith("/v1/") else path
 
 
-def errors_at(path: str, routes: Sequence[AnyRoute] = ()) -> Errors:
-    """Whose errors are told at a path: of the longest route that it is or lies below, else OpenAI's."""
+def errors_at(path: str, routes: Sequence[AnyRoute] = (), *, is_anthropics: bool = False) -> Errors:
+    """Whose errors are told at a path: of the longest route that it is or lies below.
+
+    Else OpenAI's or, to a client that `is_anthropics`, Anthropic's: both ask for /v1/models.
+    """
     known = (*_FAMILIES, *((route.path, route.dialect) for route in routes))
     here = f"{short_path(path)}/"
     found = [
         (place, errors) for place, errors in known if not place or here.startswith(f"{short_path(place)}/")
     ]
-    return max(found, key=lambda each: len(each[0]))[1]
+    place, errors = max(found, key=lambda each: len(each[0]))
+    return AnthropicErrors() if is_anthropics and not place else errors

@@ -10,6 +10,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing import MapAdapter
 
 from corral.books.ledger import Ledger, Refusal
+from corral.dialects import Errors
 from corral.dialects.routes import AnyRoute, CountRoute, EmbedRoute, KeptRoute, Route, errors_at, short_path
 from corral.errors import (
     CorralError,
@@ -165,8 +166,7 @@ def _add_guard(
         if (asked := accepted()) is not None:
             asked.answered(response.status_code)
         response.headers["X-Request-Id"] = g.get("request_id", "")
-        errors = _marks(app).errors or errors_at(request.path, routes)
-        response.headers[errors.id_header] = response.headers["X-Request-Id"]
+        response.headers[_errors(app, routes).id_header] = response.headers["X-Request-Id"]
         response.headers.update(SAFE_HEADERS)
         if cors:
             response.headers.add("Vary", "Origin")
@@ -181,7 +181,7 @@ def _add_errors(app: CorralApp, routes: Sequence[AnyRoute], ledger: Ledger) -> N
 
     @app.errorhandler(Exception)
     async def fail(error: Exception) -> Response:
-        errors = _marks(app).errors or errors_at(request.path, routes)
+        errors = _errors(app, routes)
         told = _as_corral_error(error)
         response = error_reply(errors, told, g.request_id)
         if accepted() is None:
@@ -197,6 +197,12 @@ def _add_errors(app: CorralApp, routes: Sequence[AnyRoute], ledger: Ledger) -> N
                 )
             )
         return response
+
+
+def _errors(app: CorralApp, routes: Sequence[AnyRoute]) -> Errors:
+    """Whose errors the current request is told."""
+    is_anthropics = "Anthropic-Version" in request.headers  # which its clients always send
+    return _marks(app).errors or errors_at(request.path, routes, is_anthropics=is_anthropics)
 
 
 def _methods_of(app: CorralApp) -> Iterable[str]:

@@ -14,7 +14,7 @@ from corral.decoding.formats.encode import WrittenCall, encode_calls
 from corral.decoding.formats.force import beside_text, can_hold, holds_beside_text, required
 from corral.decoding.formats.form import CONTROL_SHAPE, Format, PairsBody, split_controls
 from corral.decoding.formats.learn import learn
-from corral.engine.local.constraints import Constraints, Mask
+from corral.engine.local.grammars.constraints import Constraints, Mask
 from corral.engine.local.scripted import ByteVocabulary
 from corral.request import Grammar, Tool
 from corral.templates.environment import ChatTemplate

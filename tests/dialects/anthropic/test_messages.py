@@ -24,6 +24,21 @@ EVENTS: TypeAdapter[RawMessageStreamEvent] = TypeAdapter(RawMessageStreamEvent)
 WEATHER = {"name": "get_weather", "description": "weather", "input_schema": {"type": "object"}}
 
 
+DOCUMENT: dict[str, Any] = {
+    "type": "document",
+    "title": "Tides",
+    "context": "From a book.",
+    "source": {"type": "text", "media_type": "text/plain", "data": "High at noon."},
+    "citations": {"enabled": False},
+}
+SEARCHED: dict[str, Any] = {
+    "type": "search_result",
+    "source": "https://sea.example",
+    "title": "Sea",
+    "content": [{"type": "text", "text": "It is salt."}, {"type": "text", "text": "It is wet."}],
+}
+
+
 def call_of(**fields: Any) -> MessagesCall:
     body = {"model": "m", "max_tokens": 7, "messages": [{"role": "user", "content": "hi"}], **fields}
     return DIALECT.parse(json.dumps(body).encode(), {}, "me")
@@ -302,6 +317,30 @@ def test_what_claude_code_sends_is_accepted() -> None:
             "messages.0.content.0",
         ),
         (
+            {"messages": [{"role": "user", "content": [{**SEARCHED, "citations": {"enabled": True}}]}]},
+            "messages.0.content.0.citations",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{**DOCUMENT, "citations": {"enabled": True}}]}]},
+            "messages.0.content.0.citations",
+        ),
+        (
+            {
+                "messages": [
+                    {
+                        "role": "user",
+                        "content": [
+                            {
+                                "type": "document",
+                                "source": {"type": "content", "content": [{"type": "image", "source": {}}]},
+                            }
+                        ],
+                    }
+                ]
+            },
+            "messages.0.content.0.source.content",
+        ),
+        (
             {
                 "messages": [
                     {
@@ -316,6 +355,25 @@ def test_what_claude_code_sends_is_accepted() -> None:
 )
 def test_what_cannot_be_done_is_refused_by_name(fields: dict[str, Any], param: str) -> None:
     assert refusal(**fields).param == param
+
+
+def test_documents_and_search_results_are_read_with_what_is_said_of_them() -> None:
+    found = [{"type": "text", "text": "High"}, {"type": "text", "text": "at noon."}]
+    pieces = {"type": "document", "source": {"type": "content", "content": found}}
+    whole = {"type": "document", "source": {"type": "content", "content": "Low at six."}}
+    result = {"type": "tool_result", "tool_use_id": "toolu_1", "content": [SEARCHED, DOCUMENT]}
+    call = {"type": "tool_use", "id": "toolu_1", "name": "f", "input": {}}
+    told = call_of(
+        messages=[
+            {"role": "user", "content": [DOCUMENT, pieces, whole]},
+            {"role": "assistant", "content": [call]},
+            {"role": "user", "content": [result]},
+        ]
+    ).request.messages
+    assert told[0].content == "Tides\nFrom a book.\nHigh at noon.\nHigh\nat noon.\nLow at six."
+    assert told[2].content == (
+        "Sea\nhttps://sea.example\nIt is salt.\nIt is wet.\nTides\nFrom a book.\nHigh at noon."
+    )
 
 
 def test_structure_is_asked_for_by_a_schema() -> None:

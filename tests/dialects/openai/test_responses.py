@@ -16,7 +16,7 @@ from tests.dialects.answers import answers, block, finished
 from corral.dialects import Head
 from corral.dialects.openai.responses import ResponsesCall, ResponsesDialect
 from corral.dialects.openai.responses_store import ResponsesStore
-from corral.errors import Cancelled, EngineFailed, InvalidRequest, PreviousResponseNotFound
+from corral.errors import Cancelled, EngineFailed, InvalidRequest, PreviousResponseNotFound, prompt_too_long
 from corral.events import Event, Prefill, Queued, Started, TokenLogprob, collect
 from corral.request import Message, Thinking, ToolCall, ToolChoice
 
@@ -447,3 +447,12 @@ def test_what_cannot_be_done_is_refused_by_name(fields: dict[str, Any], param: s
     with pytest.raises(InvalidRequest) as refused:
         call_of(**fields)
     assert refused.value.param == param
+
+
+def test_a_prompt_that_does_not_fit_is_told_by_the_name_that_it_has_here() -> None:
+    told = json.loads(
+        ResponsesDialect(ResponsesStore(0, 1, now=lambda: 0.0), b"k")
+        .error(prompt_too_long(9, 5), "req_1")
+        .body
+    )["error"]
+    assert (told["param"], told["code"]) == ("input", "context_length_exceeded")

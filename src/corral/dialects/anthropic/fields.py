@@ -18,8 +18,9 @@ def _honoured() -> Iterator[Field]:
     yield row(
         "messages",
         [],
-        "user, assistant, system; text, thinking, tool_use, tool_result, document of text; redacted_thinking "
-        "is passed over; a last assistant message is continued",
+        "user, assistant, system; text, thinking, tool_use, tool_result, search_result, document of text, "
+        "neither of them to be cited; redacted_thinking is passed over; a last assistant message is "
+        "continued",
     )
     yield row("model", "m", "any name: there is one model, and the answer names it")
     yield row("max_tokens", 5, "1 and more; lowered to what the context has room for")

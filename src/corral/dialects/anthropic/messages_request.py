@@ -53,28 +53,45 @@ class _ToolUse(msgspec.Struct, tag_field="type", tag="tool_use"):
     input: msgspec.Raw
 
 
+class _Image(msgspec.Struct, tag_field="type", tag="image"):
+    source: object = None
+
+
 class _Source(msgspec.Struct):
     type: str
     data: str = ""
     media_type: str = ""
+    content: str | list[_Text | _Image] | None = None
+
+
+class _Citations(msgspec.Struct):
+    enabled: bool | None = None
 
 
 class _Document(msgspec.Struct, tag_field="type", tag="document"):
     source: _Source
     title: str | None = None
+    context: str | None = None
+    citations: _Citations | None = None
 
 
-class _Image(msgspec.Struct, tag_field="type", tag="image"):
-    source: object = None
+class _SearchResult(msgspec.Struct, tag_field="type", tag="search_result"):
+    source: str
+    title: str
+    content: list[_Text]
+    citations: _Citations | None = None
+
+
+_Shown = _Text | _Image | _Document | _SearchResult
 
 
 class _ToolResult(msgspec.Struct, tag_field="type", tag="tool_result"):
     tool_use_id: str
-    content: str | list[_Text | _Image | _Document] | None = None
+    content: str | list[_Shown] | None = None
     is_error: bool | None = None
 
 
-_UserBlock = _Text | _Image | _Document | _ToolResult
+_UserBlock = _Shown | _ToolResult
 _AssistantBlock = _Text | _Thinking | _RedactedThinking | _ToolUse
 
 
@@ -255,18 +272,30 @@ def _user(content: str | list[_UserBlock], path: str) -> list[Message]:
     return results
 
 
-def _shown(part: str | _Text | _Image | _Document, path: str) -> str:
-    """The text of a part; raises InvalidRequest for what is no text."""
+def _shown(part: str | _Shown, path: str) -> str:
+    """The text of a part; raises InvalidRequest for what is no text, and where it is to be cited."""
+    if isinstance(part, _Document | _SearchResult) and part.citations is not None and part.citations.enabled:
+        raise InvalidRequest("Answers have no citations here.", param=f"{path}.citations")
     match part:
         case str():
             return part
         case _Text():
             return part.text
         case _Document(source=_Source(type="text")):
-            return f"{part.title}\n{part.source.data}" if part.title else part.source.data
+            return _joined_lines(part.title, part.context, part.source.data)
+        case _Document(source=_Source(type="content", content=content)) if content is not None:
+            inner = [content] if isinstance(content, str) else content
+            texts = (_shown(block, f"{path}.source.content") for block in inner)
+            return _joined_lines(part.title, part.context, *texts)
+        case _SearchResult():
+            return _joined_lines(part.title, part.source, *(block.text for block in part.content))
         case _:
             kind = "image" if isinstance(part, _Image) else "document"
             raise InvalidRequest(f"This model reads text only: it cannot take {kind} blocks.", param=path)
+
+
+def _joined_lines(*texts: str | None) -> str:
+    return "\n".join(filter(None, texts))
 
 
 def _assistant(content: str | list[_AssistantBlock], seal: Seal) -> Message:

@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from corral.dialects.openai.custom import NO_PARAMETERS, custom_tool
 from corral.dialects.openai.structure import GrammarFields
-from corral.dialects.wire import NOTHING, parameters_of, present
+from corral.dialects.wire import NOTHING, parameters_of, present, value_of
 from corral.errors import InvalidRequest
 from corral.request import Thinking, Tool, ToolChoice
 
@@ -128,14 +128,14 @@ def thinking_of(wire: ToolFields) -> Thinking:
     return Thinking(is_on=None if effort is None else True, effort=effort, budget_tokens=budget)
 
 
-def template_kwargs_of(wire: ToolFields) -> msgspec.Raw | None:
-    """Variables for the model's template; raises InvalidRequest where they are no object."""
+def template_kwargs_of(wire: ToolFields) -> str | None:
+    """Variables for the model's template, as JSON; raises InvalidRequest where they are no object."""
     given = present(wire.chat_template_kwargs)
     if given is None:
         return None
-    if not given.startswith(b"{"):
+    if not isinstance(value_of(given, "chat_template_kwargs"), dict):
         raise InvalidRequest("'chat_template_kwargs' must be an object.", param="chat_template_kwargs")
-    return msgspec.Raw(given)
+    return given.decode()
 
 
 def _tool(tool: _FunctionTool | _CustomTool, path: str) -> Tool:

@@ -62,10 +62,15 @@ class OpenAIErrors:
     """How errors are told at a path of OpenAI's; an `Errors`."""
 
     id_header = "x-request-id"
+    prompt_param = "messages"
+    """What this API calls the field that the prompt is in."""
 
     def error(self, error: Exception, request_id: str) -> ErrorReply:
         """The reply before the headers. What is not a CorralError is a bug, and tells nothing of itself."""
-        return ErrorReply(status_of(error), msgspec.json.encode(_body(error)), headers_of(error))
+        body = _body(error)
+        if body.error.param == "messages":  # which the engine says of every conversation
+            body.error.param = self.prompt_param
+        return ErrorReply(status_of(error), msgspec.json.encode(body), headers_of(error))
 
 
 def error_frame(error: Exception) -> bytes:

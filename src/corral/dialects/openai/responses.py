@@ -558,6 +558,7 @@ class ResponsesDialect(OpenAIErrors):
     """The Responses API; a `Dialect`."""
 
     id_prefix = "resp_"
+    prompt_param = "input"
 
     def __init__(self, store: ResponsesStore, seal_key: bytes) -> None:
         """`seal_key` seals thoughts that leave the server."""

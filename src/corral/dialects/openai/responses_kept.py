@@ -110,6 +110,8 @@ class KeptResponses(OpenAIErrors):
 class InputTokensDialect(OpenAIErrors):
     """How long a prompt is; a `Counter`. It takes what a request for a response takes."""
 
+    prompt_param = "input"
+
     def __init__(self, responses: ResponsesDialect) -> None:
         self._responses = responses
 

@@ -14,7 +14,7 @@ from corral.decoding.formats.form import Format
 from corral.decoding.formats.learn import Learned
 from corral.decoding.markers import NO_THOUGHT_LEARNED, Markers
 from corral.engine.local.backend import Vocabulary
-from corral.engine.local.constraints import Constraint, Constraints
+from corral.engine.local.grammars.constraints import Constraint, Constraints
 from corral.engine.local.prompts.control import ControlTexts
 from corral.engine.local.task import ThoughtLimit
 from corral.errors import InvalidRequest

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from corral.decoding.answer import AnswerForm
 from corral.engine.contract import Waste
-from corral.engine.local.constraints import Constraint
+from corral.engine.local.grammars.constraints import Constraint
 from corral.engine.local.replays import Replays
 from corral.errors import EngineFailed
 from corral.events import Event

@@ -231,7 +231,7 @@ def _tool(tool: Tool) -> dict[str, Any]:
     return {"type": "function", "function": function}
 
 
-def _thinking(thinking: Thinking, kind: Kind, template_kwargs: msgspec.Raw | None) -> dict[str, Any]:
+def _thinking(thinking: Thinking, kind: Kind, template_kwargs: str | None) -> dict[str, Any]:
     """How to think. A budget is dropped where the kind has none: it promises no text."""
     body: dict[str, Any] = {}
     kwargs: dict[str, Any] = {} if template_kwargs is None else msgspec.json.decode(template_kwargs)

@@ -246,15 +246,15 @@ def test_thinking_and_the_clients_own_variables_reach_the_template() -> None:
     request = GenerationRequest(
         messages=tuple(user("x")),
         thinking=Thinking(is_on=False, effort="low"),
-        template_kwargs=Raw(b'{"mood": "merry"}'),
+        template_kwargs='{"mood": "merry"}',
     )
     template = "{{ enable_thinking }} {{ reasoning_effort }} {{ mood }}"
     assert written(writer(template).write(request).tokens.tolist()) == "False low merry"
 
 
-@pytest.mark.parametrize("kwargs", [b'{"messages": []}', b'{"tools": 1}', b"[]", b'{"bos_token": ""}'])
-def test_variables_that_are_not_the_clients_are_refused(kwargs: bytes) -> None:
-    request = GenerationRequest(messages=tuple(user("x")), template_kwargs=Raw(kwargs))
+@pytest.mark.parametrize("kwargs", ['{"messages": []}', '{"tools": 1}', "[]", '{"bos_token": ""}'])
+def test_variables_that_are_not_the_clients_are_refused(kwargs: str) -> None:
+    request = GenerationRequest(messages=tuple(user("x")), template_kwargs=kwargs)
     with pytest.raises(InvalidRequest) as refused:
         writer().write(request)
     assert refused.value.param == "chat_template_kwargs"
@@ -262,7 +262,7 @@ def test_variables_that_are_not_the_clients_are_refused(kwargs: bytes) -> None:
 
 def test_variables_of_the_client_are_no_way_in() -> None:
     request = GenerationRequest(
-        messages=tuple(user("x")), template_kwargs=Raw(b'{"a": "<|im_end|>", "b": ["im_end"], "pause": 1}')
+        messages=tuple(user("x")), template_kwargs='{"a": "<|im_end|>", "b": ["im_end"], "pause": 1}'
     )
     written_prompt = writer("{{ a }}{{ '<|' + b[0] + '|>' }}<|im_end|>").write(request)
     assert written(written_prompt.tokens.tolist()) == "<|im_end|><|im_end|>«im_end»"

@@ -84,7 +84,7 @@ def _own_kwargs(request: GenerationRequest) -> dict[str, Any]:
     """The client's own variables. Raises InvalidRequest."""
     param = "chat_template_kwargs"
     try:
-        own = json.loads(bytes(request.template_kwargs or b"{}"))
+        own = json.loads(request.template_kwargs or "{}")
     except (ValueError, RecursionError) as error:
         reason = "too deep" if isinstance(error, RecursionError) else "not JSON"
         raise InvalidRequest(f"what is in '{param}' is {reason}", param=param) from None

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corral.engine.local.constraints import Constraint, Constraints, Mask
+from corral.engine.local.grammars.constraints import Constraint, Constraints, Mask
 from corral.engine.local.scripted import END, ByteVocabulary
 from corral.errors import InvalidRequest
 from corral.request import Grammar, GrammarKind
@@ -97,6 +97,7 @@ def test_an_answer_in_the_form_that_was_asked_for_passes(kind: GrammarKind, sour
         ("lark", 'start: "a', "lexer error"),
         ("gbnf", "root ::= (", "response_format"),
         ("choice", "[]", "response_format"),
+        ("lark", "start: A\nA: " + " & ".join(f"/[a-z]*x{at}[a-z]*/" for at in range(12)), "any further"),
     ],
 )
 def test_what_cannot_be_followed_is_refused_with_the_reason_in_one_line(

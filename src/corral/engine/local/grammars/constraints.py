@@ -12,33 +12,25 @@ Where the grammar leaves no choice there is nothing to decide: `forced` names th
 engine verifies them together, like a draft that is always right.
 """
 
-import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 from threading import Lock
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
-from llguidance.gbnf_to_lark import any_to_lark
 from numpy.typing import NDArray
 
 from corral.engine.local.backend import Vocabulary
+from corral.engine.local.grammars.child import Shape
+from corral.engine.local.grammars.source import Unfollowable, problem_of, source_of
+from corral.engine.local.grammars.trial import Trials
 from corral.errors import EngineFailed, InvalidRequest
 from corral.request import Grammar, GrammarKind
 
-if TYPE_CHECKING:
-    from llguidance._lib import JsonCompileOptions
-
-SPACING: "Final[JsonCompileOptions]" = {
-    "whitespace_flexible": False,
-    "item_separator": ", ",
-    "key_separator": ": ",
-}
-"""How JSON is spaced, unless a schema says otherwise: a small model writes blanks without end if it may."""
 LONGEST_TOKEN_BYTES = 1024
 KEPT_GRAMMARS = 64
 """How many are kept, with what came of compiling them: clients send the same schema again and again."""
@@ -79,14 +71,14 @@ class Mask:
             bits = np.unpackbits(self._bits.view(np.uint8), bitorder="little")
             self._allowed = bits[: self._vocabulary_tokens].view(np.bool_)
             if self._matcher.is_error() or not self._allowed.any():
-                raise EngineFailed(f"the grammar cannot be followed any further: {_reason(self._matcher)}")
+                raise EngineFailed(f"the grammar cannot be followed any further: {problem_of(self._matcher)}")
         return self._allowed
 
     def accept(self, token: int) -> None:
         """Go on to what follows `token`, which is one of those allowed. Raises EngineFailed if it is not."""
         self._allowed = None
         if not self._matcher.consume_token(token):
-            raise EngineFailed(f"a token does not fit the grammar: {_reason(self._matcher)}")
+            raise EngineFailed(f"a token does not fit the grammar: {problem_of(self._matcher)}")
 
     def forced(self) -> list[int]:
         """The tokens that must come next, one after the other; often none."""
@@ -117,6 +109,9 @@ class Constraints:
         self._tokenizer = LLTokenizer(
             TokenizerWrapper(_Tokens(vocabulary)), eos_token=sorted(vocabulary.end_tokens)
         )
+        ends = tuple(sorted(vocabulary.end_tokens))
+        names = {text: token for text, token in vocabulary.control_texts.items() if _is_name(text.encode())}
+        self._trials = Trials(Shape(self._vocabulary_tokens, names, ends))
         self._kept: OrderedDict[Grammar, Future[Constraint | str]] = OrderedDict()
         """What came of each of the last ones: a text is why it is refused."""
         self._lock = Lock()
@@ -124,8 +119,9 @@ class Constraints:
     def compile(self, grammar: Grammar) -> Constraint:
         """Once for each of the last grammars, whoever asks; the others wait for the first.
 
-        Blocks, mostly for 1 to 100 ms; for a second with a schema of many pattern properties, and for longer
-        with what was made for it. Raises InvalidRequest that names the field and says what is wrong.
+        Blocks, mostly for 2 to 200 ms; for some seconds with a schema of many pattern properties. It has been
+        compiled in a process of its own then, which what takes longer than that has ended. Raises
+        InvalidRequest that names the field and says what is wrong.
         """
         if len(grammar.source) > MOST_CHARACTERS[grammar.kind]:
             raise _refusal(
@@ -173,12 +169,19 @@ class Constraints:
         return done.result()
 
     def _compiled(self, grammar: Grammar) -> Constraint:
-        matcher = LLMatcher(self._tokenizer, _source(grammar), log_level=0)
-        if matcher.is_error():
-            raise InvalidRequest(
-                f"'{grammar.param}' cannot be followed: {_reason(matcher)}", param=grammar.param
-            )
-        return Constraint(matcher, self._vocabulary_tokens)
+        try:
+            self._trials.check(grammar)
+            matcher = LLMatcher(self._tokenizer, source_of(grammar), log_level=0)
+            if matcher.is_error():
+                raise Unfollowable(problem_of(matcher))
+        except Unfollowable as error:
+            raise _refusal(grammar, str(error)) from None
+        constraint = Constraint(matcher, self._vocabulary_tokens)
+        try:
+            _ = constraint.start().allowed  # what cannot even begin is the request's fault, not the engine's
+        except EngineFailed as error:
+            raise _refusal(grammar, error.message) from None
+        return constraint
 
 
 class _Tokens:
@@ -190,7 +193,7 @@ class _Tokens:
         pieces = enumerate(vocabulary.pieces)
         controls |= {token: b"" for token, piece in pieces if len(piece) > LONGEST_TOKEN_BYTES}
         for token, text in controls.items():
-            if not 0 < len(text) < LONGEST_TOKEN_BYTES:
+            if not _is_name(text):
                 controls[token] = b"[%d]" % token
         self.tokens = [
             b"\xff" + controls[token] if token in controls else piece
@@ -207,43 +210,10 @@ class _Tokens:
         return self._vocabulary.tokenize(text, parse_control=False)
 
 
-def _source(grammar: Grammar) -> str:
-    """The grammar as llguidance takes it. Raises InvalidRequest."""
-    try:
-        match grammar.kind:
-            case "json_object":
-                return LLMatcher.grammar_from_json_schema({"type": "object"}, overrides=SPACING)
-            case "json_schema":
-                return LLMatcher.grammar_from_json_schema(grammar.source, defaults=SPACING)
-            case "regex":
-                return LLMatcher.grammar_from_regex(grammar.source)
-            case "choice":
-                words = [json.dumps(word, ensure_ascii=False) for word in json.loads(grammar.source)]
-                if not words:
-                    raise ValueError("there is nothing to choose from")
-                return LLMatcher.grammar_from_lark(f"start: {' | '.join(words)}")
-            case "lark":
-                return LLMatcher.grammar_from_lark(grammar.source)
-            case "gbnf":
-                return LLMatcher.grammar_from_lark(any_to_lark(grammar.source))
-    except RecursionError:
-        problem = "it is nested too deeply"
-    except Exception as error:  # a converter of theirs met something it does not know
-        problem = _first_lines(str(error))
-    raise _refusal(grammar, problem)
+def _is_name(text: bytes) -> bool:
+    """Whether a control token has its own text as its name here, and not its number."""
+    return 0 < len(text) < LONGEST_TOKEN_BYTES
 
 
 def _refusal(grammar: Grammar, problem: str) -> InvalidRequest:
     return InvalidRequest(f"'{grammar.param}' cannot be followed: {problem}", param=grammar.param)
-
-
-def _reason(matcher: LLMatcher) -> str:
-    problem = matcher.get_error() or matcher.stop_reason()
-    if problem.startswith("panic"):  # one of the counts of their grammars has 16 bits
-        return "it is too large"
-    return _first_lines(problem)
-
-
-def _first_lines(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip(" ^|")]
-    return " / ".join(lines)[:300]
