@@ -246,6 +246,7 @@ def test_every_setting_has_a_unit_or_a_reason_and_a_description() -> None:
         "pooling",
         "upstream",
         "upstream_key",
+        "upstream_continues",
         "upstreams",
     }
     for name, field in Settings.model_fields.items():

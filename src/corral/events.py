@@ -1,6 +1,8 @@
 """What happens to a generation, as a stream of nouns and past tenses.
 
     Queued* Placed* Prefill* Started (Sampled | BlockOpened BlockDelta* BlockClosed)* (Finished | Failed)
+                             Started (…)* Placed* Continued (…)* (Finished | Failed)      by another engine
+                             Started (…)* TakenBack Placed* Prefill* Started (…)* …       if it is collected
     Queued* (Prefill | Embedded)* (Finished | Failed)             where texts are embedded
 
 Exactly one Finished or Failed ends every stream. Events are block-structured, the richest form any
@@ -81,6 +83,21 @@ class Placed:
     """One of several engines has the sequence now; `replica` names it for people."""
 
     replica: str
+
+
+@dataclass(frozen=True, slots=True)
+class Continued:
+    """Another of several engines goes on with what was said; `replica` names it for people."""
+
+    replica: str
+
+
+@dataclass(frozen=True, slots=True)
+class TakenBack:
+    """What was said was in vain, and is said anew from its beginning.
+
+    Only to who gets nothing before the answer is whole; see `GenerationRequest.is_collected`.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +206,8 @@ class Failed:
 Event = (
     Queued
     | Placed
+    | Continued
+    | TakenBack
     | Prefill
     | Started
     | Sampled
@@ -290,6 +309,8 @@ class Collector:
                 self._blocks.feed(event)
             case Started():
                 self._prompt_logprobs = event.prompt_logprobs
+            case TakenBack():
+                self._blocks = BlockCollector()
             case Embedded(index, vector):
                 self._vectors[index] = vector
             case Failed(error):

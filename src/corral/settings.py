@@ -69,7 +69,7 @@ HOST, PORT = "127.0.0.1", 8000
 _SIZES = {"k": 2**10, "m": 2**20, "g": 2**30}
 _SIZE = re.compile(r"(\d+)\s*([kmg])(?:i?b)?", re.IGNORECASE)
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@,*\"]+", re.IGNORECASE)
-UpstreamKind = Literal["auto", "llama-server", "vllm", "sglang", "corral", "openai"]
+UpstreamKind = Literal["auto", "llama-server", "llama-cpp-python", "vllm", "sglang", "corral", "openai"]
 
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]
 
@@ -204,6 +204,11 @@ class Settings(BaseSettings):
         ge=0,
         allow_inf_nan=False,
         description="Longest an upstream may say nothing of a request before that has failed. 0: no limit.",
+    )
+    upstream_continues: bool = Field(
+        False,
+        description="Whether a stream of plain text that breaks off at one upstream is gone on with at "
+        "another, which is given what was said as the beginning of its answer (docs/scale.md).",
     )
 
     # Admission

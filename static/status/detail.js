@@ -55,7 +55,8 @@ export class Detail {
     const state = request.outcome ? outcome + why : STATES[request.state];
     setText(byId("detail-title"), `${shortId(request.id)} · ${state}`);
     const from = request.client ? ` from ${request.client}` : "";
-    const at = request.replicas ? `, at ${request.replicas.join(", ")}` : "";
+    const on = request.continued_on ? `, continued on ${request.continued_on}` : "";
+    const at = request.replicas ? `, at ${request.replicas.join(", ")}${on}` : "";
     const began = request.started_at ? `, began ${clock(request.started_at)}` : "";
     const named = request.request_id ? ` (${request.request_id})` : "";
     const session = request.session ? `, session ${request.session}` : "";

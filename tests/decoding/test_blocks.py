@@ -329,6 +329,20 @@ def test_whole_arguments_without_an_end_marker_are_a_call(form: Format, raw: str
     assert (answer.text, answer.malformed) == ("", False)
 
 
+def test_arguments_before_the_name_are_whole_where_the_name_came_too() -> None:
+    raw = '<tool_call>\n{"arguments": {"city": "Oslo"}, "name": "get_weather"'
+    answer = parse(JSON_IN_TAGS, raw, ending="length")
+    assert answer.calls == (("get_weather", '{"city": "Oslo"}', True),)
+    assert not answer.malformed
+
+
+def test_a_further_call_that_is_cut_before_its_name_is_text_and_said_to_be_malformed() -> None:
+    raw = '<|calls|>[{"name": "ping", "arguments": {}}, {"name": "get_w'
+    answer = parse(JSON_IN_TOKENS, raw, ending="length")
+    assert (answer.names, answer.text) == (["ping"], '{"name": "get_w')
+    assert answer.malformed
+
+
 def test_a_tagged_call_that_the_model_ended_itself_is_whole() -> None:
     answer = parse(TAGGED, "<tool_call><function=run_code><parameter=code>\nx\n</parameter>")
     assert answer.arguments == [{"code": "x"}]

@@ -26,6 +26,7 @@ from corral.events import (
     BlockDelta,
     BlockKind,
     BlockOpened,
+    Continued,
     Embedded,
     Event,
     Failed,
@@ -35,6 +36,7 @@ from corral.events import (
     Queued,
     Sampled,
     Started,
+    TakenBack,
 )
 from corral.request import GenerationRequest
 
@@ -117,6 +119,7 @@ class Record:
         "_books",
         "_finished",
         "about",
+        "continued_on",
         "counts",
         "draft",
         "error",
@@ -150,6 +153,8 @@ class Record:
         """The slots it has, numbered for people: the lowest free ones when it began."""
         self.replicas: dict[int, str] = {}
         """Which of several engines has each of its choices, or had it last."""
+        self.continued_on: str | None = None
+        """Of several engines the one that went on with an answer which had broken off at another."""
         self.outcome: Outcome | None = None
         self.error: str | None = None
         """The word for the error that ended it, if one did; see `errors.code_of`."""
@@ -272,6 +277,10 @@ class Record:
                     self.position = event.position
                 case Placed(replica):
                     self.replicas[choice] = replica
+                case Continued(replica):
+                    self.continued_on = replica
+                case TakenBack():
+                    self.counts.taken_back(choice)
                 case Finished():
                     if self.request.embed is None:
                         self.prompt_tokens = event.usage.prompt_tokens

@@ -146,8 +146,10 @@ class BlockParser:
         markers = self._markers
         literals = ["".join(filter(None, lead.atoms)) for lead in markers.leads]
         literals.append("".join(markers.content_opener))
-        for length in range(min(len(prompt), _MOST_BEGUN), 1, -1):
+        for length in range(min(len(prompt), _MOST_BEGUN), 0, -1):
             end = prompt[-length:]
+            if length == 1 and not has_control((end,)):
+                break  # one letter says nothing
             if not end[0].isspace() and any(literal.startswith(end) for literal in literals):
                 return end
         return ""
@@ -313,9 +315,11 @@ class BlockParser:
                 continue
             if act == "last" or (act == "closer" and writer.calls):
                 # No control token, or none that ends a turn: it does only where the turn ends.
-                text = reader.text[reader.at : reader.at + length]
+                kept = reader.keep()
                 reader.at += length
-                if (yield from reader.more()):
+                is_over = not (yield from reader.skip_space())
+                text = reader.kept(kept)
+                if not is_over:
                     self._text(text)
                 continue
             if act == "closer":
@@ -356,16 +360,19 @@ class BlockParser:
             self._text(reader.text[reader.at : reader.at + length])
             reader.at += length
             return
+        # A marker that every prompt ends with says nothing of what the model goes on with.
+        needs_known = lead.needs_known or self._skip >= length
         kept = reader.keep()
         reader.at += length
-        outcome = yield from self._calls.read(lead.form, lead.next_unit, needs_known=lead.needs_known)
+        outcome = yield from self._calls.read(lead.form, lead.next_unit, needs_known=needs_known)
         text = reader.kept(kept)
         if outcome is Outcome.NONE:
             self._text(text)
         else:
             self._skipped(len(text))
             self._text(self._calls.rest)
-        is_fault = outcome is Outcome.NONE and lead.is_marker and not is_quoted and not lead.needs_known
+        is_fault = outcome is Outcome.NONE and lead.is_marker and not is_quoted and not needs_known
+        is_fault = is_fault or (lead.is_marker and self._calls.rest_was_begun)
         self.malformed = self.malformed or is_fault or outcome is Outcome.BROKEN
 
     def _bare_call(self, bare: tuple[CallMarkers, ...], c: str) -> Generator[None, None, bool]:

@@ -35,6 +35,8 @@ class CallReader:
     """Reads the parts of calls for one sequence, and tells `sink` of them."""
 
     __slots__ = (
+        "_closers_here",
+        "_ends",
         "_is_fenced",
         "_markers",
         "_parameters",
@@ -43,6 +45,7 @@ class CallReader:
         "cut_by_length",
         "known",
         "rest",
+        "rest_was_begun",
         "sink",
     )
 
@@ -57,10 +60,15 @@ class CallReader:
         self._reader = reader
         self._schemas = schemas
         self._parameters: Parameters | None = None
+        self._ends: tuple[Atoms, ...] = ()
+        self._closers_here: tuple[Atoms, ...] = ()
+        """What ends the call that is being read, and what may stand behind it."""
         self._is_fenced = False
         self.sink = sink
         self.rest = ""
         """What the last section consumed behind its calls and was none: text."""
+        self.rest_was_begun = False
+        """It stood where one more call had begun."""
         self.known = schemas.keys()
         self.cut_by_length = False
 

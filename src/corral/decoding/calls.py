@@ -33,7 +33,7 @@ class CallParser(PairsReader):
     def read(self, call: CallMarkers, next_unit: int, *, needs_known: bool) -> Reading:
         """Read from behind a lead. NONE: what was consumed is text."""
         reader = self._reader
-        self.rest = ""
+        self.rest, self.rest_was_begun = "", False
         while call.units:
             # The first marker may come twice.
             rest = call.units[next_unit:]
@@ -90,9 +90,10 @@ class CallParser(PairsReader):
                 return outcome
             if not is_listed and (yield from self._closers(call)):
                 return outcome
-            found = yield from reader.choose(_NEXT_OBJECT)
+            nexts = (*_NEXT_OBJECT, (*call.joiner, "{"))
+            found = yield from reader.choose(nexts)
             if found is None:
-                if is_listed and reader.is_cut(_NEXT_OBJECT):
+                if is_listed and reader.is_cut(nexts):
                     reader.drop()
                 break
             reader.at += found[1] - 1
@@ -111,7 +112,7 @@ class CallParser(PairsReader):
         finally:
             text = self._reader.kept(kept)
         if outcome is Outcome.NONE:
-            self.rest = text
+            self.rest, self.rest_was_begun = text, True
             return Outcome.WHOLE
         return outcome
 
@@ -123,8 +124,12 @@ class CallParser(PairsReader):
                 return outcome
             if (yield from self._closers(call)) or call.begins_each or not call.form.section_begin:
                 return outcome
+            kept = self._reader.keep()
+            is_joined = bool(call.joiner) and (yield from self._reader.accept(call.joiner))
             c = yield from self._reader.skip_space()
+            text = self._reader.kept(kept)
             if not (c.isalpha() or c == "_"):
+                self.rest = text if is_joined else ""
                 return outcome
 
     def _one_called(self, call: CallMarkers, needs_known: bool) -> Reading:
@@ -194,8 +199,12 @@ class CallParser(PairsReader):
                 name = yield from self._string()
                 if name is None or not self._is_name(name, needs_known):
                     return Outcome.NONE
-                if not call.is_bare:
+                if not call.is_bare or has_arguments:
                     is_open = self._opened(name)
+                if held is not None:
+                    self.sink.arguments("".join(held))
+                    self.sink.close_call(is_whole=True)
+                    held = None
             elif role == "named":
                 name, has_arguments = key, True
                 is_open = self._opened(name)
@@ -226,8 +235,8 @@ class CallParser(PairsReader):
             return Outcome.NONE
         if not is_open:
             self._opened(name)
-        if not has_arguments or held is not None:
-            self.sink.arguments("".join(held or ["{}"]))
+        if not has_arguments:
+            self.sink.arguments("{}")
             self.sink.close_call(is_whole=True)
         return Outcome.WHOLE
 

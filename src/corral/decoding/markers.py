@@ -76,6 +76,7 @@ class CallMarkers:
     units: tuple[Atoms, ...]
     closers: tuple[Atoms, ...]
     end: tuple[Atoms, ...]
+    joiner: Atoms
     json: JsonBody | None
     named: "NameMarkers | None"
     named_needs_known: bool
@@ -84,6 +85,9 @@ class CallMarkers:
     owns_fence: bool
     begins_each: bool
     """Every call has a marker of its own, not only the section."""
+
+    is_marked: bool
+    """What begins a call is written by nobody who means none."""
 
     @property
     def is_bare(self) -> bool:
@@ -185,12 +189,16 @@ class Markers:
             if prefix and len(units) > 1:
                 units = units[:-1]
         key = pattern_atoms(self._pattern(pairs.before_key)) if pairs else ()
-        end = _groups(self._atoms(form.end), key)
+        if form.end_rest is None:
+            end = _groups(self._atoms(form.end), key)
+        else:
+            end = (pattern_atoms(self._pattern((form.end, form.end_rest))),)
         closers: dict[Atoms, None] = dict.fromkeys(end + _groups(self._atoms(form.section_end), key))
         if pairs and pattern_atoms(pairs.after_name)[-1:] == ("(",):
             closers[(")",)] = None
         by_name: NameMarkers | None = None
-        if not named and not pairs and any(is_distinctive(unit[-1]) for unit in units):
+        is_marked = any(is_distinctive(unit[-1]) for unit in units)
+        if not named and not pairs and is_marked:
             by_name = NameMarkers((), (), "", "", is_quoted=False)
         literals = form.section_begin + "".join(form.begin) + "".join(getattr(named, "after_name", ()))
         return CallMarkers(
@@ -198,11 +206,13 @@ class Markers:
             units=units,
             closers=tuple(closers),
             end=end,
+            joiner=self._atoms(form.joiner),
             json=_json_body(form) or self._other_json(units),
             named=self._names(named, prefix) if named else by_name,
             named_needs_known=by_name is not None,
             pairs=self._pairs(pairs, prefix) if pairs else None,
             owns_fence="```" in literals,
+            is_marked=is_marked,
             begins_each=bool(pattern_atoms(begin)) and not (prefix and len(pattern_atoms(begin)) == 1),
         )
 

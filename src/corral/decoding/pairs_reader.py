@@ -2,11 +2,11 @@
 
 import json
 import re
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 
 from corral.decoding.call_reader import MOST_KEY, CallReader, Outcome, Reading
 from corral.decoding.json_scan import JsonScanner
-from corral.decoding.markers import CallMarkers, PairsMarkers
+from corral.decoding.markers import CallMarkers, PairsMarkers, is_distinctive
 from corral.decoding.reader import SPACE, Atoms, Steps, atoms
 from corral.decoding.tags import tagged_json
 from corral.decoding.values import Types, argument_json, is_string, may_be_null
@@ -32,8 +32,11 @@ class PairsReader(CallReader):
             if found is None:
                 return Outcome.NONE
             reader.at += found[1]
-        elif name not in self.known:
-            nexts = [marker for marker in (pairs.before_key, *call.closers) if marker]
+            is_certain = call.is_marked or not pairs.before_key
+        else:
+            is_certain = name in self.known
+        if not is_certain:
+            nexts = [marker for marker in (pairs.before_key, *_of(name, call.closers)) if marker]
             if (yield from reader.choose(nexts)) is None:
                 return Outcome.NONE
         return (yield from self._pairs_of(call, pairs, name))
@@ -45,7 +48,8 @@ class PairsReader(CallReader):
         reader, emit = self._reader, self.sink.arguments
         count = 0
         stray = _plain_end(pairs)
-        closers = call.closers or ((")",),)
+        closers = _of(name, call.closers) or ((")",),)
+        self._ends, self._closers_here = _of(name, call.end), closers
         starts: list[Atoms] = []
         mark: str | None = None
         if pairs.before_key:
@@ -149,7 +153,7 @@ class PairsReader(CallReader):
         rest = reader.text[reader.at + length :]
         if not rest or rest[0] in SPACE:
             return True
-        return any(closer[0] is not None and closer[0].startswith(rest[0]) for closer in call.closers)
+        return any(closer[0] is not None and closer[0].startswith(rest[0]) for closer in self._closers_here)
 
     def _raw_value(
         self, call: CallMarkers, pairs: PairsMarkers, key: str, types: Types
@@ -190,6 +194,18 @@ class PairsReader(CallReader):
             emit(argument_json(text, types))
         return True
 
+    def _next_keys(self, pairs: PairsMarkers) -> list[Atoms]:
+        """What the next argument begins with, where nothing else ends a value.
+
+        Where that is no marker which nobody writes by chance, only a parameter's name behind it makes it one.
+        """
+        if pairs.before_key and any(map(is_distinctive, pairs.before_key)):
+            return [pairs.before_key]
+        assert self._parameters is not None
+        names: tuple[str | None, ...] = tuple(self._parameters.names) or (None,)
+        keys = [(*pairs.before_key, name, *pairs.key_end) for name in names]
+        return [key for key in keys if key[0] is not None]
+
     def _lead(self, lead: str) -> Steps:
         """Consume the whitespace that stands before every value, as far as it is there."""
         reader = self._reader
@@ -211,15 +227,17 @@ class PairsReader(CallReader):
         end: Atoms = atoms(key.join(pairs.value_end))
         after = end  # also where the end marker is doubled
         end = (*before, *end)
-        followers = [marker for marker in (pairs.before_key, *call.closers, after) if marker]
+        followers = [marker for marker in (pairs.before_key, *self._closers_here, after) if marker]
         ends = [end + follower for follower in followers]
         if not pairs.before_key:
             ends = [end]
+        is_line = False
         if not end:
-            ends = followers
+            ends = [*self._next_keys(pairs), *self._closers_here]
+            is_line = "\n" in pairs.trail
         # The end marker is left out at times: then the end of the whole call ends the value, too, where
         # another call follows it or nothing.
-        over: Atoms = tuple(atom for marker in call.end for atom in marker) if pairs.before_key else ()
+        over: Atoms = tuple(atom for marker in self._ends for atom in marker) if pairs.before_key else ()
         options = [*ends, over + call.units[0]] if over and call.units else ends
         firsts = re.compile(
             f"[{''.join(sorted({re.escape(marker[0][0]) for marker in options if marker[0]}))}]"
@@ -231,7 +249,9 @@ class PairsReader(CallReader):
             match = firsts.search(reader.text, reader.at)
             stop = match.start() if match else len(reader.text)
             # Whitespace before the end marker is the marker's own.
-            space = _held_trail(reader.text[reader.at : stop], trail)
+            held = _held_line if is_line else _held_trail
+            space = held(reader.text[reader.at : stop], trail)
+            is_begun_line = not is_line or "\n" in reader.text[stop - space : stop]
             take(reader.text[reader.at : stop - space])
             reader.at = stop - space
             if match is None:
@@ -242,6 +262,8 @@ class PairsReader(CallReader):
             found = yield from reader.choose(options)
             if found is not None and found[0] == len(ends):
                 return True
+            if found is not None and not is_begun_line and not is_distinctive(options[found[0]][0]):
+                found = None
             length = reader.status(end) if end else 0
             if found is None and reader.ended and over:
                 end_of_call = reader.status(over)
@@ -255,11 +277,23 @@ class PairsReader(CallReader):
             if found is None and is_last and length > 0:
                 reader.at += length
                 return True
-            if found is not None and (pairs.before_key or (yield from self._ends_pair(call, found[1]))):
+            is_certain = pairs.before_key or not end
+            if found is not None and (is_certain or (yield from self._ends_pair(call, found[1]))):
                 reader.at += max(length, 0)
                 return True
             take(reader.text[reader.at : reader.at + space + 1])
             reader.at += space + 1
+
+
+def _of(name: str, markers: Sequence[Atoms]) -> tuple[Atoms, ...]:
+    """The end markers of a call, with its name where it stands in them."""
+    return tuple(tuple(name if atom is None else atom for atom in marker) for marker in markers)
+
+
+def _held_line(text: str, trail: str) -> int:
+    """How much of the text's end may be the end of a line and what stands before the next key."""
+    space = text[len(text.rstrip(SPACE)) :]
+    return len(space) - max(0, space.rfind(trail))
 
 
 def _plain_end(pairs: PairsMarkers) -> Atoms:

@@ -58,13 +58,15 @@ class Waste:
 
     `decoded_after_cancel` were sampled when nobody wanted them any more. Of a prefill that was cut short,
     `prefill_kept` stay as a prefix for the next one and `prefill_dropped` were in the aborted step. For
-    `residual_s` an upstream was seen to go on for a sequence that was cancelled.
+    `residual_s` an upstream was seen to go on for a sequence that was cancelled. `thrown_away` were sampled
+    for an answer that was taken back, and is said anew.
     """
 
     decoded_after_cancel: int = 0
     prefill_dropped: int = 0
     prefill_kept: int = 0
     residual_s: float = 0.0
+    thrown_away: int = 0
 
     def __add__(self, other: "Waste") -> "Waste":
         return Waste(
@@ -72,6 +74,7 @@ class Waste:
             self.prefill_dropped + other.prefill_dropped,
             self.prefill_kept + other.prefill_kept,
             self.residual_s + other.residual_s,
+            self.thrown_away + other.thrown_away,
         )
 
 

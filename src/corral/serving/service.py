@@ -325,8 +325,9 @@ class Service:
         first_choice: int,
     ) -> Iterator[Generation]:
         assert self._nursery is not None, "the service does not run"
-        if about.session:
-            request = replace(request, session=about.session)
+        if about.session or not about.streams:
+            session = about.session or request.session
+            request = replace(request, session=session, is_collected=not about.streams)
         record = self.ledger.accept(about, request)
         generation = Generation(
             self._engine,

@@ -193,7 +193,8 @@ class _LedgerCollector(Collector):
     def _waste(self) -> Iterator[Metric]:
         wasted = CounterMetricFamily(
             "corral_wasted_tokens",
-            "Tokens computed for nobody: decoded after the request had ended, or prefill that was dropped.",
+            "Tokens computed for nobody: decoded after the request had ended, prefill that was dropped, or "
+            "an answer that broke off and was said anew.",
             labels=["kind", "outcome"],
         )
         kept = CounterMetricFamily(
@@ -209,6 +210,7 @@ class _LedgerCollector(Collector):
         for outcome, waste in self._service.ledger.totals.wasted.items():
             wasted.add_metric(["decode", outcome], waste.decoded_after_cancel)
             wasted.add_metric(["prefill", outcome], waste.prefill_dropped)
+            wasted.add_metric(["again", outcome], waste.thrown_away)
             kept.add_metric([outcome], waste.prefill_kept)
             residual.add_metric([outcome], waste.residual_s)
         yield wasted

@@ -161,5 +161,6 @@ def _wasted(by_outcome: dict[Outcome, Waste]) -> views.Wasted:
         tokens_after_disconnect=waste.decoded_after_cancel,
         prefill_tokens_dropped=waste.prefill_dropped,
         prefill_tokens_kept=waste.prefill_kept,
+        tokens_thrown_away=waste.thrown_away,
         by_outcome=by_outcome,
     )

@@ -27,12 +27,14 @@ from corral.events import (
     BlockClosed,
     BlockDelta,
     BlockOpened,
+    Continued,
     Event,
     Failed,
     Finished,
     Prefill,
     Sampled,
     Started,
+    TakenBack,
 )
 from corral.serving.service import Service
 from corral.watching import views
@@ -124,6 +126,10 @@ class Tracer:
                 return "text", {"block": index, "chars": len(text), **shown}
             case BlockClosed():
                 return "block_end", {"block": event.index}
+            case Continued(replica):
+                return "continued", {"replica": replica}
+            case TakenBack():
+                return "taken_back", {}
             case Finished():
                 return "finished", {"reason": event.reason}
             case Failed(error):

@@ -214,6 +214,8 @@ class Request(Counters, frozen=True, kw_only=True, omit_defaults=True):
     lanes: tuple[int, ...]
     replicas: tuple[str, ...] = ()
     """Which of several engines has it, or had it last; of several choices those that differ."""
+    continued_on: str | None = None
+    """Which of them went on with it after it had broken off at another."""
     outcome: Outcome | None = None
     error: str | None = None
     thought_cut: bool = False
@@ -254,6 +256,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     client: str = ""
     session: str | None = None
     status: int | None = None
+    continued_on: str | None = None
     wasted: Waste = msgspec.field(default_factory=Waste)
 
 
@@ -272,6 +275,7 @@ class Wasted(msgspec.Struct, frozen=True, kw_only=True):
     tokens_after_disconnect: int
     prefill_tokens_dropped: int
     prefill_tokens_kept: int
+    tokens_thrown_away: int
     by_outcome: dict[Outcome, Waste]
 
 
@@ -422,6 +426,7 @@ def request(record: Record, *, with_content: bool) -> Request:
         ),
         lanes=record.lanes,
         replicas=tuple(dict.fromkeys(record.replicas.values())),
+        continued_on=record.continued_on,
         outcome=record.outcome,
         error=record.error,
         thought_cut=record.is_thought_cut,
@@ -524,6 +529,7 @@ def row(record: Record) -> Row:
         error=record.error,
         cache_hit=_cache_hit(record),
         spec_decode=_has_drafts(record),
+        continued_on=record.continued_on,
         wasted=record.wasted,
     )
 

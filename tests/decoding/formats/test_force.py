@@ -22,6 +22,7 @@ from corral.templates.environment import ChatTemplate
 pytestmark = llama_models.needs_them
 
 DOCS = Path(__file__).resolve().parents[3] / "docs" / "formats.md"
+INVENTED = Path(__file__).resolve().parents[1] / "templates" / "invented"
 END_TEXT = "<|the end of all|>"
 SCHEMA = {
     "type": "object",
@@ -186,6 +187,19 @@ def test_a_call_that_must_come_may_have_a_thought_before_it_if_the_model_opens_o
     assert one.takes(one.forced(STRICT, thinks=True), call) == one.takes(one.forced(STRICT), call) != ""
 
 
+@pytest.mark.parametrize("name", ["meetkai-functionary-medium-v3.2", "nothing-but-the-header"])
+def test_what_the_prompt_has_written_of_a_call_is_not_written_again(name: str) -> None:
+    paths = [*llama_models.templates(), *INVENTED.glob("*.jinja")]
+    one = model(next(path for path in paths if path.stem == name))
+    call = written(one.form, GOOD)
+    begun = one.form.calls[0].begun
+    assert begun
+    assert not one.takes(one.forced(STRICT), call)
+    for thinks in (False, True):  # neither template knows thoughts
+        mask = one.forced(STRICT, thinks=thinks)
+        assert one.takes(mask, call.removeprefix(begun)) == call.removeprefix(begun)
+
+
 LARK = Grammar("lark", 'start: "add " /[0-9]+/ ("\\n" "add " /[0-9]+/)*', "tools[0].custom.format")
 REGEX = Grammar("regex", 'add [0-9]+/"x"', "tools[0].custom.format")
 CUSTOM = Tool(
@@ -209,6 +223,7 @@ def test_the_free_text_of_a_custom_tool_follows_its_language(path: Path, languag
     call = written(one.form, WrittenCall("calc", {"input": good}, "call00001"))
     if one.form.headers is not None:
         call = call.removeprefix(one.form.headers.start)
+    call = call.removeprefix(one.form.calls[0].begun)
     call = call.replace(repr(good), json.dumps(good))  # where calls are Python's JSON is one of the spellings
     last = call.rindex("x" if language.kind == "regex" else "3")
     assert len(one.takes(one.forced(tool), call)) > last

@@ -17,6 +17,17 @@ PROMPT = "<|bot|>"
 WRITTEN: dict[str, str] = {
     "arguments-as-elements": "<tool_use>\n<tool_name>get_weather</tool_name>\n<arguments>\n"
     "<city>Oslo</city>\n<days>3</days>\n</arguments>\n</tool_use>",
+    "bulleted-lines": "<call>get_weather\n- city: Oslo\n- days: 3\n</call>",
+    "calls-behind-a-word": 'Call: get_weather(city="Oslo", days=3)<bot_end>',
+    "indented-lines": "<tool>\nname: get_weather\nargs:\n  city: Oslo\n  days: 3\n</tool>\n",
+    "named-elements": "<get_weather>\n<city>Oslo</city>\n<days>3</days>\n</get_weather>\n",
+    "nothing-but-the-header": 'get_weather\n{"city": "Oslo", "days": 3}<|result|>',
+    "numbered-tags": '<call_1>{"name": "get_weather", "arguments": {"city": "Oslo", "days": 3}}</call_1>\n',
+    "pipes-between-pairs": "<|fn|>get_weather|city=Oslo|days=3<|/fn|>",
+    "tag-of-its-name": '<tool:get_weather>{"city": "Oslo", "days": 3}</tool:get_weather>\n',
+    "token-between-calls": '<|tools|>{"name": "get_weather", '
+    '"arguments": {"city": "Oslo", "days": 3}}<|/tools|>',
+    "words-between-symbols": '✿FUNCTION✿: get_weather\n✿ARGS✿: {"city": "Oslo", "days": 3}\n✿RESULT✿',
     "bare-json-list": '[{"name": "get_weather", "arguments": {"city": "Oslo", "days": 3}}]',
     "code-fence-of-calls": '```tool_code\nget_weather(city="Oslo", days=3)\n```',
     "counted-calls": '<call index="0" tool="get_weather">{"city": "Oslo", "days": 3}</call>\n',
@@ -42,6 +53,19 @@ WRITTEN: dict[str, str] = {
     "typed-attributes": '<calls>\n<call function="get_weather">\n<arg type="string" name="city">Oslo</arg>\n'
     '<arg type="json" name="days">3</arg>\n</call>\n</calls>',
     "words-before-json": '\nAction: get_weather\nAction Input: {"city": "Oslo", "days": 3}\n',
+}
+SEVERAL: dict[str, str] = {
+    "calls-behind-a-word": 'Call: get_weather(city="Oslo"); ping()<bot_end>',
+    "indented-lines": "<tool>\nname: get_weather\nargs:\n  city: Oslo\n</tool>\n<tool>\nname: ping\nargs:\n</tool>",
+    "named-elements": "<get_weather>\n<city>Oslo</city>\n</get_weather>\n<ping>\n</ping>",
+    "nothing-but-the-header": 'get_weather\n{"city": "Oslo"}<|bot|>ping\n{}',
+    "numbered-tags": '<call_1>{"name": "get_weather", "arguments": {"city": "Oslo"}}</call_1>\n'
+    '<call_2>{"name": "ping", "arguments": {}}</call_2>\n',
+    "tag-of-its-name": '<tool:get_weather>{"city": "Oslo"}</tool:get_weather>\n<tool:ping>{}</tool:ping>',
+    "token-between-calls": '<|tools|>{"name": "get_weather", "arguments": {"city": "Oslo"}}'
+    '<|next|>{"name": "ping", "arguments": {}}<|/tools|>',
+    "words-between-symbols": '✿FUNCTION✿: get_weather\n✿ARGS✿: {"city": "Oslo"}\n'
+    "✿FUNCTION✿: ping\n✿ARGS✿: {}\n✿RESULT✿",
 }
 DESCRIBED: dict[str, tuple[str, str]] = {
     "described-by-example": (
@@ -83,6 +107,60 @@ def test_calls_are_learned_from_how_the_template_writes_them(name: str) -> None:
         assert answer.names == ["get_weather"]
         assert answer.arguments == [{"city": "Oslo", "days": 3}]
         assert (answer.text, answer.malformed) == ("", False)
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_two_calls_are_told_apart_by_what_the_template_writes_between_them(name: str) -> None:
+    for size in (1, 7, 1_000):
+        answer = parse(learned(name).format, SEVERAL[name], size=size, prompt=PROMPT)
+        assert answer.names == ["get_weather", "ping"]
+        assert answer.arguments == [{"city": "Oslo"}, {}]
+        assert (answer.text, answer.malformed) == ("", False)
+
+
+@pytest.mark.parametrize("name", ["indented-lines", "bulleted-lines", "pipes-between-pairs"])
+def test_a_value_without_an_end_of_its_own_ends_where_another_parameter_begins(name: str) -> None:
+    text = "a-b | c: d = e\n- no: parameter\n  nor: this"
+    raw = WRITTEN[name].replace("Oslo", text)
+    for size in (1, 7, 1_000):
+        answer = parse(learned(name).format, raw, size=size, prompt=PROMPT)
+        assert answer.arguments == [{"city": text, "days": 3}]
+
+
+def test_an_element_is_a_call_only_by_the_name_of_a_tool_and_what_stands_in_it() -> None:
+    form = learned("named-elements").format
+    for text in ("<b>bold</b>", "Use <ping> for it.", "<other>\n<city>Oslo</city>\n</other>"):
+        answer = parse(form, text)
+        assert (answer.text, answer.names, answer.malformed) == (text, [], False)
+    html = "<ul>\n<li>a</city>b</li>\n</ul>"
+    raw = WRITTEN["named-elements"].replace("Oslo", html)
+    assert parse(form, raw).arguments == [{"city": html, "days": 3}]
+
+
+def test_what_every_prompt_ends_with_makes_no_call_of_an_answer() -> None:
+    form = learned("nothing-but-the-header").format
+    for text in ("Hello.", 'Result\n{"a": 1}', "get_weather is a tool."):
+        answer = parse(form, text, prompt=PROMPT)
+        assert (answer.text, answer.names, answer.malformed) == (text, [], False)
+
+
+def test_a_turn_that_nothing_ends_ends_where_another_begins() -> None:
+    assert learned("nothing-but-the-header").format.ends == ("<|user|>", "<|result|>")
+
+
+@pytest.mark.parametrize("name", ["words-between-symbols", "indented-lines"])
+def test_a_thought_may_stand_between_anything(name: str) -> None:
+    thought = learned(name).format.thought
+    assert thought is not None
+    answer = parse(learned(name).format, f"{thought.opener}Hm.\nSo.{thought.closer}{WRITTEN[name]}")
+    assert (answer.reasoning, answer.text, answer.names) == ("Hm.\nSo.", "", ["get_weather"])
+
+
+def test_an_end_of_a_turn_that_is_no_token_is_none_of_the_answer() -> None:
+    source = (INVENTED / "id-first.jinja").read_text().replace("<|stop|>", "[e~[\n")
+    form = learn(ChatTemplate(source).render, source=source).format
+    assert parse(form, "Done.[e~[\n").text == "Done."
+    assert parse(form, "A list: [e~[ is an end.").text == "A list: [e~[ is an end."
 
 
 @pytest.mark.parametrize("name", DESCRIBED)
@@ -158,6 +236,48 @@ THINKS = """{%- for m in messages -%}
 {%- if add_generation_prompt -%}{{- '<|assistant|>' -}}
 {%- if enable_thinking is defined and not enable_thinking -%}{{- '<think></think>' -}}
 {%- else -%}{{- '<think>' -}}{%- endif -%}{%- endif -%}"""
+
+
+TAKES_OUT = """{%- for m in messages -%}
+{{- '<|' + m.role + '|>' -}}
+{%- set text = m.content -%}
+{%- if 'CLOSE' in text -%}{%- set text = text.split('CLOSE')[-1] -%}{%- endif -%}
+{{- text + '<|end|>' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|assistant|>' -}}PROMPT{%- endif -%}"""
+
+
+@pytest.mark.parametrize(
+    ("opener", "closer"),
+    [
+        ("<scratchpad>", "</scratchpad>"),
+        ("<|thinking|>", "<|/thinking|>"),
+        ("<|START_THINKING|>", "<|END_THINKING|>"),
+        ("<|begin_of_thought|>", "<|end_of_thought|>"),
+        ("◁think▷", "◁/think▷"),
+        ("(thinking)", "(/thinking)"),
+    ],
+)
+@pytest.mark.parametrize("is_opened", [True, False], ids=["by the prompt", "by the model"])
+def test_what_a_template_takes_out_of_earlier_answers_is_a_thought(
+    opener: str, closer: str, is_opened: bool
+) -> None:
+    written = f"{{{{- '{opener}' -}}}}" if is_opened else ""
+    source = TAKES_OUT.replace("CLOSE", closer).replace("PROMPT", written)
+    found = learn(ChatTemplate(source).render, source=source)
+    assert found.format.thought == ThoughtForm(opener, closer)
+    raw = f"Hm, {opener}.{closer}So." if is_opened else f"{opener}Hm, {opener}.{closer}So."
+    answer = parse(found.format, raw, prompt=found.prompts.default)
+    assert (answer.reasoning, answer.text) == (f"Hm, {opener}.", "So.")
+
+
+def test_a_tag_that_only_the_prompt_writes_opens_a_thought_and_one_for_the_answer_does_not() -> None:
+    bare = TAKES_OUT.replace("CLOSE", "never")
+    thinks = bare.replace("PROMPT", "{{- '<analysis>' -}}")
+    found = learn(ChatTemplate(thinks).render, source=thinks)
+    assert found.format.thought == ThoughtForm("<analysis>", "</analysis>")
+    answers = bare.replace("PROMPT", "{{- '<response>' -}}")
+    assert learn(ChatTemplate(answers).render, source=answers).format.thought is None
 
 
 def test_prompts_say_whether_a_thought_is_open_and_what_switches_it() -> None:

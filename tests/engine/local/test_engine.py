@@ -10,6 +10,7 @@ from tests.engine.tales import asking
 from tests.engine.test_contract import Listener, started, submitted
 
 from corral.engine.local.backend import Chunk
+from corral.engine.local.costs import StepTime
 from corral.engine.local.engine import LocalEngine
 from corral.engine.local.options import EngineOptions
 from corral.engine.local.scripted import ScriptedBackend
@@ -69,7 +70,7 @@ def test_a_bias_of_a_token_that_the_model_does_not_have_is_refused() -> None:
 
 async def test_a_model_that_cannot_compute_a_token_ends_the_start() -> None:
     class Broken(ScriptedBackend):
-        def warm_up(self) -> None:
+        def warm_up(self) -> Sequence[StepTime]:
             raise StartupError("no token can be computed")
 
     with trio.fail_after(5), pytest.raises(StartupError, match="no token can be computed"):

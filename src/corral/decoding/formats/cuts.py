@@ -7,6 +7,8 @@ from corral.decoding.formats.form import CONTROL_SHAPE, Pattern
 
 _TAG = r"<[^<>\s]*>?"
 _WORD = r"[^\W_]+"
+_SYMBOL = "[\u2190-\u2bff\u3010\u3011\u00ab\u00bb]"
+_SIGN = rf"{_SYMBOL}/?[^\W_]+(?:[ _-][^\W_]+)*{_SYMBOL}"  # a word between arrows, flowers or the like
 
 
 class Cutter:
@@ -18,7 +20,9 @@ class Cutter:
         else:
             texts = sorted((text for text in controls if text), key=len, reverse=True)
             self.control = re.compile("|".join(map(re.escape, texts)) if texts else r"(?!)")
-        self._unit = re.compile(f"{self.control.pattern}|{CONTROL_SHAPE.pattern}|{_TAG}|{_WORD}|[\\s\\S]")
+        self._unit = re.compile(
+            f"{self.control.pattern}|{CONTROL_SHAPE.pattern}|{_TAG}|{_SIGN}|{_WORD}|[\\s\\S]"
+        )
 
     def units(self, text: str) -> list[str]:
         return self._unit.findall(text)
@@ -76,6 +80,12 @@ class Cutter:
         prefix = self.common_prefix(one, other)
         suffix = self.common_suffix(one[len(prefix) :], other[len(prefix) :])
         return (prefix, suffix)
+
+
+def is_mark(unit: str) -> bool:
+    """Whether a unit is a marker by its shape: in angle or square brackets, or between symbols."""
+    is_bracketed = len(unit) > 2 and unit[0] in "<[" and unit[-1] in ">]"
+    return is_bracketed or re.fullmatch(_SIGN, unit) is not None
 
 
 def before(text: str, suffix: str) -> str:

@@ -23,7 +23,7 @@ def encode_calls(form: CallForm, calls: Sequence[WrittenCall]) -> str:
     for index, one in enumerate(calls):
         mark = one.call_id if form.first_count is None else str(form.first_count + index)
         begin = _filled(form.begin, one.name if form.names_twice else mark)
-        written.append(begin + _body(form, one, mark) + form.end)
+        written.append(begin + _body(form, one, mark) + form.end_of(one.name, mark))
     section = form.list_open + form.joiner.join(written) + form.list_close
     return form.section_begin + section + form.section_end
 

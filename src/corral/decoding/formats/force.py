@@ -54,14 +54,16 @@ def required(
     """
     builder = _Lark(controls, ends)
     calls = form.calls[0]
+    thought = builder.thought(form) if thinks else ""
     if form.headers is not None:  # the prompt ends in a header, which the call goes on with
         many = many and bool(calls.joiner.strip())
         first = (calls.begin[0].removeprefix(form.headers.start), *calls.begin[1:])
         calls_here = replace(calls, begin=first)
+    elif calls.begun and not thought:
+        calls_here = replace(calls, begin=(calls.begin[0].removeprefix(calls.begun), *calls.begin[1:]))
     else:
         calls_here = calls
     section = builder.section(calls_here, calls, tools, many=many)
-    thought = builder.thought(form) if thinks else ""
     return builder.source(f"{thought} {section}".strip())
 
 
@@ -216,7 +218,8 @@ class _Lark:
         if form.first_count is not None and not form.names_twice:
             word = _COUNT if self.is_lenient else json.dumps(str(form.first_count))
         has_end = bool(form.section_end or form.list_close or form.joiner.strip())
-        end = self.literal(form.end) if has_end else self.end(form.end)
+        written_end = form.end_of(tool.name, str(form.first_count))
+        end = self.literal(written_end) if has_end else self.end(written_end)
         return " ".join(filter(None, (self.pattern(begin, word), self.body(form.bodies[0], tool, word), end)))
 
     # Calls in the middle of text

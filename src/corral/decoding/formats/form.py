@@ -85,7 +85,8 @@ class CallForm:
 
     `list_open` and `list_close` are the brackets around all calls, where they stand in a list. `first_count`
     is the number of the first call, where holes hold numbers; None where they hold ids. `names_twice`: the
-    hole in `begin` holds the name.
+    hole in `begin` holds the name. `end_rest`: the name, or the number, stands between `end` and this.
+    `begun` is the part of `begin` that every prompt ends with: whatever comes goes on behind it.
     """
 
     bodies: tuple[Body, ...]
@@ -98,6 +99,14 @@ class CallForm:
     list_close: str = ""
     first_count: int | None = None
     names_twice: bool = False
+    end_rest: str | None = None
+    begun: str = ""
+
+    def end_of(self, name: str, mark: str) -> str:
+        """What ends a call of this name, with this id or number."""
+        if self.end_rest is None:
+            return self.end
+        return self.end + (name if self.first_count is None else mark) + self.end_rest
 
     @property
     def is_list(self) -> bool:

@@ -29,6 +29,7 @@ from corral.decoding.formats.learn_thoughts import (
     answer_tags,
     learn_headers,
     learn_prompts,
+    texts_behind,
 )
 from corral.decoding.formats.openers import openers
 from corral.decoding.formats.probe import (
@@ -118,7 +119,7 @@ class _Learner:
             glue="" if headers else self._glue(cutter, prompts, prober),
         )
         form = _with(form, content_closer=self._content_closer(cutter, end, form, prober))
-        form = _with(form, ends=self._ends(cutter, end.removeprefix(form.content_closer), headers))
+        form = _with(form, ends=self._ends(cutter, end.removeprefix(form.content_closer), headers, prober))
         tags = answer_tags(self.source)
         if tags and not form.content_opener and headers is None:
             form = _with(form, content_opener=tags[0], content_closer=tags[1])
@@ -224,8 +225,14 @@ class _Learner:
             else ""
         )
 
-    def _ends(self, cutter: Cutter, end: str, headers: Headers | None) -> tuple[str, ...]:
+    def _ends(self, cutter: Cutter, end: str, headers: Headers | None, prober: Prober) -> tuple[str, ...]:
         ends = cutter.markers(end)[:3]
+        if not ends and end.strip() and not end.strip().isalnum():
+            ends = [end.strip()]  # of a shape that no token has: it counts only where the turn is over
+        if not ends:
+            # Nothing ends a turn but what begins the next.
+            follows = [cutter.control.match(text) for text in texts_behind(prober)]
+            ends = [match[0] for match in follows if match is not None]
         if headers is not None:
             ends = [unit for unit in ends if unit not in headers.ends]
         return tuple(dict.fromkeys([*ends, *self.end_texts]))
@@ -261,7 +268,7 @@ def _arranged(
         if one.section_begin:
             arranged.append(_with_call(one, section_begin=lead))
         else:
-            arranged.append(_with_call(one, begin=(lead, *one.begin[1:])))
+            arranged.append(_with_call(one, begin=(lead, *one.begin[1:]), begun=_begun(lead, prompts)))
     first = arranged[0]
     begin = first.begin[0].strip()
     header = prompts.header.rstrip()
@@ -269,6 +276,15 @@ def _arranged(
         # The prompt has written the beginning of whatever comes.
         form = _with(form, content_opener=begin + form.content_opener)
     return form, tuple(arranged)
+
+
+def _begun(lead: str, prompts: Prompts) -> str:
+    """As much of what begins a call as every prompt ends with."""
+    ends = [text for text in (prompts.default, prompts.on, prompts.off) if text is not None]
+    for length in range(len(lead), 0, -1):
+        if lead[:length].strip() and all(text.endswith(lead[:length]) for text in ends):
+            return lead[:length]
+    return ""
 
 
 def _with_call(form: CallForm, **changes: Any) -> CallForm:
@@ -285,7 +301,7 @@ def literals(form: Format) -> Iterable[str]:
         headers = form.headers
         yield from (headers.start, headers.body, *headers.ends, headers.thought or "", headers.content)
     for call_form in form.calls:
-        yield from (call_form.section_begin, *call_form.begin, call_form.end)
+        yield from (call_form.section_begin, *call_form.begin, call_form.end, call_form.end_rest or "")
         yield from (call_form.joiner, call_form.section_end)
         for body in call_form.bodies:
             if isinstance(body, (NamedBody, PairsBody)):

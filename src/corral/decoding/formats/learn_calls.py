@@ -24,11 +24,13 @@ from corral.decoding.formats.probe import (
     first_arguments,
 )
 
+_TAG_NUMBER = re.compile(r"(?<=[^\W\d])\d+(?=>)")  # at the end of a tag's name
 _BRACKET = re.compile(r"\[\s*$")
 _CLOSING_BRACKET = re.compile(r"\s*\]")
 _DECODER = json.JSONDecoder()
 _SUBKEY, _ELEMENT = "quarnel", "Xylotham"
 _NUMBER = 90210
+_WORD = "\0"  # stands for the name or the number of a call in a literal around it
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +167,7 @@ class CallLearner:
         quoted = self._quote(after_key, to_next)
         if quoted in ("'", '"') and self._quotes_numbers(quoted, **kwargs):
             quoted = ""  # an attribute's quotes: they stand around every value, and say nothing of it
-        elif not quoted and not to_next.strip():
+        elif not quoted and not to_next.strip() and "\n" not in to_next:
             return None
         if quoted:
             after_key, to_next, rest = before(after_key, quoted), to_next[len(quoted) :], rest[len(quoted) :]
@@ -303,6 +305,12 @@ class CallLearner:
         lead = text[turn.begin : spans[0].begin]
         tail = self._until_end(text[spans[-1].end : turn.end])
         between = text[spans[0].end : spans[1].begin] if len(spans) > 1 else ""
+        if NAMES[len(spans) - 1] in tail:
+            # The name once more, behind the arguments.
+            tail = tail.replace(NAMES[len(spans) - 1], _WORD, 1)
+            between = between.replace(NAMES[0], _WORD, 1)
+        elif between:
+            lead, between, tail = _uncounted(cutter, lead, between, tail)
         opened = _BRACKET.search(lead)
         if may_be_list and opened is not None:
             # What ends a call stands before the bracket that ends the list.
@@ -321,7 +329,14 @@ class CallLearner:
                 )
         if not between:
             # One call at most: all of it belongs to the call.
-            return CallForm((body,), begin=_with_holes(lead), end=tail, names_twice=NAMES[0] in lead)
+            only_end, end_rest = _cut_at_word(tail)
+            return CallForm(
+                (body,),
+                begin=_with_holes(lead),
+                end=only_end,
+                names_twice=NAMES[0] in lead,
+                end_rest=end_rest,
+            )
         # The header may end as every call begins: then more of that is in the text than in the lead.
         whole = text[: spans[0].begin]
         end, joiner, begin = _around(cutter, between, tail, lead)
@@ -333,7 +348,37 @@ class CallLearner:
         size = sum(map(len, begin))
         section = before_pattern(lead, begin) if size <= len(lead) else ""
         names_twice = len(begin) > 1 and NAMES[1] in between
-        return CallForm((body,), section, begin, end, joiner, tail[len(end) :], names_twice=names_twice)
+        section_end = tail[len(end) :]
+        end, end_rest = _cut_at_word(end)
+        return CallForm(
+            (body,), section, begin, end, joiner, section_end, names_twice=names_twice, end_rest=end_rest
+        )
+
+
+def _cut_at_word(end: str) -> tuple[str, str | None]:
+    """What ends a call, and what of it stands behind its name or number, if that is in it."""
+    head, found, rest = end.partition(_WORD)
+    return head, rest if found else None
+
+
+def _uncounted(cutter: Cutter, lead: str, between: str, tail: str) -> tuple[str, str, str]:
+    """The literals around two calls without the number that tags have in their names, as in `<call_1>`."""
+    for unit in cutter.units(lead):
+        number = _TAG_NUMBER.search(unit)
+        if number is None:
+            continue
+        first, second = number[0], str(int(number[0]) + 1)
+        end = f"</{unit[1:]}"
+        next_unit, next_end = (text.replace(first, second) for text in (unit, end))
+        if next_unit in between and (end in between) == (next_end in tail):
+            return (
+                lead.replace(unit, unit.replace(first, _WORD)),
+                between.replace(end, end.replace(first, _WORD)).replace(
+                    next_unit, unit.replace(first, _WORD)
+                ),
+                tail.replace(next_end, end.replace(first, _WORD)),
+            )
+    return lead, between, tail
 
 
 def _around(cutter: Cutter, between: str, tail: str, lead: str) -> tuple[str, str, Pattern]:
@@ -351,7 +396,7 @@ def _around(cutter: Cutter, between: str, tail: str, lead: str) -> tuple[str, st
         end = cutter.common_prefix(gap, tail)
         return end, gap[len(end) :], (holes, shared)
     end, joiner, begin = cutter.split(between, tail, lead)
-    return end, joiner, (begin,)
+    return end, joiner, tuple(begin.split(_WORD))
 
 
 def _counter_hole(cutter: Cutter, lead: str, between: str) -> str:

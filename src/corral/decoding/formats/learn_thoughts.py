@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from corral.decoding.formats.cuts import Cutter
+from corral.decoding.formats.cuts import Cutter, is_mark
 from corral.decoding.formats.form import Headers, ThoughtForm
 from corral.decoding.formats.probe import (
     CONTENT,
@@ -38,6 +38,11 @@ _THOUGHT_TAG = re.compile(
     r"<(/?)([\w:.-]*(?:think|thought|reason)[\w:.-]*)>|\[(/?)((?:THINK|REASON)[A-Z_]*)\]"
 )
 _THOUGHT_WORD = re.compile(r"think|thought|reason", re.IGNORECASE)
+_CODE = re.compile(r"\{[%{].*?[%}]\}", re.DOTALL)
+_QUOTED = re.compile(r"'[^'\n]*'|\"[^\"\n]*\"")
+_LONGEST_MARK = 64
+_BEGIN_END = (("begin", "end"), ("start", "end"), ("START", "END"), ("BEGIN", "END"))
+_ANSWER_WORD = re.compile(r"answer|response|final|content|output|message|assistant|model", re.IGNORECASE)
 _ANSWER_TAG = re.compile(r"<((?:response|answer|final)[a-z_]*)></\1>")
 
 ThoughtState = Literal["open", "closed", "free"]
@@ -107,7 +112,7 @@ def _without_thought(cutter: Cutter, header: str) -> str:
     units = cutter.units(header)
     while units and units[-1].isspace():
         units.pop()
-    if units and _is_mark(units[-1]) and _THOUGHT_WORD.search(units[-1]):
+    if units and is_mark(units[-1]) and _THOUGHT_WORD.search(units[-1]):
         return "".join(units[:-1])
     return header
 
@@ -170,7 +175,8 @@ class ThoughtLearner:
         """Opener and closer, or None where the template knows no thoughts. Headers say it themselves."""
         if headers is not None:
             return None
-        return self._from_field() or self._from_prompts() or self._from_source()
+        found = self._from_field() or self._from_prompts() or self._from_removal()
+        return found or self._from_source()
 
     def _from_field(self) -> ThoughtForm | None:
         beside_text = thought_turn(self._prober)
@@ -198,8 +204,8 @@ class ThoughtLearner:
         """The closer, out of what stands between a thought and what comes next."""
         opening = [unit for unit in self._cutter.units(opener) if not unit.isspace()]
         units = self._cutter.units(gap)
-        marks = [index for index, unit in enumerate(units) if _is_mark(unit)]
-        if len(opening) > 1 and opening[0] in units:
+        marks = [index for index, unit in enumerate(units) if is_mark(unit)]
+        if len(opening) > 1 and len(opening[0]) > 1 and opening[0] in units:
             # Several units make one marker, and the next one begins as the opener does.
             units = units[: units.index(opening[0])]
         elif marks:
@@ -213,7 +219,7 @@ class ThoughtLearner:
         opener = lead[len(shared) :]
         units = self._cutter.units(shared)
         prefilled = self._prompts.default[len(begin) :]
-        if not opener.strip() and prefilled.strip() and not any(map(_is_mark, self._cutter.units(prefilled))):
+        if not opener.strip() and prefilled.strip() and not any(map(is_mark, self._cutter.units(prefilled))):
             return prefilled  # words that the prompt begins every thought with
         if not opener.strip():
             # The header itself ends with the opener.
@@ -240,10 +246,46 @@ class ThoughtLearner:
                 return ThoughtForm(opener, closer)
             if found and len(found) == 1 and self._closing(found[0]):
                 return ThoughtForm(found[0], self._closing(found[0]))
+        opened = self._prefilled()
+        is_only_there = opened is not None and opened not in self._answer and not _ANSWER_WORD.search(opened)
+        if opened is not None and (is_only_there or _THOUGHT_WORD.search(opened)):
+            closer = next((one for one in _closings(opened) if one in self._source), _closings(opened)[0])
+            return ThoughtForm(opened, closer)
+        return None
+
+    def _prefilled(self) -> str | None:
+        """The marker that every prompt ends with behind the header."""
+        begin = self._prompts.user_end + self._prompts.header
+        marks = self._marks(self._prompts.default.removeprefix(begin))
+        return marks[-1] if marks and self._prompts.default.rstrip().endswith(marks[-1]) else None
+
+    def _from_removal(self) -> ThoughtForm | None:
+        """From what the template takes out of earlier answers: all that stands before a thought's closer."""
+        code = " ".join(_CODE.findall(self._source))
+        for closer in dict.fromkeys(
+            match[0][1:-1].replace("\\n", "\n").strip() for match in _QUOTED.finditer(code)
+        ):
+            is_candidate = is_mark(closer) or _THOUGHT_WORD.search(closer)
+            if not is_candidate or closer.isalnum() or len(closer) > _LONGEST_MARK:
+                continue
+            text = self._prober.render(
+                [
+                    {"role": "user", "content": USER},
+                    {"role": "assistant", "content": f"{THOUGHT}{closer}{CONTENT}"},
+                    {"role": "user", "content": USER},
+                ]
+            )
+            if text is None or THOUGHT in text or CONTENT not in text:
+                continue
+            openings = _openings(closer)
+            opener = next((one for one in openings if one in self._source), None)
+            opener = self._prefilled() or opener or next(iter(openings), None)
+            if opener is not None and opener != closer:
+                return ThoughtForm(opener, closer)
         return None
 
     def _marks(self, text: str) -> list[str]:
-        return [unit for unit in self._cutter.units(text) if _is_mark(unit)]
+        return [unit for unit in self._cutter.units(text) if is_mark(unit)]
 
     def _closing(self, opener: str) -> str:
         """The counterpart of an opening tag, if the template's text has it."""
@@ -261,6 +303,18 @@ class ThoughtLearner:
             if bracket_name is not None and (bracket_slash or f"[/{bracket_name}]" in self._source):
                 return ThoughtForm(f"[{bracket_name}]", f"[/{bracket_name}]")
         return None
+
+
+def _closings(opener: str) -> list[str]:
+    """What may close what this marker opens, by its shape; never empty."""
+    others = [re.sub(word, end, opener) for word, end in _BEGIN_END if re.search(word, opener)]
+    return [*others, re.sub(r"^(\W+)", r"\1/", opener, count=1)]
+
+
+def _openings(closer: str) -> list[str]:
+    """What may have opened what this marker closes, by its shape."""
+    others = [re.sub(end, word, closer) for word, end in _BEGIN_END if re.search(end, closer)]
+    return [*others, *([closer.replace("/", "", 1)] if "/" in closer else [])]
 
 
 def answer_tags(source: str) -> tuple[str, str] | None:
@@ -322,13 +376,21 @@ def _text_between(prober: Prober) -> str:
     return (prober.render(messages) or "").partition(CONTENT)[2]
 
 
+def texts_behind(prober: Prober) -> tuple[str, ...]:
+    """What follows an answer, and calls, where the conversation goes on."""
+    found = [_text_between(prober)]
+    if prober.capabilities.calls:
+        calls = [call(0, first_arguments(0))]
+        turn = prober.calls(calls)
+        answered = prober.calls(calls, results=True)
+        if turn and answered and answered.startswith(turn):
+            found.append(answered.removeprefix(turn))
+    return tuple(found)
+
+
 def _first_control(cutter: Cutter, text: str) -> str:
     match = cutter.control.search(text)
     return match[0] if match else ""
-
-
-def _is_mark(unit: str) -> bool:
-    return len(unit) > 2 and unit[0] in "<[" and unit[-1] in ">]"
 
 
 def kwargs_of(switch: Switch | None) -> Mapping[str, Any]:

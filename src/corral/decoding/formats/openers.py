@@ -32,6 +32,8 @@ def openers(form: Format) -> tuple[Opener, ...]:
     markers = Markers(form)
     if form.headers is not None or markers.bare or not markers.leads:
         return ()
+    if any(call.begun for call in form.calls):
+        return ()  # what the prompt ends with begins anything
     found: list[Opener] = []
     known: set[int] = set()
     for lead in markers.leads:

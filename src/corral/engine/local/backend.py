@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from corral.engine.local.costs import StepTime
 from corral.engine.local.prompts.contract import Prompts
 from corral.errors import EngineFailed
 from corral.events import TokenLogprob
@@ -275,8 +276,11 @@ class Backend(Protocol):
         """Most rows of logits one step may ask for, all chunks together."""
         ...
 
-    def warm_up(self) -> None:
-        """Compute one token and forget it; before anything else, once. Raises StartupError if that fails."""
+    def warm_up(self) -> Sequence[StepTime]:
+        """Compute a token, and more while that is quick, and forget them; before anything else, once.
+
+        What was timed of it; empty where steps say nothing of later ones. Raises StartupError if it fails.
+        """
         ...
 
     def decode(self, chunks: Sequence[Chunk]) -> None:

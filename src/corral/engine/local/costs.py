@@ -21,7 +21,7 @@ machine may have had more to do then.
 
 import math
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -71,6 +71,15 @@ SEED = Seed(
 )
 """SmolLM2-135M Q4_0 on two cores: docs/benchmarks.md, "What a step costs", and the table of long contexts in
 docs/engine.md. Steps of more than 16 rows were not measured there; they grow from there as prefill does."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepTime:
+    """What a step of so many tokens took: one of a prompt's, or one of as many sequences that decode."""
+
+    tokens: int
+    is_prefill: bool
+    elapsed_ms: float
 
 
 class _Mean:
@@ -288,6 +297,12 @@ class Costs:
         if self._copy_token_ms is None:
             self._copy_token_ms = token_ms
         self._copy_token_ms += SMOOTHING * (token_ms - self._copy_token_ms)
+
+    def observe_times(self, times: Iterable[StepTime]) -> None:
+        """Learn from steps on an empty cache."""
+        for step in times:
+            observe = self.observe_prefill if step.is_prefill else self.observe_step
+            observe(step.tokens, 0.0, step.elapsed_ms)
 
     # What follows from it
 

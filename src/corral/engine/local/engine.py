@@ -14,6 +14,7 @@ from corral.decoding.formats.learn import shown
 from corral.engine.contract import Capacity, Embedding, Holdings, Prepared, Sink, Waste
 from corral.engine.local.backend import Backend
 from corral.engine.local.chores import Chores
+from corral.engine.local.costs import StepTime
 from corral.engine.local.drafts.model import DraftModel
 from corral.engine.local.embedding.inputs import Inputs
 from corral.engine.local.grammars.constraints import Constraint
@@ -178,10 +179,12 @@ class LocalEngine:
         def deliver(delivery: Delivery) -> None:
             to_trio.run_sync_soon(self._deliver, delivery)
 
-        await trio.to_thread.run_sync(self._warm_up)
+        timed = await trio.to_thread.run_sync(self._warm_up)
         learned = await self._prompts.ready()
         self._shaping = await trio.to_thread.run_sync(Shaping, learned, self._backend.model.vocabulary)
-        worker = Worker(self._backend, self._options, deliver=deliver, draft_model=self._draft_model)
+        worker = Worker(
+            self._backend, self._options, deliver=deliver, draft_model=self._draft_model, timed=timed
+        )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._prompts.run)
             nursery.start_soon(self._chores.run)
@@ -304,10 +307,10 @@ class LocalEngine:
         if self._worker is not None:
             self._worker.check_idle()
 
-    def _warm_up(self) -> None:
-        self._backend.warm_up()
+    def _warm_up(self) -> Sequence[StepTime]:
         if self._draft_backend is not None:
             self._draft_backend.warm_up()
+        return self._backend.warm_up()
 
     def _output_tokens(self, request: GenerationRequest, prompt_tokens: int) -> int:
         limit = self.capacity.request_ctx_tokens

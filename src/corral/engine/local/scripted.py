@@ -25,6 +25,7 @@ from corral.engine.local.backend import (
     SavedSequence,
     StepAborted,
 )
+from corral.engine.local.costs import StepTime
 from corral.engine.local.prompts.contract import Prompts
 from corral.errors import EngineFailed
 from corral.events import TokenLogprob
@@ -339,8 +340,9 @@ class ScriptedBackend:
         if self._on_step is not None:
             self._on_step(chunks)
 
-    def warm_up(self) -> None:
+    def warm_up(self) -> Sequence[StepTime]:
         """There is nothing to be found out."""
+        return ()
 
     def decode(self, chunks: Sequence[Chunk]) -> None:
         assert self.generates

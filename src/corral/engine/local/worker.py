@@ -10,7 +10,7 @@ Texts to embed have steps of their own, after those that decode.
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from time import perf_counter
@@ -19,6 +19,7 @@ from corral.engine.contract import Holdings, Waste
 from corral.engine.local.backend import Backend, BackendLost, Chunk, SavedSequence, StepAborted
 from corral.engine.local.cache.operations import Copy, Cut, Drop, Forget, Load, Operation, Save
 from corral.engine.local.cache.prefixes import common_prefix, may_share_more
+from corral.engine.local.costs import StepTime
 from corral.engine.local.drafts.drafter import Drafter
 from corral.engine.local.drafts.forced import ForcedRuns
 from corral.engine.local.drafts.lookup import PromptLookup
@@ -44,7 +45,8 @@ class Worker:
     """Runs tasks on a backend, at most `options.slots` at a time: the caller waits for releases.
 
     `deliver` is called on the worker's thread and must neither block nor raise. What `draft_model` guesses is
-    verified; it is closed when `run` returns, but not its backend. `pace` is for who has one already.
+    verified; it is closed when `run` returns, but not its backend. `pace` is for who has one already, and of
+    `timed` steps it is known what they took.
     """
 
     def __init__(
@@ -55,12 +57,14 @@ class Worker:
         deliver: Callable[[Delivery], None],
         draft_model: DraftModel | None = None,
         pace: Pace | None = None,
+        timed: Iterable[StepTime] = (),
     ) -> None:
         self._backend = backend
         self._options = options
         self._outbox = Outbox(deliver, options.stream_interval_ms / 1e3)
         self._pace = pace or open_pace(options, batch_tokens=backend.batch_tokens)
         self._costs = self._pace.costs
+        self._costs.observe_times(timed)
         self._draft_model = draft_model
         self._drafter = Drafter(self._proposers(), self._costs, most_rows=backend.batch_rows)
         self._open_books()

@@ -17,6 +17,7 @@ MOST_SLOTS: Final = 4096
 
 _OWNERS: Final[dict[str, KindName]] = {
     "llamacpp": "llama-server",
+    "me": "llama-cpp-python",
     "vllm": "vllm",
     "sglang": "sglang",
     "corral": "corral",
@@ -49,6 +50,8 @@ async def discover(options: UpstreamOptions, tls: ssl.SSLContext | None) -> Foun
     if kind.name in ("llama-server", "corral"):
         slots, own_ctx_tokens = await _props(options, tls)
         ctx_tokens = own_ctx_tokens or ctx_tokens
+    elif kind.runs_one:
+        slots = 1
     return Found(
         kind, wanted or str(mine.get("id") or ""), options.slots or slots, options.ctx_tokens or ctx_tokens
     )

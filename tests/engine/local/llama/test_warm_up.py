@@ -54,3 +54,12 @@ def test_a_model_that_is_well_has_an_empty_cache_afterwards(path: Path) -> None:
     backend.warm_up()
     assert backend.cache.length(0) == 0
     backend.close()
+
+
+def test_what_steps_take_is_known_then(path: Path) -> None:
+    path.write_bytes(small_model().written())
+    backend = LlamaBackend(path, LlamaOptions(EngineOptions(slots=4), threads=1))
+    times = backend.warm_up()
+    backend.close()
+    assert {time.tokens for time in times if not time.is_prefill} >= {1, 2, 4}
+    assert max(time.tokens for time in times if time.is_prefill) >= 64

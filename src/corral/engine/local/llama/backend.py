@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from corral.engine.local.backend import CacheShape, Chunk, Embedder, Sampler
+from corral.engine.local.costs import StepTime
 from corral.engine.local.llama import log
 from corral.engine.local.llama.abort import AbortFlag
 from corral.engine.local.llama.batch import Batch
@@ -26,6 +27,7 @@ from corral.engine.local.llama.fit import check_device, check_fits, is_split, kv
 from corral.engine.local.llama.kv_cache import LlamaCache, NoCache, SplitCache, UnifiedCache
 from corral.engine.local.llama.model import LlamaModel
 from corral.engine.local.llama.options import FLASH_ATTN, KV_TYPES, LlamaOptions
+from corral.engine.local.llama.rehearsal import Rehearsal
 from corral.engine.local.llama.sampler import ChainSampler, GreedySampler, TopKSampler
 from corral.engine.local.prompts.contract import Prompts
 from corral.errors import EngineFailed, StartupError
@@ -102,21 +104,29 @@ class LlamaBackend:
         parts.append("on the CPU" if options.gpu_layers == 0 else f"{layers} on the GPU")
         return "; ".join(parts)
 
-    def warm_up(self) -> None:
+    def warm_up(self) -> Sequence[StepTime]:
         token = self.model.vocabulary.bos or 0
         if self._embedder is not None:
             self._warm_up_embedder(self._embedder, token)
         if not self.generates:
-            return
+            return ()
+        rehearsal = Rehearsal(self.decode, lambda sequence: self.cache.remove(sequence, 0), token)
         try:
             self.decode([Chunk(0, 0, [token], 1)])
+            self._check_numbers()
+            self.cache.remove(0, 0)
+            return rehearsal.run(
+                most_rows=self._options.slots,
+                most_tokens=min(self.batch_tokens, self._shape.sequence_ctx_tokens),
+            )
         except EngineFailed as error:
             raise StartupError(f"the model cannot compute a single token: {error.message}") from error
+
+    def _check_numbers(self) -> None:
         if np.isnan(self._row(0)).any():
             raise StartupError(
                 "the model computes no numbers: its weights are damaged, or not for this build"
             )
-        self.cache.remove(0, 0)
 
     def _warm_up_embedder(self, embedder: LlamaEmbedder, token: int) -> None:
         try:
