@@ -90,10 +90,11 @@ class Application:
         """Have the upstreams of these settings from now on; no stream is dropped. Models stay as they are.
 
         Raises StartupError for what is no address, where a model would come or go, or where none of its
-        upstreams is left; EngineFailed before the lifespan.
+        upstreams is left; RuntimeError or EngineFailed outside the lifespan.
         """
         fleets = fleets_of(settings)
-        if len(fleets) == len(self._fleets) == 1:  # then it does not matter what the model is called
+        if len(fleets) == len(self._fleets) == 1 and not self.models.are_several:
+            # Then it does not matter what the model is called.
             fleets = dict(zip(self._fleets, fleets.values(), strict=True))
         if not fleets:
             raise StartupError("no upstream is left")

@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -211,27 +212,25 @@ def find_models(settings: Settings) -> list[Shelved]:
 
 def _found(model: LocalModel, settings: Settings) -> Shelved:
     from corral.engine.local.llama.fit import check_device
-    from corral.engine.local.llama.footprint import BESIDE_BYTES, context, footprint
-    from corral.engine.local.llama.modelfile import describe
+    from corral.engine.local.llama.modelfile import identity
 
     if settings.kv_cache == "auto":  # what it takes has to be known before it is loaded
         kept = "per-slot" if settings.deterministic else "shared"
         settings = settings.model_copy(update={"kv_cache": kept})
     check_device(_llama_options(settings))
     file = _resolved(settings.model)
-    description = describe(file.path, settings.kv_type_k, settings.kv_type_v)
-    takes = footprint(description, settings.ctx_tokens, settings.slots)
-    if takes is None:
-        memory_bytes = description.size_bytes + BESIDE_BYTES
-    else:
-        memory_bytes = takes.per_slot if settings.kv_cache == "per-slot" else takes.shared
-    ctx_tokens = context(description, settings.ctx_tokens)
-    if settings.draft_model is not None:
-        drafts = describe(_resolved(settings.draft_model).path, settings.kv_type_k, settings.kv_type_v)
-        memory_bytes += drafts.size_bytes + (drafts.kv_token_bytes or 0) * ctx_tokens
+    found = identity(file.path)
+    memory_bytes, ctx_tokens = _takes(file, settings)
     name = model.name or file.name
 
+    def check_unchanged() -> None:
+        if _identity_now(file) != found:  # so nobody knows what it does to who loads it
+            _resolved(os.fspath(file.path))
+            if _takes(file, settings)[0] > memory_bytes:
+                raise StartupError(f"{file.path} has grown since the start: it takes a restart")
+
     def opens(is_wanted: Callable[[], bool]) -> Opened:
+        check_unchanged()
         with ExitStack() as closing:
             backend = _load(file, settings, is_wanted, name)
             closing.callback(backend.close)
@@ -245,10 +244,37 @@ def _found(model: LocalModel, settings: Settings) -> Shelved:
         name,
         settings,
         Capacity(settings.slots, ctx_tokens, ctx_tokens),
-        memory_bytes + settings.host_cache_bytes,
+        memory_bytes,
         opens,
         model.load == "start",
     )
+
+
+def _identity_now(file: "ModelFile") -> object:
+    from corral.engine.local.llama.modelfile import identity
+
+    try:
+        return identity(file.path)
+    except OSError:
+        return None
+
+
+def _takes(file: "ModelFile", settings: Settings) -> tuple[int, int]:
+    """What a model takes of the memory, as estimated, and how long a text may be."""
+    from corral.engine.local.llama.footprint import BESIDE_BYTES, context, footprint
+    from corral.engine.local.llama.modelfile import describe
+
+    description = describe(file.path, settings.kv_type_k, settings.kv_type_v)
+    takes = footprint(description, settings.ctx_tokens, settings.slots)
+    if takes is None:
+        memory_bytes = description.size_bytes + BESIDE_BYTES
+    else:
+        memory_bytes = takes.per_slot if settings.kv_cache == "per-slot" else takes.shared
+    ctx_tokens = context(description, settings.ctx_tokens)
+    if settings.draft_model is not None:
+        drafts = describe(_resolved(settings.draft_model).path, settings.kv_type_k, settings.kv_type_v)
+        memory_bytes += drafts.size_bytes + (drafts.kv_token_bytes or 0) * ctx_tokens
+    return memory_bytes + settings.host_cache_bytes, ctx_tokens
 
 
 def open_llama(settings: Settings, model: str | None) -> tuple[Backend, str]:

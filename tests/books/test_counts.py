@@ -1,7 +1,7 @@
 """The figures of a request alone: each token counted once, the prompt once for all choices."""
 
 from corral.books.counts import Counts
-from corral.events import Prefill, Sampled, Started
+from corral.events import BlockOpened, Prefill, Sampled, Started
 
 
 def test_before_anything_has_happened_nothing_is_known_of_the_cache() -> None:
@@ -37,3 +37,12 @@ def test_drafts_are_counted_whether_they_were_right_or_not() -> None:
     counts.sampled(0, Sampled(3, (b"a", b"b", b"c"), accepted=2))
     counts.sampled(0, Sampled(1, (b"d",)))
     assert (counts.drafted_tokens, counts.accepted_tokens, counts.completion_tokens) == (4, 2, 4)
+
+
+def test_calls_that_were_taken_back_are_not_counted() -> None:
+    counts = Counts(2)
+    for choice in (0, 1):
+        counts.opened(choice, BlockOpened(0, "tool", "c", "f"))
+    counts.taken_back(1)
+    counts.opened(1, BlockOpened(0, "tool", "c", "f"))
+    assert counts.calls == 2

@@ -323,6 +323,25 @@ async def test_a_model_that_is_wanted_while_it_leaves_comes_back() -> None:
         assert await said(client, "a") == "I am a"
 
 
+async def test_a_model_whose_engine_is_lost_is_loaded_anew_for_the_next_request() -> None:
+    is_broken = True
+
+    def breaks(chunks: Sequence[Chunk]) -> None:
+        if is_broken:
+            raise RuntimeError("the device is gone")
+
+    disk, beside = Disk("a", on_step=breaks), Disk("b")
+    async with shelf(disk, beside) as client:
+        assert (await said(client, "a"))["error"]["code"] == "engine_failed"
+        await client.models.wait_idle()
+        told = await client.send("GET", "/status/json").json()
+        assert [model["state"] for model in told["models"]] == ["failed", "not loaded"]
+        is_broken = False
+        assert await said(client, "a") == "I am a"
+        assert (disk.opened, disk.closed) == (2, 1)
+        assert states(client) == ["loaded", "not loaded"]
+
+
 async def test_models_that_fit_together_are_loaded_one_at_a_time() -> None:
     a, b = Disk("a"), Disk("b")
     a.hold()

@@ -272,6 +272,18 @@ async def test_reading_the_settings_again_changes_the_upstreams_of_each_model_an
         assert "127.0.0.1:1" in [replica.name for replica in replicas]
 
 
+async def test_upstreams_that_come_with_another_model_do_not_answer_for_the_one_that_was_there() -> None:
+    upstream = ScriptedUpstream(says("from afar"))
+    async with serving(upstream):
+        url = f"http://127.0.0.1:{upstream.port}"
+        read = Settings(upstreams=(Upstream(url=url, models=("far",)),))
+        async with serving_app(Application(read, lambda: (ScriptedBackend(), "scripted")), read) as client:
+            with pytest.raises(StartupError, match="no model 'other' yet"):
+                client.app.reconfigure(Settings(upstreams=(Upstream(url=url, models=("other",)),)))
+            await client.chat("hi", model="far").body()
+    assert upstream.visits[-1].body["model"] == "far"
+
+
 @pytest.mark.parametrize(
     ("upstreams", "fleets"),
     [

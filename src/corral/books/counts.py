@@ -1,5 +1,6 @@
 """The figures of a request, over all its choices: tokens, and what of them was cached or guessed."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -17,13 +18,12 @@ class Counts:
     accepted_tokens: int = 0
     reasoning_tokens: int = 0
     """Of those sampled so far, the thoughts."""
-    calls: int = 0
-    """Of tools, begun so far."""
     vectors: int = 0
     """Of inputs that are embedded, made so far."""
     _cached: dict[int, int] = field(default_factory=dict)
     _void: dict[int, int] = field(default_factory=dict)
     _open: dict[int, BlockKind] = field(default_factory=dict)
+    _calls: Counter[int] = field(default_factory=Counter)
     _done: list[int] = field(init=False)
     _sampled: list[int] = field(init=False)
 
@@ -53,10 +53,11 @@ class Counts:
         """What was said of one choice was in vain, and counts only as computed."""
         self._void[choice] = self._sampled[choice]
         self._open.pop(choice, None)
+        self._calls.pop(choice, None)
 
     def opened(self, choice: int, event: BlockOpened) -> None:
         self._open[choice] = event.kind
-        self.calls += event.kind == "tool"
+        self._calls[choice] += event.kind == "tool"
 
     def closed(self, choice: int, event: BlockClosed) -> None:
         self._open.pop(choice, None)
@@ -66,6 +67,11 @@ class Counts:
         """What it says just now, if that is no text."""
         kinds = self._open.values()
         return "calling" if "tool" in kinds else "thinking" if "reasoning" in kinds else None
+
+    @property
+    def calls(self) -> int:
+        """Of tools, begun so far and not taken back."""
+        return self._calls.total()
 
     @property
     def cached_tokens(self) -> int | None:

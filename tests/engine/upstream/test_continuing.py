@@ -84,6 +84,19 @@ def test_what_is_looked_at_from_its_beginning_is_not_gone_on_with(request_: Gene
     assert rest_of(request_, 10, heard("well")) is None
 
 
+@pytest.mark.parametrize(
+    ("said", "stop"),
+    [("and", ("andy",)), ("one, and", (" &", " and then")), ("one END", ("END",)), ("one EN \n", ("END",))],
+)
+def test_what_may_have_begun_a_stop_string_is_not_gone_on_with(said: str, stop: tuple[str, ...]) -> None:
+    assert rest_of(asking("x", stop=stop), 10, heard("and so")) is not None
+    assert rest_of(asking("x", stop=stop), 10, heard(said)) is None
+
+
+def test_blanks_that_may_have_begun_a_stop_string_are_said_again_and_with_them_all_of_it() -> None:
+    assert rest_of(asking("x", stop=("\n\nUser:",)), 10, heard("one\n")) is not None
+
+
 def test_nothing_but_a_text_with_room_behind_it_is_gone_on_with() -> None:
     assert rest_of(asking("x"), 10, heard("hm", kind="reasoning")) is None
     after_a_thought = heard("hm", kind="reasoning")

@@ -3,7 +3,8 @@
 Only a text can be gone on with, and only where nothing else of the request looks at it from its beginning.
 So a conversation, or a prompt that is a text, with one choice, without tools, without a form that the answer
 must have and without log probabilities; and only as long as nothing but text was heard: what a template makes
-of a thought that is half open, or of one before a text, is not known here. Pure.
+of a thought that is half open, or of one before a text, is not known here. Nor behind what may begin a
+stop string, since nobody would find its end. Pure.
 
 Templates strip the message that is continued, and tokens mostly have their blanks in front. So the blanks at
 its end are left to the model to say again, and what it says of them is not told twice.
@@ -13,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
+from corral.decoding.stops import StopFinder
 from corral.engine.upstream.ask import continues
 from corral.engine.upstream.fleet import Wanted
 from corral.events import (
@@ -100,6 +102,8 @@ def rest_of(request: GenerationRequest, max_tokens: int, heard: Heard) -> Rest |
     if left_tokens < 1 or not heard.is_text or not _is_plain(request):
         return None
     text = heard.text.rstrip()
+    if _is_in_a_stop(text, request.stop):
+        return None
     sampling = request.sampling
     asked = replace(
         request,
@@ -125,6 +129,13 @@ def _is_plain(request: GenerationRequest) -> bool:
         or request.top_logprobs is not None
         or (prompt is not None and (prompt.tokens is not None or prompt.suffix is not None))
     )
+
+
+def _is_in_a_stop(text: str, stops: tuple[str, ...]) -> bool:
+    """Whether it ends in a stop string, or with the beginning of one."""
+    finder = StopFinder(stops)
+    finder.feed(text)
+    return finder.found is not None or bool(finder.finish())
 
 
 class NotContinued(Exception):

@@ -75,11 +75,24 @@ def resolve(model: str | None) -> ModelFile:
 
 def size_bytes(path: Path) -> int:
     """Bytes of a model's file, or of all the files that it is split into."""
+    return sum(file.stat().st_size for file in _files(path))
+
+
+def identity(path: Path) -> tuple[tuple[int, int, int], ...]:
+    """Which files lie there, as far as that can be told without reading them: others after a change.
+
+    Raises OSError.
+    """
+    stats = [file.stat() for file in _files(path)]
+    return tuple((found.st_ino, found.st_size, found.st_mtime_ns) for found in stats)
+
+
+def _files(path: Path) -> list[Path]:
     split = hub.SHARD.search(path.stem)
     if split is None:
-        return path.stat().st_size
+        return [path]
     stem = glob.escape(path.stem[: split.start()])
-    return sum(shard.stat().st_size for shard in path.parent.glob(f"{stem}-*-of-{split[2]}.gguf"))
+    return sorted(path.parent.glob(f"{stem}-*-of-{split[2]}.gguf"))
 
 
 def public_name(path: Path) -> str:
