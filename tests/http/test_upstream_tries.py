@@ -151,6 +151,37 @@ async def test_a_client_that_leaves_while_it_is_said_anew_frees_who_says_it() ->
         await client.service.wait_settled()
 
 
+async def breaks_off_behind_it(visit: Visit) -> None:
+    await visit.say(progress(PROMPT_TOKENS), *map(delta, WORDS), delta(finish="stop"))
+    await visit.stream.aclose()
+
+
+async def hangs_behind_it(visit: Visit) -> None:
+    await visit.say(progress(PROMPT_TOKENS), *map(delta, WORDS), delta(finish="stop"))
+    await visit.gone.wait()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("ending", [breaks_off_behind_it, hangs_behind_it])
+async def test_an_answer_that_has_said_why_it_ended_is_whole_whatever_comes_then(
+    ending: Play, stream: bool
+) -> None:
+    other = ScriptedUpstream(whole)
+    async with front(
+        ScriptedUpstream(ending), other, upstream_continues=True, upstream_silence_s=0.2
+    ) as client:
+        body = await client.chat(stream=stream).body()
+        told = await books(client)
+    if stream:
+        text, _, finish = folded(body)
+    else:
+        [choice] = json.loads(body)["choices"]
+        text, finish = choice["message"]["content"], choice["finish_reason"]
+    assert (text, finish) == (TALE, "stop")
+    assert not other.visits
+    assert told["totals"]["wasted"]["tokens_thrown_away"] == 0
+
+
 # Who has a half of it
 
 

@@ -128,6 +128,11 @@ class Answer:
         self._prefilled_tokens = -1
         self._counted_tokens = 0
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has said why: only figures may follow."""
+        return self._reason is not None
+
     def feed(self, data: bytes) -> list[Event]:
         """What one event of the stream tells; raises Fault for an error, and for what is none of the API."""
         if data == DONE:

@@ -85,6 +85,9 @@ class Attempt:
             if sequence.is_over:  # only the end of the connection did not come
                 return Waste()
             if not sequence.is_cancelled:
+                if self._answer.has_ended:
+                    self._end()
+                    return Waste()
                 raise broken("does not answer any more" if self.lease.cut else "said nothing for too long")
             if not self.lease.asked:
                 return Waste()
@@ -115,7 +118,7 @@ class Attempt:
             _check(request, replica)
         await self._check(head, exchange)
         reader, size = EventReader(EVENT_BYTES), 0
-        while not self._answer.is_over and (piece := await exchange.receive()):
+        while not self._answer.is_over and (piece := await self._received(exchange)):
             size += len(piece)
             if size > ANSWER_BYTES:
                 raise broken("sent more than an answer can be")
@@ -131,15 +134,28 @@ class Attempt:
                 self._heard(events, is_limited)
         if not size and replica.kind.hides_errors:
             raise hidden()
+        self._end()
+        replica.succeeded()
+        with trio.move_on_after(GOODBYE_S), suppress(Fault):
+            while await exchange.receive():
+                pass
+
+    async def _received(self, exchange: Exchange) -> bytes:
+        """The next piece; none where it broke off behind the end of the answer, which is whole all the same."""
+        try:
+            return await exchange.receive()
+        except Fault:
+            if self._answer.has_ended:
+                return b""
+            raise
+
+    def _end(self) -> None:
+        """Tell the end. Raises Fault if there was none."""
         events = self._answer.end()
         finished = events[-1]
         assert isinstance(finished, Finished)
         self._measure.learn(self._wanted.prompt_bytes, finished.usage.prompt_tokens)
         self._tell(events)
-        replica.succeeded()
-        with trio.move_on_after(GOODBYE_S), suppress(Fault):
-            while await exchange.receive():
-                pass
 
     async def _check(self, head: Head, exchange: Exchange) -> None:
         if head.status != 200:
