@@ -12,7 +12,7 @@ from tools.sheets.sheet import Sheet, number
 
 REQUESTS = 100
 """For each replica, and MOST_REQUESTS in all at most."""
-MOST_REQUESTS = 20_000
+MOST_REQUESTS = 40_000
 DECISION_US = 1000.0
 IMBALANCE = 1.25
 OF_BEST = 1.15
