@@ -1,9 +1,10 @@
 """What happens to a generation, as a stream of nouns and past tenses.
 
-    Queued* Placed* Prefill* Started (Sampled | BlockOpened BlockDelta* BlockClosed)* (Finished | Failed)
+    Loading? Queued* Placed* Prefill* Started
+                             (Sampled | BlockOpened BlockDelta* BlockClosed)* (Finished | Failed)
                              Started (…)* Placed* Continued (…)* (Finished | Failed)      by another engine
                              Started (…)* TakenBack Placed* Prefill* Started (…)* …       if it is collected
-    Queued* (Prefill | Embedded)* (Finished | Failed)             where texts are embedded
+    Loading? Queued* (Prefill | Embedded)* (Finished | Failed)             where texts are embedded
 
 Exactly one Finished or Failed ends every stream. Events are block-structured, the richest form any
 dialect needs: Messages and Responses map them one to one, Chat flattens them. A `Collector` folds the same
@@ -76,6 +77,13 @@ class Queued:
 
     position: int
     wait_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """The request waits until its model is in memory."""
+
+    model: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +212,8 @@ class Failed:
 
 
 Event = (
-    Queued
+    Loading
+    | Queued
     | Placed
     | Continued
     | TakenBack

@@ -5,7 +5,7 @@ from typing import Literal
 
 from corral.events import BlockClosed, BlockKind, BlockOpened, Prefill, Sampled, Started, Usage
 
-Doing = Literal["thinking", "calling", "embedding"]
+Doing = Literal["thinking", "calling", "embedding", "loading"]
 
 
 @dataclass(slots=True)

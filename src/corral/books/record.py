@@ -31,6 +31,7 @@ from corral.events import (
     Event,
     Failed,
     Finished,
+    Loading,
     Placed,
     Prefill,
     Queued,
@@ -123,6 +124,7 @@ class Record:
         "counts",
         "draft",
         "error",
+        "is_loading",
         "lanes",
         "life",
         "max_tokens",
@@ -149,6 +151,8 @@ class Record:
         self.counts = Counts(request.n)
         self.position: int | None = None
         """Its place in line; 0 is next, None is not in line yet, or not any more."""
+        self.is_loading = False
+        """Its model is loaded, and it waits for that."""
         self.lanes: tuple[int, ...] = ()
         """The slots it has, numbered for people: the lowest free ones when it began."""
         self.replicas: dict[int, str] = {}
@@ -191,6 +195,8 @@ class Record:
         """What is done for it just now, if that is not to write a text."""
         if self.has_ended:
             return None
+        if self.is_loading:
+            return "loading"
         if self.request.embed is not None:
             return "embedding" if self.life.held else None
         return self.counts.doing
@@ -232,6 +238,7 @@ class Record:
         """Its prompt is written, and it stands in line."""
         self.prompt_tokens = prompt_tokens
         self.max_tokens = max_tokens
+        self.is_loading = False
         self._happened(Happening.PREPARED)
 
     def admitted(self) -> None:
@@ -275,6 +282,8 @@ class Record:
                     self._happened(Happening.FIRST_TOKEN)
                 case Queued():
                     self.position = event.position
+                case Loading():
+                    self.is_loading = True
                 case Placed(replica):
                     self.replicas[choice] = replica
                 case Continued(replica):

@@ -134,6 +134,16 @@ class ReplicaState:
     out_since: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Residence:
+    """Whether an engine's model is in memory, of which it takes `memory_bytes` there, about; and, of one that
+    `failed` to get there, the `reason`. It is tried again when it is wanted."""
+
+    state: Literal["loaded", "loading", "leaving", "not loaded", "failed"]
+    memory_bytes: int
+    reason: str = ""
+
+
 class Prepared(Protocol):
     """A request that fits. What else an engine keeps in it is opaque."""
 
@@ -212,6 +222,22 @@ class Engine(Protocol):
         ...
 
     @property
+    def residence(self) -> Residence | None:
+        """Whether its model is in memory; None where that does not change, or is not known.
+
+        While it is not, `capacity` is what is expected, and nothing is known that only the model can tell.
+        """
+        ...
+
+    async def load(self) -> None:
+        """Wait until its model is in memory; a checkpoint, cancel-safe: nothing but the wait ends.
+
+        To be called before `prepare` and `texts` while `residence` says that it is not, by whoever has said
+        that it is in use. Raises Overloaded or EngineFailed.
+        """
+        ...
+
+    @property
     def texts(self) -> Texts | None:
         """What it can tell of texts and tokens; None if nothing."""
         ...
@@ -261,7 +287,8 @@ class Engine(Protocol):
     def check(self, request: GenerationRequest) -> None:
         """See whether a request can be done, as far as that takes no time.
 
-        Raises InvalidRequest, or ContextExceeded for a prompt that cannot fit however it is written.
+        Raises InvalidRequest, or ContextExceeded for a prompt that cannot fit however it is written; and
+        Overloaded if its model would have to be loaded, and there is no room.
         """
         ...
 

@@ -27,6 +27,7 @@ def log_settled(record: Record) -> None:
             "outcome": record.outcome,
             "status": record.status,
             "api": about.api,
+            "model": _named(about.model),
             "client": about.address or None,
             "session": about.session or None,
             "stream": about.streams,

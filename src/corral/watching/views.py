@@ -254,6 +254,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cache_hit: bool | None = None
     spec_decode: bool | None = None
     client: str = ""
+    model: str = ""
     session: str | None = None
     status: int | None = None
     continued_on: str | None = None
@@ -298,12 +299,36 @@ class Subscribers(msgspec.Struct, frozen=True):
     evicted: int
 
 
+ModelState = Literal["loaded", "loading", "leaving", "not loaded", "failed", "elsewhere"]
+
+
+class Model(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One of several: how it is, what it does, and what it did. What it takes of the memory is estimated."""
+
+    name: str
+    state: ModelState
+    slots: int
+    busy: int
+    waiting: int
+    live: int
+    """Requests that are not over, whatever is done for them."""
+    requests: int
+    """That are over."""
+    prompt_tokens: int
+    completion_tokens: int
+    memory_bytes: int | None = None
+    reason: str | None = None
+    """Why it has failed."""
+
+
 class ServerEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     server: Server
     load: Load
     totals: Totals
     subscribers: Subscribers
     replicas: tuple[ReplicaState, ...] = ()
+    models: tuple[Model, ...] = ()
+    """Where there are several, or one that comes and goes."""
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -320,6 +345,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     totals: Totals
     subscribers: Subscribers
     replicas: tuple[ReplicaState, ...] = ()
+    models: tuple[Model, ...] = ()
 
 
 class Token(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -521,6 +547,7 @@ def row(record: Record) -> Row:
         api=record.about.api,
         request_id=record.about.request_id,
         client=record.about.address,
+        model=record.about.model,
         session=record.about.session or None,
         status=record.status,
         outcome=record.outcome or "failed",

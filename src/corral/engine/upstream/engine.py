@@ -45,6 +45,7 @@ class UpstreamEngine:
     """Made by `opened`, which asks the upstreams what they are."""
 
     def __init__(self, options: FleetOptions, tls: ssl.SSLContext | None) -> None:
+        self.residence = None
         self.texts = None
         self.embedding = None
         self.holdings = None
@@ -156,6 +157,10 @@ class UpstreamEngine:
     def step_age_s(self) -> float | None:
         """Steps are the upstreams' own; who hangs is found by its silence."""
         return None
+
+    async def load(self) -> None:
+        """Models are the upstreams' own."""
+        await trio.lowlevel.checkpoint()
 
     def check(self, request: GenerationRequest) -> None:
         """Refuse what one of the upstreams cannot be asked for, and everything while none answers.
