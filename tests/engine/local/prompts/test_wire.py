@@ -65,6 +65,7 @@ FULL = GenerationRequest(
     grammar=Grammar("json_schema", "{}", "text"),
     template_kwargs='{"a":{"b":[1,null]}}',
     is_clipped=True,
+    is_collected=True,
     priority=-1,
     prompt=RawPrompt("t", (1, 2), "s", parses_control=True),
     scores_prompt=True,
