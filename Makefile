@@ -1,7 +1,7 @@
 # make serve     set up what is missing, then serve the default model on 127.0.0.1:8000
 # make install   set up alone; leaves .venv/bin/corral, and what the programs in tools/ need
 # make loadtest  put load on the server on 127.0.0.1:8000: make loadtest ARGS="--scenario abort"; BIND names another
-# make test      set up, then the tests; also: make test PYTHON=python3.13 VENV=.venv313, or WORKERS=0 for one by one
+# make test      set up, then the tests; also: make test PYTHON=python3.13 VENV=.venv313
 # make npm       the clients and axe-core from npm that some tests run; without them these are skipped, and say so
 # make check     set up, then the static checks
 # make clean     remove the environments and everything built
@@ -9,8 +9,6 @@
 VENV ?= .venv
 BIND ?= 127.0.0.1:8000
 ARGS ?=
-# Tests of a file run one after the other, files side by side in so many processes.
-WORKERS ?= 2
 
 # The first Python that runs and is new enough; else python3, which then says what is wrong with it.
 FIND_PYTHON = for python in python3 python3.13 python3.12 python3.11; do \
@@ -44,7 +42,7 @@ loadtest:
 
 test:
 	$(INSTALL) test
-	@$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	@$(VENV)/bin/python -m pytest $(ARGS)
 
 npm:
 	npm install --prefix tests/sdk/npm --no-package-lock --no-audit --no-fund

@@ -18,6 +18,7 @@ from corral.application import Application
 from corral.dialects.routes import table
 from corral.engine.local.backend import Backend, Chunk
 from corral.engine.local.scripted import ScriptedBackend
+from corral.serving.models import Models
 from corral.serving.service import Service
 from corral.settings import Settings
 from corral.wiring import Routes
@@ -137,7 +138,12 @@ class Client:
 
     @property
     def service(self) -> Service:
+        """Of the first model."""
         return self.app.service
+
+    @property
+    def models(self) -> Models:
+        return self.app.models
 
     def send(
         self,
@@ -221,8 +227,8 @@ async def serving_app(app: Application, settings: Settings) -> AsyncIterator[Cli
         async with trio.open_nursery() as exchanges:
             client = Client(app, exchanges, settings.drain_s)
             yield client
-            await client.service.wait_idle()
-            client.service.check_idle()
+            await client.models.wait_idle()
+            client.models.check_idle()
             exchanges.cancel_scope.cancel()
         await to_app.send({"type": "lifespan.shutdown"})
         assert (await from_app.receive())["type"] == "lifespan.shutdown.complete"

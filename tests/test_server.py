@@ -32,6 +32,12 @@ def test_the_curl_line_has_room_for_a_key_and_shows_none() -> None:
     assert "sesame" not in line
 
 
+def test_the_greeting_names_all_models_and_asks_the_first() -> None:
+    said = server.greeting("http://127.0.0.1:8000", "a", Settings(), names="a, b")
+    assert said.startswith("corral: a, b are ready")
+    assert '"model": "a"' in said
+
+
 def test_the_greeting_says_whether_a_key_is_needed() -> None:
     assert "(no API key needed)" in server.greeting("http://127.0.0.1:8000", "m", Settings())
     assert "(with an API key)" in server.greeting("http://127.0.0.1:8000", "m", Settings(api_keys=("k",)))

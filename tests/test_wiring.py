@@ -28,7 +28,7 @@ def test_every_option_of_llama_cpp_is_the_setting_of_its_name(
     class Opened:
         summary = "nothing"
 
-        def __init__(self, path: Path, options: LlamaOptions, prompts: object) -> None:
+        def __init__(self, path: Path, options: LlamaOptions, prompts: object, is_wanted: object) -> None:
             opened.append(options)
 
     path = tmp_path / "m.gguf"
@@ -70,6 +70,8 @@ def test_a_draft_model_makes_no_vectors(monkeypatch: pytest.MonkeyPatch) -> None
 WIRED = {
     "model",
     "draft_model",
+    "models",
+    "models_memory_bytes",
     "upstream",
     "upstream_key",
     "upstreams",

@@ -1,6 +1,6 @@
-"""The ASGI app and its lifespan, in which everything lives: the model, the engine, the service, the pages."""
+"""The ASGI app and its lifespan, in which everything lives: models, engines, services, the pages."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -9,22 +9,28 @@ import trio
 
 from corral import transport
 from corral.dialects.routes import table
-from corral.engine.contract import Engine
 from corral.engine.local.backend import Backend
 from corral.engine.upstream.engine import UpstreamEngine
-from corral.errors import EngineFailed, StartupError
-from corral.serving.service import Service
+from corral.errors import StartupError
+from corral.serving.models import Models
+from corral.serving.service import Service, ServiceOptions
 from corral.settings import Settings
 from corral.wiring import (
+    Offer,
     OpenModel,
     Routes,
     Running,
+    Shelved,
+    find_models,
+    fleets_of,
     open_draft,
     open_engine,
+    open_fleets,
     open_llama,
-    open_upstreams,
+    pick,
+    shelf_bytes,
+    shelve,
     start,
-    upstreams_of,
 )
 
 Message = Any  # ASGI's typed dictionaries say less here than they cost
@@ -42,19 +48,25 @@ class Application:
 
     `open_model` blocks and returns a backend and the model's public name; it runs in a thread and may
     raise StartupError, which becomes `lifespan.startup.failed`. So does `open_draft`, for the draft model.
+    `find_models` blocks too, and names models that are loaded when they are wanted. Upstreams are those of
+    the settings.
     """
 
     def __init__(
         self,
         settings: Settings,
-        open_model: OpenModel,
+        open_model: OpenModel | None,
         open_draft: Callable[[], Backend] | None = None,
         routes: Routes = table,
+        find_models: Callable[[], Sequence[Shelved]] = tuple,
     ) -> None:
         self._settings = settings
         self._open_model = open_model
         self._open_draft = open_draft
         self._routes = routes
+        self._find_models = find_models
+        self._fleets: dict[str, UpstreamEngine] = {}
+        """By the names that the settings have for their models."""
         self._running: Running | None = None
 
     @property
@@ -66,22 +78,49 @@ class Application:
 
     @property
     def service(self) -> Service:
-        """What takes requests to the engine. Raises RuntimeError outside the lifespan."""
-        return self.running.service
+        """What takes requests to the first model. Raises RuntimeError outside the lifespan."""
+        return self.models.first.service
 
     @property
-    def model(self) -> str:
-        """The model's public name. Raises RuntimeError outside the lifespan."""
-        return self.running.model
+    def models(self) -> Models:
+        """All models. Raises RuntimeError outside the lifespan."""
+        return self.running.models
 
     def reconfigure(self, settings: Settings) -> None:
-        """Follow settings that have changed: of a model that is loaded here, none can."""
+        """Have the upstreams of these settings from now on; no stream is dropped. Models stay as they are.
 
-    async def _open(self, models: ExitStack) -> tuple[Engine, str]:
-        """The engine and its model's public name; what it holds is closed by `models`. A checkpoint."""
-        return await trio.to_thread.run_sync(
-            open_engine, self._settings, self._open_model, self._open_draft, models
-        )
+        Raises StartupError for what is no address, where a model would come or go, or where none of its
+        upstreams is left; EngineFailed before the lifespan.
+        """
+        fleets = fleets_of(settings)
+        if len(fleets) == len(self._fleets) == 1:  # then it does not matter what the model is called
+            fleets = dict(zip(self._fleets, fleets.values(), strict=True))
+        if not fleets:
+            raise StartupError("no upstream is left")
+        for name in fleets.keys() - self._fleets.keys():
+            raise StartupError(f"there is no model {name!r} yet: models come with a restart")
+        for name in self._fleets.keys() - fleets.keys():
+            raise StartupError(f"no upstream of {name!r} is left: models go with a restart")
+        for name, engine in self._fleets.items():
+            engine.reconfigure(fleets[name])
+
+    async def _open(self, models: ExitStack) -> list[Offer]:
+        """All models; `models` closes what is loaded already. A checkpoint."""
+        options = pick(ServiceOptions, self._settings)
+        offers: list[Offer] = []
+        if self._open_model is not None:
+            engine, model = await trio.to_thread.run_sync(
+                open_engine, self._settings, self._open_model, self._open_draft, models
+            )
+            offers.append(Offer(model, engine, options))
+        found = await trio.to_thread.run_sync(self._find_models)
+        offers += shelve(found, shelf_bytes(self._settings))
+        self._fleets = await open_fleets(self._settings)
+        offers += [Offer(name or fleet.model, fleet, options) for name, fleet in self._fleets.items()]
+        names = {offer.name for offer in offers}
+        if len(names) < len(offers):
+            raise StartupError("two models have the same name: say another for one of them in the file")
+        return offers
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -99,14 +138,14 @@ class Application:
             return
         with ExitStack() as models:
             try:
-                engine, model = await self._open(models)
+                offers = await self._open(models)
             except StartupError as error:
                 await receive()
                 await send({"type": "lifespan.startup.failed", "message": str(error)})
                 return
             async with trio.open_nursery() as nursery:
                 try:
-                    running = await start(self._settings, engine, model, nursery, self._routes)
+                    running = await start(self._settings, offers, nursery, self._routes)
                 except StartupError as error:
                     await receive()
                     await send({"type": "lifespan.startup.failed", "message": str(error)})
@@ -116,46 +155,22 @@ class Application:
                         await running.app(scope, receive, send)  # returns after lifespan.shutdown
                     finally:
                         self._running = None
-                        running.service.ledger.close()
+                        running.models.ledger.close()
                         running.watching.end()
                 nursery.cancel_scope.cancel()
 
 
-class UpstreamApplication(Application):
-    """The app over servers elsewhere. Nothing is loaded."""
-
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(settings, _no_model)
-        self._engine: UpstreamEngine | None = None
-
-    async def _open(self, models: ExitStack) -> tuple[Engine, str]:
-        self._engine = await open_upstreams(self._settings)
-        return self._engine, self._engine.model
-
-    def reconfigure(self, settings: Settings) -> None:
-        """Have the upstreams of these settings from now on; no stream is dropped.
-
-        Raises StartupError for what is no address or where none is left, EngineFailed before the lifespan.
-        """
-        upstreams = upstreams_of(settings)
-        if not upstreams:
-            raise StartupError("no upstream is left")
-        if self._engine is None:
-            raise EngineFailed("the engine is not running")
-        self._engine.reconfigure(upstreams)
-
-
-def _no_model() -> tuple[Backend, str]:
-    raise StartupError("the model is elsewhere")
-
-
 def application(settings: Settings) -> Application:
-    """The app over what the settings name: upstreams, or a model in this process."""
-    return UpstreamApplication(settings) if settings.has_upstreams else llama_application(settings)
+    """The app over what the settings name: models in this process, upstreams, or both."""
+    if settings.models:
+        return Application(settings, None, find_models=lambda: find_models(settings))
+    if settings.has_upstreams and not settings.has_locals:
+        return Application(settings, None)
+    return llama_application(settings)
 
 
 def llama_application(settings: Settings) -> Application:
-    """The app over llama.cpp, with the model that the settings name."""
+    """The app over llama.cpp, with the model that the settings name, and over their upstreams."""
     return Application(
         settings,
         lambda: open_llama(settings, settings.model),

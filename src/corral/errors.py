@@ -87,6 +87,15 @@ class NotFound(CorralError):
     """No such route, model or object."""
 
 
+class ModelNotFound(NotFound):
+    """The request names a model that is not among those there are, which are `known`."""
+
+    def __init__(self, message: str, *, name: str, known: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.name = name
+        self.known = known
+
+
 class MethodNotAllowed(CorralError):
     """The route exists but not for this method; `allowed` lists those it has."""
 

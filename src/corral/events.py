@@ -1,7 +1,10 @@
 """What happens to a generation, as a stream of nouns and past tenses.
 
-    Queued* Placed* Prefill* Started (Sampled | BlockOpened BlockDelta* BlockClosed)* (Finished | Failed)
-    Queued* (Prefill | Embedded)* (Finished | Failed)             where texts are embedded
+    Loading? Queued* Placed* Prefill* Started
+                             (Sampled | BlockOpened BlockDelta* BlockClosed)* (Finished | Failed)
+                             Started (…)* Placed* Continued (…)* (Finished | Failed)      by another engine
+                             Started (…)* TakenBack Placed* Prefill* Started (…)* …       if it is collected
+    Loading? Queued* (Prefill | Embedded)* (Finished | Failed)             where texts are embedded
 
 Exactly one Finished or Failed ends every stream. Events are block-structured, the richest form any
 dialect needs: Messages and Responses map them one to one, Chat flattens them. A `Collector` folds the same
@@ -77,10 +80,32 @@ class Queued:
 
 
 @dataclass(frozen=True, slots=True)
+class Loading:
+    """The request waits until its model is in memory."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
 class Placed:
     """One of several engines has the sequence now; `replica` names it for people."""
 
     replica: str
+
+
+@dataclass(frozen=True, slots=True)
+class Continued:
+    """Another of several engines goes on with what was said; `replica` names it for people."""
+
+    replica: str
+
+
+@dataclass(frozen=True, slots=True)
+class TakenBack:
+    """What was said was in vain, and is said anew from its beginning.
+
+    Only to who gets nothing before the answer is whole; see `GenerationRequest.is_collected`.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,8 +212,11 @@ class Failed:
 
 
 Event = (
-    Queued
+    Loading
+    | Queued
     | Placed
+    | Continued
+    | TakenBack
     | Prefill
     | Started
     | Sampled
@@ -290,6 +318,8 @@ class Collector:
                 self._blocks.feed(event)
             case Started():
                 self._prompt_logprobs = event.prompt_logprobs
+            case TakenBack():
+                self._blocks = BlockCollector()
             case Embedded(index, vector):
                 self._vectors[index] = vector
             case Failed(error):

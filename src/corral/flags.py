@@ -109,7 +109,7 @@ def _metavar(field: str) -> str | None:
     """What stands for the value of a setting in the help; None where argparse's own choices do."""
     info = Settings.model_fields[field]
     named = {"model": "MODEL", "draft_model": "MODEL", "bind": "[HOST:]PORT", "status_key": "KEY"}
-    named |= {"upstream": "URLS", "upstream_key": "KEY", "upstreams": "JSON"}
+    named |= {"upstream": "URLS", "upstream_key": "KEY", "upstreams": "JSON", "models": "JSON"}
     if field in named:
         return named[field]
     unit = field.rpartition("_")[2]

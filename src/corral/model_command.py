@@ -3,51 +3,16 @@
 import argparse
 import json
 import sys
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from corral.printable import one_line, printable, say
 from corral.settings import Settings
 
 if TYPE_CHECKING:
+    from corral.engine.local.llama.footprint import Footprint
     from corral.engine.local.llama.modelfile import Description, ModelFile
 
 TEMPLATE_LINES = 5
-BESIDE_BYTES = 300_000_000
-"""What corral takes beside weights and KV caches, as measured for a vocabulary of 49,152 tokens: Python and
-llama.cpp's buffers 200 MB, and 50 MB for each of the two processes that write prompts (docs/models.md)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """What a model takes in bytes with these settings, an upper estimate."""
-
-    weights: int
-    ctx_tokens: int
-    kv_cache: int
-    """One KV cache of `ctx_tokens`."""
-    slots: int
-
-    @property
-    def shared(self) -> int:
-        """With one KV cache for all slots."""
-        return self.weights + self.kv_cache + BESIDE_BYTES
-
-    @property
-    def per_slot(self) -> int:
-        """With a KV cache for each slot."""
-        return self.weights + self.slots * self.kv_cache + BESIDE_BYTES
-
-
-def memory(description: "Description", settings: Settings) -> Memory | None:
-    """What a model takes; None where its file does not say how large its KV cache is."""
-    if description.kv_token_bytes is None:
-        return None
-    from corral.engine.local.llama.backend import AUTO_CTX_TOKENS
-
-    train = description.train_ctx_tokens or AUTO_CTX_TOKENS
-    ctx_tokens = settings.ctx_tokens or min(train, AUTO_CTX_TOKENS)
-    return Memory(description.size_bytes, ctx_tokens, description.kv_token_bytes * ctx_tokens, settings.slots)
 
 
 def fill(parser: argparse.ArgumentParser) -> None:
@@ -99,7 +64,7 @@ def _rows(model_file: "ModelFile", description: "Description", settings: Setting
         "size": f"{description.size_bytes / 1e6:,.1f} MB",
         "context": f"{description.train_ctx_tokens:,} tokens in training",
     }
-    needed = memory(description, settings)
+    needed = _memory(description, settings)
     if needed is not None:
         rows["KV cache"] = (
             f"{(description.kv_token_bytes or 0) / 1e3:,.1f} kB a token: "
@@ -118,7 +83,7 @@ def _rows(model_file: "ModelFile", description: "Description", settings: Setting
 
 
 def _document(model_file: "ModelFile", description: "Description", settings: Settings) -> dict[str, Any]:
-    needed = memory(description, settings)
+    needed = _memory(description, settings)
     return {
         "model": model_file.name,
         "source": model_file.source,
@@ -141,6 +106,12 @@ def _document(model_file: "ModelFile", description: "Description", settings: Set
         "template_fault": model_file.template_fault,
         "calls": _calls(model_file, description.chat_template),
     }
+
+
+def _memory(description: "Description", settings: Settings) -> "Footprint | None":
+    from corral.engine.local.llama.footprint import footprint
+
+    return footprint(description, settings.ctx_tokens, settings.slots)
 
 
 def _calls(model_file: "ModelFile", template: str | None) -> str | None:

@@ -212,7 +212,8 @@ class GenerationRequest:
     names of control tokens in it. A last message of the assistant is continued, not answered.
     `template_kwargs` is the text of a JSON object for the model's template. Of one client's requests that
     wait the one of the lowest `priority` goes first. Those of one `session` are best served where the last
-    one was.
+    one was. Of one that `is_collected` the client gets nothing before the answer is whole: so it may be
+    taken back.
     """
 
     messages: tuple[Message, ...] = ()
@@ -235,6 +236,7 @@ class GenerationRequest:
     scores_prompt: bool = False
     embed: Embed | None = None
     session: str | None = field(default=None, compare=False)
+    is_collected: bool = field(default=False, compare=False)
 
     @property
     def held_to(self) -> HeldTo | None:

@@ -104,13 +104,24 @@ class _Greeting:
         with suppress(OSError):  # nobody reads it
             embedding = self._app.service.embedding
             reads_only = embedding is not None and embedding.reads_only
-            print(greeting(value[0], self._app.model, self._settings, reads_only=reads_only), flush=True)
+            print(
+                greeting(
+                    value[0],
+                    self._app.models.first.name,
+                    self._settings,
+                    reads_only=reads_only,
+                    names=self._app.models.name,
+                ),
+                flush=True,
+            )
 
 
-def greeting(address: str, model: str, settings: Settings, *, reads_only: bool = False) -> str:
+def greeting(
+    address: str, model: str, settings: Settings, *, reads_only: bool = False, names: str | None = None
+) -> str:
     """The pages' addresses, and a line of shell that streams a chat from the server at `address`.
 
-    Of a model that `reads_only` it asks for a vector.
+    Of a model that `reads_only` it asks for a vector. `names` are those of all models.
     """
     # Listening on every interface is an address to listen on, and not one to talk to.
     base = address.replace("://0.0.0.0:", "://127.0.0.1:").replace("://[::]:", "://[::1]:")
@@ -123,9 +134,10 @@ def greeting(address: str, model: str, settings: Settings, *, reads_only: bool =
         options.append("-H 'Authorization: Bearer YOUR_KEY'")
     if settings.certfile:
         options.append("-k")
+    named = f"{model} is" if names in (None, model) else f"{names} are"
     key = "with an API key" if settings.api_keys else "no API key needed"
     return (
-        f"corral: {model} is ready: {pages}, API at {base}/v1 ({key}); try\n"
+        f"corral: {named} ready: {pages}, API at {base}/v1 ({key}); try\n"
         f"  curl -N {shlex.quote(base + path)} {' '.join(options)} \\\n"
         f"    -d {shlex.quote(json.dumps(body))}"
     )

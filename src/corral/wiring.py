@@ -15,26 +15,31 @@ from corral import logs
 from corral.assets import static_folder
 from corral.books.ledger import Ledger
 from corral.dialects.routes import AnyRoute, DialectOptions
-from corral.engine.contract import Engine
+from corral.engine.contract import Capacity, Engine
 from corral.engine.local.backend import Backend
 from corral.engine.local.engine import LocalEngine
 from corral.engine.local.options import EngineOptions
+from corral.engine.shelf.engine import Open, Opened, ShelvedEngine
+from corral.engine.shelf.shelf import Shelf
 from corral.engine.upstream.address import address_of, key_of
 from corral.engine.upstream.engine import UpstreamEngine
 from corral.engine.upstream.options import FleetOptions, UpstreamOptions
-from corral.errors import StartupError
+from corral.errors import CorralError, StartupError
 from corral.http.app import create_app
-from corral.http.options import HttpOptions, ModelCard
+from corral.http.options import HttpOptions
 from corral.http.pages import read_files
 from corral.printable import one_line
+from corral.serving.models import Model, Models
 from corral.serving.service import Service, ServiceOptions
-from corral.settings import Settings, Upstream
+from corral.settings import LocalModel, Settings, Upstream
 from corral.transport.limits import Limits
+from corral.watching.memory import machine_bytes
 from corral.watching.watch import Watching, attach
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+    from corral.engine.local.llama.modelfile import ModelFile
     from corral.engine.local.llama.options import LlamaOptions
 
 logger = logging.getLogger("corral")
@@ -44,6 +49,9 @@ Options = TypeVar("Options", bound="DataclassInstance")
 SWITCH_INTERVAL_S = 5e-4
 """Longest a finished engine step waits for Python's global lock while the event loop is busy. Between 0.05
 and 5 ms no value was shown to be better (docs/benchmarks.md)."""
+
+SHELF_SHARE = 0.75
+"""Of the memory there is, what models that come and go may take together, where no setting says."""
 
 OpenModel = Callable[[], tuple[Backend, str]]
 """Blocks; returns a backend and the model's public name. Raises StartupError."""
@@ -56,8 +64,7 @@ Routes = Callable[[DialectOptions], Sequence[AnyRoute]]
 class Running:
     """What lives between startup and shutdown. Its tasks are in `nursery`, which belongs to the lifespan."""
 
-    model: str
-    service: Service
+    models: Models
     watching: Watching
     app: Any
     """The Quart app, as an ASGI app."""
@@ -76,14 +83,37 @@ class Running:
 
     async def _drain_at_shutdown(self, terminated: trio.Event, drain_s: float) -> None:
         await terminated.wait()
-        if streams := len(self.service.ledger.live):
+        if streams := len(self.models.ledger.live):
             logger.info(
                 "stopping: %s may go on for %.0f s; Ctrl-C again ends what is left at once",
                 "1 request" if streams == 1 else f"{streams} requests",
                 drain_s,
             )
-        await self.service.drain(drain_s)
+        await self.models.drain(drain_s)
         self.watching.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A model to be served: its public name, its engine, and how requests to it are served."""
+
+    name: str
+    engine: Engine
+    options: ServiceOptions
+    loads_at_start: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Shelved:
+    """A model of this process that is loaded when it is wanted, and what is known of it before."""
+
+    name: str
+    settings: Settings
+    """Its own."""
+    capacity: Capacity
+    memory_bytes: int
+    opens: Open
+    loads_at_start: bool = True
 
 
 def open_engine(
@@ -103,71 +133,224 @@ def open_engine(
 
 
 async def start(
-    settings: Settings, engine: Engine, model: str, nursery: trio.Nursery, routes: Routes
+    settings: Settings, offers: Sequence[Offer], nursery: trio.Nursery, routes: Routes
 ) -> Running:
-    """Start an engine, and all that stands on it, in `nursery`."""
+    """Start the engines of models, and all that stands on them, in `nursery`. Raises StartupError."""
     ledger = Ledger(keeps_content=settings.status_content)
-    service = Service(engine, pick(ServiceOptions, settings), ledger)
-    watching = attach(service, model=model, stall_s=settings.stall_s, trace_dir=settings.trace_dir)
+    created_s = int(time.time())
+    models = Models(
+        [Model(offer.name, created_s, Service(offer.engine, offer.options, ledger)) for offer in offers]
+    )
+    watching = attach(models, stall_s=settings.stall_s, trace_dir=settings.trace_dir)
     files = await trio.to_thread.run_sync(read_files, static_folder())
     app = create_app(
-        service,
+        models,
         watching,
         files,
-        ModelCard(model, int(time.time())),
         pick(HttpOptions, settings),
         routes(pick(DialectOptions, settings)),
     )
-    await nursery.start(engine.run)
-    await nursery.start(service.run)
+    for offer in offers:
+        await nursery.start(offer.engine.run)
+        await nursery.start(models.named(offer.name).service.run)
+        if isinstance(offer.engine, ShelvedEngine):
+            offer.engine.is_in_use = models.named(offer.name).service.has_users
     for task in watching.tasks:
         nursery.start_soon(task)
     _spare_the_collector()
-    return Running(model, service, watching, app, nursery)
+    for offer in offers:  # after that: what comes and goes is to be collected
+        if offer.loads_at_start:
+            await _load_at_start(offer)
+    return Running(models, watching, app, nursery)
+
+
+async def _load_at_start(offer: Offer) -> None:
+    try:
+        await offer.engine.load()
+    except CorralError as error:
+        residence = offer.engine.residence
+        reason = (residence.reason if residence is not None else "") or error.message
+        raise StartupError(one_line(f"{offer.name} cannot be loaded: {reason}")) from None
+
+
+def shelve(found: Sequence[Shelved], limit_bytes: int) -> list[Offer]:
+    """Models that share so much memory, each loaded when it is wanted; StartupError if one never fits."""
+    at_start = sum(each.memory_bytes for each in found if each.loads_at_start)
+    if at_start > limit_bytes:
+        raise StartupError(
+            f"the models to be loaded at the start need {at_start / 2**30:.1f} GiB together, and may have "
+            f'{limit_bytes / 2**30:.1f}: give some of them load = "first-use", or raise models_memory_bytes'
+        )
+    shelf = Shelf(limit_bytes)
+    offers = []
+    for each in found:
+        try:
+            engine = ShelvedEngine(each.name, each.memory_bytes, each.capacity, each.opens, shelf)
+        except ValueError as error:
+            raise StartupError(f"{error}: see models_memory_bytes") from None
+        offers.append(Offer(each.name, engine, pick(ServiceOptions, each.settings), each.loads_at_start))
+    return offers
+
+
+def shelf_bytes(settings: Settings) -> int:
+    """What the models of a shelf may take together."""
+    return settings.models_memory_bytes or round(SHELF_SHARE * (machine_bytes() or 2**60))
+
+
+def find_models(settings: Settings) -> list[Shelved]:
+    """Find the files of all `models`, downloading what is not there, and see what each will take. Blocks.
+
+    Raises StartupError.
+    """
+    from corral.engine.local.llama import assertions
+
+    if settings.models:
+        assertions.end_in_one_line()
+    return [_found(model, settings.of(model)) for model in settings.models]
+
+
+def _found(model: LocalModel, settings: Settings) -> Shelved:
+    from corral.engine.local.llama.fit import check_device
+    from corral.engine.local.llama.footprint import BESIDE_BYTES, context, footprint
+    from corral.engine.local.llama.modelfile import describe
+
+    if settings.kv_cache == "auto":  # what it takes has to be known before it is loaded
+        kept = "per-slot" if settings.deterministic else "shared"
+        settings = settings.model_copy(update={"kv_cache": kept})
+    check_device(_llama_options(settings))
+    file = _resolved(settings.model)
+    description = describe(file.path, settings.kv_type_k, settings.kv_type_v)
+    takes = footprint(description, settings.ctx_tokens, settings.slots)
+    if takes is None:
+        memory_bytes = description.size_bytes + BESIDE_BYTES
+    else:
+        memory_bytes = takes.per_slot if settings.kv_cache == "per-slot" else takes.shared
+    ctx_tokens = context(description, settings.ctx_tokens)
+    if settings.draft_model is not None:
+        drafts = describe(_resolved(settings.draft_model).path, settings.kv_type_k, settings.kv_type_v)
+        memory_bytes += drafts.size_bytes + (drafts.kv_token_bytes or 0) * ctx_tokens
+    name = model.name or file.name
+
+    def opens(is_wanted: Callable[[], bool]) -> Opened:
+        with ExitStack() as closing:
+            backend = _load(file, settings, is_wanted, name)
+            closing.callback(backend.close)
+            draft = None if settings.draft_model is None else open_draft(settings)
+            if draft is not None:
+                closing.callback(draft.close)
+            engine = LocalEngine(backend, pick(EngineOptions, settings), draft_backend=draft)
+            return Opened(engine, closing.pop_all().close)
+
+    return Shelved(
+        name,
+        settings,
+        Capacity(settings.slots, ctx_tokens, ctx_tokens),
+        memory_bytes + settings.host_cache_bytes,
+        opens,
+        model.load == "start",
+    )
 
 
 def open_llama(settings: Settings, model: str | None) -> tuple[Backend, str]:
     """Find and load a model, the default one for None; it and its public name. Raises StartupError."""
-    from corral.engine.local.llama import assertions, prompt_process
-    from corral.engine.local.llama.backend import LlamaBackend
+    from corral.engine.local.llama import assertions
     from corral.engine.local.llama.fit import check_device
-    from corral.engine.local.llama.modelfile import resolve, size_bytes
-    from corral.engine.local.prompts.pool import DEADLINE_S, PromptProcesses
 
     assertions.end_in_one_line()
-    options = _llama_options(settings)
-    check_device(options)  # before a model is downloaded
+    check_device(_llama_options(settings))  # before a model is downloaded
+    model_file = _resolved(model)
+    return _load(model_file, settings), model_file.name
+
+
+def _resolved(model: str | None) -> "ModelFile":
+    from corral.engine.local.llama.modelfile import resolve
+
     model_file = resolve(model)
     if model_file.template_fault is not None:
         raise StartupError(
             one_line(f"the chat template of {model_file.name} does not compile: {model_file.template_fault}")
         )
+    return model_file
+
+
+def _load(
+    model_file: "ModelFile",
+    settings: Settings,
+    is_wanted: Callable[[], bool] = lambda: True,
+    name: str | None = None,
+) -> Backend:
+    from corral.engine.local.llama import prompt_process
+    from corral.engine.local.llama.backend import LlamaBackend
+    from corral.engine.local.llama.modelfile import size_bytes
+    from corral.engine.local.prompts.pool import DEADLINE_S, PromptProcesses
+
     with ExitStack() as undo:
         # They load the vocabulary while the model is loaded here.
         prompts = PromptProcesses(prompt_process.command(model_file.path, DEADLINE_S))
         undo.callback(prompts.close)
         logger.info("loading %s (%s MB)", model_file.path, f"{size_bytes(model_file.path) / 1e6:,.0f}")
-        backend = LlamaBackend(model_file.path, options, prompts)
+        backend = LlamaBackend(model_file.path, _llama_options(settings), prompts, is_wanted)
         undo.pop_all()
-    logger.info("%s: %s", model_file.name, backend.summary)
-    return backend, model_file.name
+    logger.info("%s: %s", name or model_file.name, backend.summary)
+    return backend
 
 
-async def open_upstreams(settings: Settings) -> UpstreamEngine:
-    """Ask the upstreams what they are; an engine over them. A checkpoint.
+async def open_fleets(settings: Settings) -> dict[str, UpstreamEngine]:
+    """Ask the upstreams what they are; an engine over those of each model, as in `fleets_of`. A checkpoint.
 
     Raises StartupError for an address that is none. One that does not answer yet may do so later.
     """
-    upstreams = upstreams_of(settings)
     options = pick(
         FleetOptions, settings, replica_slots=settings.slots, replica_ctx_tokens=settings.ctx_tokens
     )
-    return await UpstreamEngine.opened(upstreams, options)
+    fleets = fleets_of(settings)
+    engines: dict[str, UpstreamEngine] = {}
+
+    async def open_fleet(name: str) -> None:
+        engines[name] = await UpstreamEngine.opened(fleets[name], options)
+
+    async with trio.open_nursery() as nursery:
+        for name in fleets:
+            nursery.start_soon(open_fleet, name)
+    return {name: engines[name] for name in fleets}
 
 
-def upstreams_of(settings: Settings) -> list[UpstreamOptions]:
-    """All that the settings name, in their order, each once. Raises StartupError."""
-    upstreams: dict[str, UpstreamOptions] = {}
+UNNAMED = ""
+"""The model of upstreams that none is named of: they say themselves what it is called."""
+
+
+def fleets_of(settings: Settings) -> dict[str, list[UpstreamOptions]]:
+    """The upstreams that the settings name, by the models that they have, in their order.
+
+    Where no more than one model is named, all are replicas of it. Raises StartupError for what is no address,
+    is there twice, or does not say which of several models it has.
+    """
+    upstreams = upstreams_of(settings)
+    named = dict.fromkeys(name for _, models in upstreams for name in models)
+    if not upstreams:
+        return {}
+    if len(named) < 2:
+        name = next(iter(named), UNNAMED)
+        return {name: [_asked_for(options, models.get(name)) for options, models in upstreams]}
+    fleets: dict[str, list[UpstreamOptions]] = {name: [] for name in named}
+    for number, (options, models) in enumerate(upstreams, start=1):
+        if not models:
+            raise StartupError(f"upstream {number} must say which models it has, as others name several")
+        for name, theirs in models.items():
+            fleets[name].append(_asked_for(options, theirs))
+    return fleets
+
+
+def _asked_for(options: UpstreamOptions, model: str | None) -> UpstreamOptions:
+    return options if model is None else replace(options, models=(model,))
+
+
+def upstreams_of(settings: Settings) -> list[tuple[UpstreamOptions, dict[str, str]]]:
+    """All that the settings name, in their order, each once, and what it calls the models that clients know.
+
+    Raises StartupError.
+    """
+    upstreams: dict[str, tuple[UpstreamOptions, dict[str, str]]] = {}
     named = [Upstream(url=url, key=settings.upstream_key) for url in settings.upstream]
     for number, upstream in enumerate((*named, *settings.upstreams), start=1):
         try:
@@ -176,15 +359,15 @@ def upstreams_of(settings: Settings) -> list[UpstreamOptions]:
             raise StartupError(f"upstream {number} cannot be used: {error}") from None
         if address.name in upstreams:
             raise StartupError(f"there are two upstreams at {address.name}")
-        upstreams[address.name] = UpstreamOptions(
+        options = UpstreamOptions(
             address,
             key,
             upstream.slots,
             upstream.weight,
-            upstream.models,
-            None if upstream.kind == "auto" else upstream.kind,
-            upstream.ctx_tokens,
+            kind=None if upstream.kind == "auto" else upstream.kind,
+            ctx_tokens=upstream.ctx_tokens,
         )
+        upstreams[address.name] = options, upstream.asked_for
     return list(upstreams.values())
 
 

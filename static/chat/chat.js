@@ -378,10 +378,18 @@ async function learnModel() {
   const listed = await fetch("v1/models", { headers }).catch(() => null);
   if (listed?.status === 401) byId("key-row").hidden = false;
   if (!listed?.ok) return;
-  const [model] = (await listed.json()).data;
-  byId("model").textContent = model.id;
-  contextTokens = model.max_model_len ?? null;
-  showContext(conversation.turns.findLast((turn) => turn.total)?.total);
+  const models = (await listed.json()).data;
+  byId("models").replaceChildren(...models.map(({ id }) => new Option(id, id)));
+  byId("models").hidden = models.length < 2;
+  byId("model").hidden = models.length > 1;
+  const choose = () => {
+    const model = models[byId("models").selectedIndex];
+    byId("model").textContent = model.id;
+    contextTokens = model.max_model_len ?? null;
+    showContext(conversation.turns.findLast((turn) => turn.total)?.total);
+  };
+  byId("models").onchange = choose;
+  choose();
 }
 
 showAll();

@@ -26,6 +26,7 @@ export function showWaste(totals) {
     ["Decoded after the end", count(wasted.tokens_after_disconnect)],
     ["Prefill dropped", count(wasted.prefill_tokens_dropped)],
     ["Prefill kept", count(wasted.prefill_tokens_kept)],
+    ...(wasted.tokens_thrown_away ? [["Broke off, said anew", count(wasted.tokens_thrown_away)]] : []),
   ]);
   const shape = JSON.stringify([outcomes, wasted]);
   const body = byId("outcomes");

@@ -38,7 +38,7 @@ export class Detail {
     );
   }
 
-  show(request, { isPinned, mayStop }) {
+  show(request, { isPinned, mayStop, namesModel }) {
     byId("detail-empty").hidden = Boolean(request);
     byId("detail-body").hidden = !request;
     byId("stop").hidden = !mayStop || !request || Boolean(request.outcome) || request.state === "write";
@@ -55,12 +55,14 @@ export class Detail {
     const state = request.outcome ? outcome + why : STATES[request.state];
     setText(byId("detail-title"), `${shortId(request.id)} · ${state}`);
     const from = request.client ? ` from ${request.client}` : "";
-    const at = request.replicas ? `, at ${request.replicas.join(", ")}` : "";
+    const on = request.continued_on ? `, continued on ${request.continued_on}` : "";
+    const at = request.replicas ? `, at ${request.replicas.join(", ")}${on}` : "";
     const began = request.started_at ? `, began ${clock(request.started_at)}` : "";
     const named = request.request_id ? ` (${request.request_id})` : "";
+    const model = namesModel && request.model ? `, to ${request.model}` : "";
     const session = request.session ? `, session ${request.session}` : "";
     const status = request.status ? `, HTTP ${request.status}` : "";
-    setText(byId("detail-line"), visible(`${request.id}${named}${from}${at}${session}${began}${status}`));
+    setText(byId("detail-line"), visible(`${request.id}${named}${from}${model}${at}${session}${began}${status}`));
     this.#showSpent(request);
     this.#showFacts(request);
     this.#showContent(request);

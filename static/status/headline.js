@@ -12,7 +12,7 @@ function figures({ server, load, totals }) {
   const prefixBytes = load.kept_bytes === undefined ? undefined : load.kept_bytes + (load.saved_bytes ?? 0);
   const memory = server.machine_bytes ? load.memory_bytes / server.machine_bytes : 0;
   return [
-    ["slots", `${load.busy} / ${server.slots}`, "", load.busy >= server.slots],
+    ["slots", `${load.busy} / ${server.slots}`, "", load.busy >= server.slots && server.slots > 0],
     ["waiting", `${load.waiting} / ${server.queue_limit}`, "", load.waiting >= server.queue_limit && load.waiting > 0],
     ["tokens/s out", rate(load.decode_tok_s), "", false],
     ["tokens/s in", rate(load.prefill_tok_s), "prompts, computed", false],
@@ -41,8 +41,8 @@ export function showHeadline(store) {
 }
 
 /** What is wrong, if anything is: a loss of the server outdoes all that it last said of itself. */
-export function showServer(server, lost) {
-  setText(byId("model"), server.model);
+export function showServer({ server, models }, lost) {
+  setText(byId("model"), models.length > 1 ? `${models.length} models` : server.model);
   const phase = byId("phase");
   const isStopped = lost && server.draining;
   setText(phase, lost ? (isStopped ? "stopped" : "not known") : server.phase);

@@ -9,6 +9,7 @@ const outcomeOf = (row) => OUTCOMES[row.outcome] ?? row.outcome;
 const COLUMNS = [
   ["Ended", (row) => row.finished_at, (row) => clock(row.finished_at)],
   ["Request", (row) => row.id, (row) => shortId(row.id)],
+  ["Model", (row) => row.model, (row) => row.model ?? "–"],
   ["Outcome", outcomeOf, outcomeOf],
   ["Status", (row) => row.status, (row) => row.status ?? "–", true],
   ["Client", (row) => row.client, (row) => row.client || "–"],
@@ -24,6 +25,7 @@ const COLUMNS = [
   ["Prefill/s", (row) => row.prefill_tok_s || undefined, (row) => rate(row.prefill_tok_s || undefined), true],
   ["Decode/s", (row) => row.decode_tok_s, (row) => rate(row.decode_tok_s), true],
 ];
+const CLASSES = { Ended: "dim", Model: "of-model" };
 const SESSION_CHARS = 14;
 
 function shortened(session) {
@@ -33,7 +35,7 @@ function shortened(session) {
 
 /** All that a row can be found by, in lower case. */
 function words(row) {
-  const found = [row.id, row.request_id, row.client, row.session, row.api, row.status, row.error, outcomeOf(row), row.outcome];
+  const found = [row.id, row.request_id, row.client, row.session, row.model, row.api, row.status, row.error, outcomeOf(row), row.outcome];
   return found.filter(Boolean).join(" ").toLowerCase();
 }
 
@@ -49,7 +51,9 @@ export class History {
     byId("history-head").replaceChildren(...this.heads);
   }
 
-  show(rows, selected) {
+  /** `namesModel`: there are several, and a column says which. */
+  show(rows, selected, namesModel) {
+    byId("history").parentElement.classList.toggle("of-one-model", !namesModel);
     if (rows === this.shown && selected === this.selected) return;
     const isSelection = rows === this.shown;
     this.shown = rows;
@@ -65,7 +69,7 @@ export class History {
   }
 
   #head(title, isNumber, index) {
-    const head = element("th", isNumber ? "n" : "");
+    const head = element("th", isNumber ? "n" : title === "Model" ? "of-model" : "");
     head.scope = "col";
     const button = element("button", "sort", title);
     button.type = "button";
@@ -104,7 +108,7 @@ export class History {
     line.addEventListener("click", () => this.select(row.id));
     line.append(
       ...COLUMNS.map(([title, , text, isNumber]) => {
-        const cell = element("td", isNumber ? "n" : title === "Ended" ? "dim" : "");
+        const cell = element("td", isNumber ? "n" : (CLASSES[title] ?? ""));
         if (title === "Request") cell.append(this.#button(row));
         else setText(cell, visible(String(text(row))));
         if (title === "Outcome" && isTrouble(row.outcome)) cell.classList.add("bad");

@@ -40,8 +40,8 @@ class Lane {
     this.node.append(this.button);
   }
 
-  /** `isReading`: somebody's prompt is being computed. */
-  show(request, selected, isReading) {
+  /** `isReading`: somebody's prompt is being computed. `namesModel`: there are several. */
+  show(request, selected, isReading, namesModel) {
     this.request = request ?? null;
     this.button.disabled = !request;
     setData(this.button, "state", request ? (request.outcome ? "over" : request.state) : "free");
@@ -62,7 +62,7 @@ class Lane {
     setText(this.state, outcome ? (OUTCOMES[outcome] ?? outcome) : STATES[request.state]);
     setData(this.state, "phase", outcome ? (isTrouble(outcome) ? "bad" : "over") : request.state);
     setText(this.id, shortId(request.id));
-    showTags(this.tags, request);
+    showTags(this.tags, request, namesModel);
     const speed = speedNow(request);
     const prefilling = request.state === "prefill" && !outcome;
     setText(this.speed, prefilling || speed === undefined ? "" : `${rate(speed)} tok/s`);
@@ -92,7 +92,7 @@ function numbers(request, isReading) {
   return parts.join(" · ");
 }
 
-function showTags(node, request) {
+function showTags(node, request, namesModel) {
   const flags = request.flags ?? {};
   const tags = [];
   if (request.cached_tokens) tags.push("cache hit");
@@ -102,6 +102,7 @@ function showTags(node, request) {
   if (flags.structured) tags.push(GRAMMARS[request.params?.grammar] ?? "structured");
   if (request.doing && !request.outcome) tags.push(request.doing);
   if (request.api && request.api !== "chat") tags.unshift(request.api);
+  if (namesModel && request.model) tags.unshift(visible(request.model));
   const wanted = tags.join("|");
   if (node.dataset.tags === wanted) return;
   node.dataset.tags = wanted;
@@ -116,7 +117,7 @@ export class Lanes {
   }
 
   show(store, selected) {
-    const slots = store.server.slots;
+    const slots = Math.max(store.server.slots, ...[...store.live.values()].flatMap((request) => request.lanes ?? []).map((lane) => lane + 1));
     if (this.lanes.length !== slots) {
       this.lanes = Array.from({ length: slots }, (_, number) => new Lane(number, this.select));
       this.list.replaceChildren(...this.lanes.map((lane) => lane.node));
@@ -127,8 +128,8 @@ export class Lanes {
     for (const lane of this.lanes) {
       const request = store.lane(lane.number);
       if (request && !request.outcome) used += 1;
-      lane.show(request, selected, isReading);
+      lane.show(request, selected, isReading, store.areSeveral);
     }
-    setText(byId("slots-used"), `${used} of ${slots} in use`);
+    setText(byId("slots-used"), `${used} of ${store.server.slots} in use`);
   }
 }

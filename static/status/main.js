@@ -12,6 +12,7 @@ import { History } from "./history.js";
 import { Lanes } from "./lanes.js";
 import { Queue } from "./queue.js";
 import { showRefused } from "./refused.js";
+import { showModels } from "./models.js";
 import { showReplicas } from "./replicas.js";
 import { Store } from "./store.js";
 
@@ -58,16 +59,21 @@ function render() {
   byId("main").hidden = false;
   charts ??= new Charts();
   follow();
-  showServer(store.server, lost);
+  showServer(store, lost);
   showHeadline(store);
   showRefused(store);
   showTotals(store);
   lanes.show(store, selected);
   queue.show(store, selected);
+  showModels(store);
   showReplicas(store);
-  detail.show(selected === null ? undefined : store.get(selected), { isPinned, mayStop: store.rights.may_stop && !lost });
+  detail.show(selected === null ? undefined : store.get(selected), {
+    isPinned,
+    mayStop: store.rights.may_stop && !lost,
+    namesModel: store.areSeveral,
+  });
   charts.show(store);
-  history.show(store.history, selected);
+  history.show(store.history, selected, store.areSeveral);
   showWaste(store.totals);
 }
 

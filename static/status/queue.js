@@ -2,7 +2,7 @@
 
 import { now } from "./clock.js";
 import { byId, element, setData, setText } from "./dom.js";
-import { STATES, duration, shortId } from "./format.js";
+import { STATES, duration, shortId, visible } from "./format.js";
 import { totalMs } from "./store.js";
 
 // Counts down between what the server says, and is no finer than an estimate can be.
@@ -25,9 +25,9 @@ function place({ id, position, waited_s, eta_s, at }) {
   };
 }
 
-/** Its prompt is being written: it has no place in line yet. */
+/** Its model is being loaded, or its prompt written: it has no place in line yet. */
 function preparing(request) {
-  return { id: request.id, number: "·", waited: `${STATES.preparing} ${duration(totalMs(request))}`, rest: "" };
+  return { id: request.id, number: "·", waited: `${request.doing === "loading" ? `loading ${visible(request.model ?? "its model")}` : STATES.preparing} ${duration(totalMs(request))}`, rest: "" };
 }
 
 export class Queue {

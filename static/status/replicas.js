@@ -7,9 +7,9 @@ const PHASES = { "in service": "decode", draining: "write", out: "over", tried: 
 const rows = new Map();
 
 class Row {
-  constructor(name) {
+  constructor({ name, model }, namesModel) {
     this.node = element("tr");
-    const head = element("th", "mono", visible(name));
+    const head = element("th", "mono", visible(namesModel ? `${name} · ${model}` : name));
     head.scope = "row";
     this.state = element("span", "badge");
     this.bar = element("span", "bar");
@@ -45,23 +45,26 @@ function since({ out_since: at }) {
   return at === null || at === undefined ? "" : ` (since ${clock(at)})`;
 }
 
-export function showReplicas({ replicas }) {
+const keyOf = ({ name, model }) => `${name} ${model}`;
+
+export function showReplicas({ replicas, areSeveral }) {
   const block = byId("replicas-block");
   block.hidden = replicas.length === 0;
   if (block.hidden) return;
   const inService = replicas.filter((replica) => replica.state === "in service").length;
   setText(byId("replicas-count"), `${inService} of ${replicas.length} in service`);
-  const names = new Set(replicas.map((replica) => replica.name));
+  const names = new Set(replicas.map(keyOf));
   for (const [name, row] of rows) {
     if (names.has(name)) continue;
     row.node.remove();
     rows.delete(name);
   }
   for (const replica of replicas) {
-    if (!rows.has(replica.name)) {
-      rows.set(replica.name, new Row(replica.name));
-      byId("replicas").append(rows.get(replica.name).node);
+    const key = keyOf(replica);
+    if (!rows.has(key)) {
+      rows.set(key, new Row(replica, areSeveral));
+      byId("replicas").append(rows.get(key).node);
     }
-    rows.get(replica.name).show(replica);
+    rows.get(key).show(replica);
   }
 }

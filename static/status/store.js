@@ -25,6 +25,8 @@ export class Store {
     this.totals = null;
     /** The engines behind this one; none where it computes itself. */
     this.replicas = [];
+    /** Each by itself, where there are several or one that comes and goes. */
+    this.models = [];
     this.subscribers = null;
   }
 
@@ -69,6 +71,11 @@ export class Store {
     return this.live.get(id) ?? this.finished.get(id) ?? this.history.find((row) => row.id === id);
   }
 
+  /** Whether it matters which model a request is for. */
+  get areSeveral() {
+    return this.models.length > 1;
+  }
+
   /** Requests whose prompt is being written. */
   preparing() {
     return [...this.live.values()].filter((request) => request.state === "preparing");
@@ -82,8 +89,8 @@ export class Store {
     return last;
   }
 
-  #server({ server, load, totals, subscribers, replicas = [] }) {
-    Object.assign(this, { server: { ...server, at: now() }, load, totals, subscribers, replicas });
+  #server({ server, load, totals, subscribers, replicas = [], models = [] }) {
+    Object.assign(this, { server: { ...server, at: now() }, load, totals, subscribers, replicas, models });
   }
 
   #queue(places) {

@@ -31,14 +31,14 @@ def free_port() -> int:
 
 
 class Server:
-    """`corral serve`, or the scripted server; `stop` and `start` again on the same port."""
+    """`corral serve`, or a program of this folder; `stop` and `start` again on the same port."""
 
-    def __init__(self, log: Path, *arguments: str, scripted: bool = False) -> None:
+    def __init__(self, log: Path, *arguments: str, program: str | None = None) -> None:
         bind = f"127.0.0.1:{free_port()}"
         self.port = int(bind.rpartition(":")[2])
         self.url = f"http://{bind}"
-        if scripted:
-            self._command = [sys.executable, str(Path(__file__).with_name("scripted_server.py")), bind]
+        if program is not None:
+            self._command = [sys.executable, str(Path(__file__).with_name(program)), bind, *arguments]
         else:
             self._command = [sys.executable, "-m", "corral", "serve", "--bind", bind, *arguments]
         self._log = log
@@ -115,7 +115,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def scripted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("scripted") / "log", scripted=True)
+    server = Server(tmp_path_factory.mktemp("scripted") / "log", program="scripted_server.py")
     server.start()
     yield server
     server.stop()

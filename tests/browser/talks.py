@@ -14,11 +14,14 @@ STORY = "Write a long story about a llama that lives in a corral."
 class Talk(threading.Thread):
     """A client of the SDK that streams one answer; `text` is what it got, `error` how it ended."""
 
-    def __init__(self, server: Server, prompt: str, max_tokens: int | None) -> None:
+    def __init__(
+        self, server: Server, prompt: str, max_tokens: int | None, *, model: str = "default"
+    ) -> None:
         super().__init__(daemon=True)
         self._server = server
         self._prompt = prompt
         self._max_tokens = max_tokens
+        self._model = model
         self.text = ""
         self.id = ""
         self.error: openai.APIError | None = None
@@ -28,7 +31,7 @@ class Talk(threading.Thread):
         with openai.OpenAI(base_url=f"{self._server.url}/v1", api_key="none", max_retries=0) as client:
             try:
                 with client.chat.completions.create(
-                    model="default",
+                    model=self._model,
                     messages=[{"role": "user", "content": self._prompt}],
                     max_tokens=self._max_tokens,
                     seed=7,

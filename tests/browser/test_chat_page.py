@@ -108,7 +108,7 @@ def test_a_stream_that_ends_before_its_end_is_said_to_have_broken_off(page: Page
 def test_a_server_that_dies_in_an_answer_leaves_what_it_said_and_is_asked_again(
     page: Page, tmp_path: Path
 ) -> None:
-    server = Server(tmp_path / "log", scripted=True)
+    server = Server(tmp_path / "log", program="scripted_server.py")
     server.start()
     try:
         page.goto(f"{server.url}/")

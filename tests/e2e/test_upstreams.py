@@ -1,6 +1,8 @@
-"""corral in front of real engines: llama-server and another corral, each a process of its own.
+"""corral in front of real engines: llama-server, llama_cpp.server and another corral, each in a process.
 
 llama-server is the one that CORRAL_TEST_LLAMA_SERVER names, or `llama-server/llama-server` in corral's cache.
+llama_cpp.server is that of the Python that CORRAL_TEST_LLAMA_CPP_PYTHON names, or of this one: it needs the
+extras of `llama-cpp-python[server]`.
 """
 
 import http.client
@@ -11,13 +13,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 from platformdirs import user_cache_path
-from tests.e2e.processes import CORRAL, MODEL, QUESTION, Server, corral, free_port, launch
+from tests.e2e.processes import CORRAL, MODEL, QUESTION, Server, Stream, corral, free_port, launch
 
 from corral.engine.local.llama.modelfile import resolve
 
@@ -29,6 +32,13 @@ LLAMA_SERVER = Path(
 needs_llama_server = pytest.mark.skipif(
     not LLAMA_SERVER.exists(), reason="there is no llama-server here; CORRAL_TEST_LLAMA_SERVER names one"
 )
+PYTHON = os.environ.get("CORRAL_TEST_LLAMA_CPP_PYTHON") or sys.executable
+SERVER_NEEDS = ("fastapi", "uvicorn", "sse_starlette", "starlette_context", "pydantic_settings")
+needs_python_server = pytest.mark.skipif(
+    sys.executable == PYTHON and not all(map(find_spec, SERVER_NEEDS)),
+    reason="llama_cpp.server cannot be imported here: pip install 'llama-cpp-python[server]', "
+    "or CORRAL_TEST_LLAMA_CPP_PYTHON names a Python that has it",
+)
 LONG = [{"role": "user", "content": "sheep and cattle " * 150}]
 SETTLED_S = 60.0
 
@@ -39,6 +49,16 @@ def llama_server(folder: Path) -> Server:
     command = [str(LLAMA_SERVER), "-m", model, "-t", "1", "-np", "2", "-c", "4096", "--port", str(port)]
     server = launch(folder, command, port=port)
     server.may_log = [""]
+    return server
+
+
+def python_server(folder: Path) -> Server:
+    port = free_port()
+    model = str(resolve(None).path)
+    flags = ["--host", "127.0.0.1", "--port", str(port), "--n_ctx", "2048", "--n_threads", "1"]
+    server = launch(folder, [PYTHON, "-m", "llama_cpp.server", "--model", model, *flags], port=port)
+    server.may_log = [""]
+    server.exit_code = -signal.SIGTERM
     return server
 
 
@@ -214,6 +234,100 @@ def test_a_llama_server_that_is_killed_loses_only_what_it_had_begun(
         answer = sdk(before.api).chat.completions.create(model=MODEL, messages=QUESTION, max_tokens=2)
         assert answer.choices[0].finish_reason == "length"
     until_settled(before)
+
+
+@pytest.fixture(scope="module")
+def before_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Server]]:
+    """`python -m llama_cpp.server`, and corral in front of it."""
+    with ExitStack() as stack:
+        behind = python_server(tmp_path_factory.mktemp("python"))
+        stack.callback(behind.stop)
+        behind.until_listening()
+        before = front(tmp_path_factory.mktemp("before_python"), behind)
+        stack.callback(before.stop)
+        before.until_healthy()
+        before.may_log = [""]
+        yield behind, before
+
+
+def streaming(server: Server, max_tokens: int) -> Stream:
+    """One with no field that llama_cpp.server does not have."""
+    asked = {"model": MODEL, "messages": QUESTION, "stream": True, "max_tokens": max_tokens}
+    return Stream(server.connect(), "/v1/chat/completions", asked)
+
+
+@needs_python_server
+def test_llama_cpp_server_is_found_as_one_that_computes_one_at_a_time(
+    before_python: tuple[Server, Server],
+) -> None:
+    [replica] = got(before_python[1], "/status/json")["replicas"]
+    assert (replica["kind"], replica["slots"], replica["state"]) == ("llama-cpp-python", 1, "in service")
+
+
+@needs_python_server
+def test_llama_cpp_server_says_the_same_through_corral(
+    before_python: tuple[Server, Server], sdk: Callable[..., openai.OpenAI]
+) -> None:
+    said = []
+    for server in before_python:
+        stream = sdk(server.api).chat.completions.create(
+            model=MODEL, messages=QUESTION, max_tokens=12, temperature=0, stream=True
+        )
+        chunks = [chunk.choices[0] for chunk in stream if chunk.choices]
+        text = "".join(choice.delta.content or "" for choice in chunks)
+        said.append((text, chunks[-1].finish_reason))
+    assert said[0] == said[1]
+    assert said[0][1] == "length"
+
+
+@needs_python_server
+def test_an_answer_of_llama_cpp_server_is_held_to_a_schema(
+    before_python: tuple[Server, Server], sdk: Callable[..., openai.OpenAI]
+) -> None:
+    schema: dict[str, object] = {"type": "object", "properties": {"legs": {"type": "integer"}}}
+    answer = sdk(before_python[1].api).chat.completions.create(
+        model=MODEL,
+        messages=QUESTION,
+        max_tokens=60,
+        temperature=0,
+        response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}},
+    )
+    assert set(json.loads(answer.choices[0].message.content or "")) <= {"legs"}
+
+
+@needs_python_server
+def test_who_waits_for_llama_cpp_server_ends_nobody_and_who_leaves_frees_it(
+    before_python: tuple[Server, Server],
+) -> None:
+    """Asked directly, the second would end the first."""
+    _, before = before_python
+    with streaming(before, 100) as staying:
+        staying.frame()
+        with streaming(before, 1500):
+            frames = staying.frames()
+            assert frames[-1] == "[DONE]"
+            assert '"finish_reason":"' in "".join(frames[-3:])
+    with streaming(before, 1500) as leaving:
+        while '"content":' not in leaving.frame():
+            pass
+    began = time.monotonic()
+    with streaming(before, 2) as stream:
+        assert stream.frames()[-1] == "[DONE]"
+    assert time.monotonic() - began < 3, "1500 tokens take longer"
+    until_settled(before)
+
+
+@needs_python_server
+def test_a_prompt_that_is_too_long_for_llama_cpp_server_is_not_held_against_it(
+    before_python: tuple[Server, Server], sdk: Callable[..., openai.OpenAI]
+) -> None:
+    _, before = before_python
+    for _ in range(4):
+        with pytest.raises(openai.InternalServerError, match="a prompt is too long"):
+            sdk(before.api).chat.completions.create(
+                model=MODEL, messages=[{"role": "user", "content": "sheep " * 4000}]
+            )
+    assert got(before, "/status/json")["replicas"][0]["state"] == "in service"
 
 
 def test_another_corral_is_an_upstream_with_all_that_it_tells(

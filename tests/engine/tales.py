@@ -104,6 +104,7 @@ class TaleEngine:
         self.capacity = Capacity(slots, slots * ctx_tokens, ctx_tokens)
         self.failure: EngineFailed | None = None
         self.on_capacity: list[Callable[[], None]] = []
+        self.residence = None
         self.replicas = ()
         self.texts = None
         self.holdings = None
@@ -114,6 +115,10 @@ class TaleEngine:
         self._preparing_s = preparing_s
         self._nursery: trio.Nursery | None = None
         self._open = 0
+
+    async def load(self) -> None:
+        """A tale is always known."""
+        await trio.lowlevel.checkpoint()
 
     @property
     def learned(self) -> None:

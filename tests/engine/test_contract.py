@@ -15,6 +15,8 @@ from corral.engine.contract import Embedding, Engine, Handle, Waste
 from corral.engine.local.engine import LocalEngine
 from corral.engine.local.options import EngineOptions
 from corral.engine.local.scripted import ScriptedBackend, embeds
+from corral.engine.shelf.engine import Opened, ShelvedEngine
+from corral.engine.shelf.shelf import Shelf
 from corral.engine.upstream.engine import UpstreamEngine
 from corral.engine.upstream.options import FleetOptions
 from corral.errors import ContextExceeded, EngineFailed, InvalidRequest
@@ -67,7 +69,12 @@ async def upstream(nursery: trio.Nursery) -> Engine:
     return await UpstreamEngine.opened([server.options()], FleetOptions())
 
 
-@pytest.fixture(params=[local, tales, upstream])
+async def shelved(nursery: trio.Nursery) -> Engine:
+    inner = TaleEngine(ctx_tokens=CTX_TOKENS, pause_s=0.001, embedding=Embedding(3, 1000, "mean"))
+    return ShelvedEngine("m", 1, inner.capacity, lambda is_wanted: Opened(inner, lambda: None), Shelf(1))
+
+
+@pytest.fixture(params=[local, tales, upstream, shelved])
 async def engine(request: pytest.FixtureRequest, nursery: trio.Nursery) -> Engine:
     make: Callable[[trio.Nursery], Awaitable[Engine]] = request.param
     return await make(nursery)
@@ -78,6 +85,7 @@ async def started(engine: Engine) -> AsyncIterator[None]:
     """Runs it, and finds it idle at the end."""
     async with trio.open_nursery() as nursery:
         await nursery.start(engine.run)
+        await engine.load()
         yield
         engine.check_idle()
         nursery.cancel_scope.cancel()
@@ -193,30 +201,38 @@ async def test_an_engine_that_does_not_run_takes_nothing(engine: Engine) -> None
 
 
 async def test_what_cannot_fit_is_refused_with_both_lengths(engine: Engine) -> None:
-    with pytest.raises(ContextExceeded) as too_much:
-        await engine.prepare(asking("tell me", max_tokens=CTX_TOKENS), client="somebody")
+    async with started(engine):
+        with pytest.raises(ContextExceeded) as too_much:
+            await engine.prepare(asking("tell me", max_tokens=CTX_TOKENS), client="somebody")
     assert too_much.value.limit_tokens == engine.capacity.request_ctx_tokens == CTX_TOKENS
     assert 0 < too_much.value.prompt_tokens < CTX_TOKENS
-    with pytest.raises(ContextExceeded) as too_long:
-        await refused(engine, asking("word " * CTX_TOKENS))
-    assert too_long.value.prompt_tokens >= CTX_TOKENS
-    assert too_long.value.limit_tokens == CTX_TOKENS
 
 
-async def refused(engine: Engine, request: GenerationRequest) -> None:
+async def test_a_prompt_that_is_too_long_is_refused_with_both_lengths(engine: Engine) -> None:
+    too_long = await refused(engine, asking("word " * CTX_TOKENS))
+    assert too_long.prompt_tokens >= CTX_TOKENS
+    assert too_long.limit_tokens == CTX_TOKENS
+
+
+async def refused(engine: Engine, request: GenerationRequest) -> ContextExceeded:
     """Before it has a slot or, where only an upstream can count, once it has."""
-    prepared = await engine.prepare(request, client="somebody")
     listener = Listener()
     async with started(engine):
+        try:
+            prepared = await engine.prepare(request, client="somebody")
+        except ContextExceeded as error:
+            return error
         engine.submit(prepared, 0, listener, max_tokens=prepared.max_tokens)
         await listener.is_released.wait()
     [failed] = listener.endings
     assert isinstance(failed, Failed)
-    raise failed.error
+    assert isinstance(failed.error, ContextExceeded)
+    return failed.error
 
 
 async def test_without_a_limit_the_context_is_it(engine: Engine) -> None:
-    prepared = await engine.prepare(asking("tell me"), client="somebody")
+    async with started(engine):
+        prepared = await engine.prepare(asking("tell me"), client="somebody")
     assert prepared.prompt_tokens + prepared.max_tokens == CTX_TOKENS
 
 

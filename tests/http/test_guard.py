@@ -9,6 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.engine.upstream.scripted import ScriptedUpstream
 from tests.harness import Client, Gate, serving
+from tests.http.test_models import several
 from tests.http.test_upstream import front, says_hello
 from tests.http.watch import opening
 
@@ -359,6 +360,8 @@ async def test_the_grafana_dashboard_and_the_alerts_ask_for_metrics_that_there_a
         await client.chat().json()
         await client.service.wait_settled()
         metrics += (await client.send("GET", "/metrics").body()).decode()
+    async with several() as many:
+        metrics += (await many.client.send("GET", "/metrics").body()).decode()
     samples = {re.split(r"[{ ]", line)[0] for line in metrics.splitlines() if not line.startswith("#")}
     assert asked <= samples, asked - samples
     parts = ("_bucket", "_count", "_sum", "_created", "_info")
@@ -373,6 +376,8 @@ async def test_the_documentation_lists_every_metric_every_route_and_every_outcom
         routes = (await client.send("GET", "/props").json())["routes"]
     async with front(ScriptedUpstream()) as client:
         metrics += (await client.send("GET", "/metrics").body()).decode()
+    async with several() as many:
+        metrics += (await many.client.send("GET", "/metrics").body()).decode()
     for line in metrics.splitlines():
         if line.startswith("# TYPE corral") and not (name := line.split()[2]).endswith("_created"):
             assert f"`{name}`" in text, name

@@ -12,9 +12,11 @@ from tests.sdk.tales import Storyteller
 from corral.application import Application
 from corral.engine.contract import Embedding, Engine
 from corral.engine.local.backend import Backend
+from corral.serving.service import ServiceOptions
 from corral.settings import Settings
 from corral.transport.limits import Limits
 from corral.transport.serve import serve
+from corral.wiring import Offer, pick
 
 KEEPALIVE_S = 0.1
 SLOTS = 4
@@ -29,8 +31,8 @@ class TaleApplication(Application):
         super().__init__(settings, _no_model)
         self._engine = engine
 
-    async def _open(self, models: ExitStack) -> tuple[Engine, str]:
-        return self._engine, "tales"
+    async def _open(self, models: ExitStack) -> list[Offer]:
+        return [Offer("tales", self._engine, pick(ServiceOptions, self._settings))]
 
 
 def _no_model() -> tuple[Backend, str]:

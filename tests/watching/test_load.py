@@ -8,6 +8,7 @@ from corral.books.record import About, Record
 from corral.engine.contract import Waste
 from corral.events import Sampled, Started
 from corral.request import GenerationRequest
+from corral.serving.models import Models
 from corral.serving.service import Service, ServiceOptions
 from corral.watching.load import BUCKETS, MOST_ENDS, Load, percentile
 
@@ -21,7 +22,7 @@ class Room:
     def __init__(self) -> None:
         self.now_s = 1000.0
         self.ledger = Ledger(now_s=lambda: self.now_s, unix_s=lambda: self.now_s)
-        self.load = Load(Service(TaleEngine(), ServiceOptions(), self.ledger))
+        self.load = Load(Models.of_one("m", Service(TaleEngine(), ServiceOptions(), self.ledger)))
         self.ledger.on_settled.append(self.load.settled)
         self.ledger.on_refused.append(self.load.refused)
 

@@ -101,6 +101,7 @@ async def run(args: argparse.Namespace, what: str, console: Console) -> Sheet:
         threads=args.threads,
         peer=await _found(args.peer, args.api_key) if args.peer else None,
         peer_command=args.peer_cmd or None,
+        router_command=args.router_cmd or None,
     )
     return await measure(what, ENGINE[what], bed, plan, console)
 
@@ -172,6 +173,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         default="",
         help="starts a peer, for load and fleet; {port}, {slots}, {ctx_tokens} are filled in",
     )
+    add(
+        "--router-cmd",
+        default="",
+        help="starts another router in front of peers, for fleet; {port} and {urls} are filled in",
+    )
     add("--api-key")
     add("--loads", type=_loads, default=(), metavar="NAME,NAME", help=f"of load, in turn [{','.join(LOADS)}]")
     add("--load-share", type=float, default=1.0, help="of each load's questions [%(default)s]")
@@ -199,6 +205,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("a peer runs already (--peer) or is started (--peer-cmd)")
     if args.peer_cmd and args.what not in ("load", "fleet"):
         parser.error(f"{args.what} has no use for --peer-cmd")
+    if args.router_cmd and not (args.what == "fleet" and args.peer_cmd):
+        parser.error("--router-cmd is for fleet, and stands in front of what --peer-cmd starts")
+    for place in ("{port}", "{urls}"):
+        if args.router_cmd and place not in args.router_cmd:
+            parser.error(f"--router-cmd has no {place}")
     for place in ("{port}", "{slots}", "{ctx_tokens}"):
         if args.peer_cmd and place not in args.peer_cmd:
             parser.error(f"--peer-cmd has no {place}")

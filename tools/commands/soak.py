@@ -2,6 +2,7 @@
 
     python tools/soak.py --minutes 20
     python tools/soak.py --minutes 2 --json soak.json
+    python tools/soak.py --minutes 20 --upstreams 2 --kill-every 60
     python tools/soak.py --minutes 20 --inexact --server-cmd 'corral serve --bind 127.0.0.1:{port}'
 
 It starts the server itself (on the scripted backend, so that each text is known exactly), watches it
@@ -15,22 +16,32 @@ through /proc while clients come, leave and misbehave over HTTP/1.1 and HTTP/2, 
                 than 15 % after the first quarter)
   exit          SIGTERM ends it with code 0
 
+With --upstreams the server has no model: it stands in front of so many on the scripted backend, of which one
+is killed (SIGKILL) every --kill-every seconds and comes back. Then a stream may break off after its first
+word, if it says so, and also:
+
+  upstreams     all are in service again, and neither they nor /status have anything left of any request
+  counts        /status has at least the whole answers that were read, and those that were told to break off
+
 Exit code 0 when all hold.
 """
 
 import argparse
 import random
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import trio
 from rich.console import Console
 
+from tools.clients.target import Target
 from tools.load.company import Company, references, side_by_side
 from tools.load.hostility import rehearse
-from tools.load.verdict import Sample, Soaked, verdict, watch
+from tools.load.upstreams import Upstreams, told, upstreams
+from tools.load.verdict import Behind, Sample, Soaked, verdict, watch
 from tools.servers.footprint import footprint
-from tools.servers.server import SCRIPTED_COMMAND, serve
+from tools.servers.server import DEFAULT_COMMAND, SCRIPTED_COMMAND, serve
 from tools.sheets.sheet import WIDTH, Sheet, write
 
 # glibc by itself keeps what the largest bodies took, cut up by what was put between: 10 to 15 MB after three
@@ -39,33 +50,65 @@ from tools.sheets.sheet import WIDTH, Sheet, write
 # serves, since a token that is drawn from 49,152 would take 0.3 ms longer.
 HONEST_HEAP = {"MALLOC_MMAP_THRESHOLD_": "131072"}
 
+SCRIPTED = f"{SCRIPTED_COMMAND} --script rambling --step-ms 4"
+
 
 async def soak(args: argparse.Namespace) -> Sheet:
     """Load a server, let it settle, end it, and say what is back."""
     samples: list[Sample] = []
-    async with serve(args.server_cmd, ["--slots", str(args.slots)], env=HONEST_HEAP) as server:
+    async with AsyncExitStack() as stack:
+        behind, flags = None, ["--slots", str(args.slots)]
+        if args.upstreams:
+            each = ["--slots", str(args.slots // args.upstreams)]
+            behind = await stack.enter_async_context(upstreams(args.upstream_cmd, each, args.upstreams))
+            flags = ["--upstream", behind.urls]
+        server = await stack.enter_async_context(serve(args.server_cmd, flags, env=HONEST_HEAP))
         texts = await references(server.target, args.output_tokens)
         await rehearse(server.target, args.clients, args.rehearsals, random.Random(args.seed))
         await side_by_side(server.target, args.slots)
         # Every thread and buffer that is ever needed exists now.
         await trio.sleep(args.settle)
         before = footprint(server.pid)
-        company = Company(server.target, texts, args.output_tokens, random.Random(args.seed))
+        company = Company(
+            server.target, texts, args.output_tokens, random.Random(args.seed), upstreams_die=bool(behind)
+        )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(watch, server.pid, samples)
+            if behind is not None:
+                nursery.start_soon(behind.kill, args.kill_every)
             with trio.move_on_after(args.minutes * 60):
                 await company.keep_coming(args.clients)
             nursery.cancel_scope.cancel()
+        if behind is not None:
+            await behind.all_back(server.target)
         together = await side_by_side(server.target, args.slots)
         await trio.sleep(args.settle)
         after = footprint(server.pid)
+        counted = None if behind is None else await count(server.target, behind, company, args.slots)
         tail = server.log_tail()
     if "Traceback" in tail:
         print(tail)
     code = server.process.returncode
     clients = company.outcomes, company.addresses, company.wrong
-    soaked = Soaked(*clients, before, after, together, code, samples)
+    soaked = Soaked(*clients, before, after, together, code, samples, counted)
     return verdict(soaked, slots=args.slots, is_exact=not args.inexact)
+
+
+async def count(front: Target, behind: Upstreams, company: Company, slots: int) -> Behind:
+    """What the server in front and those behind it say, beside what clients saw."""
+    seen = await behind.all_back(front)
+    theirs = [await told(upstream) for upstream in behind.targets]
+    return Behind(
+        killed=behind.killed,
+        slots_each=slots // len(theirs),
+        broken_off=company.broken_off,
+        whole_read=company.whole,
+        whole_counted=seen.whole,
+        failed_counted=seen.failed,
+        held=len(seen.requests) + sum(each.in_flight + each.work_tokens for each in seen.replicas),
+        computed=sum(len(each.requests) for each in theirs),
+        out=sum(replica.state != "in service" for replica in seen.replicas),
+    )
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -80,14 +123,19 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--settle", type=float, default=15.0, help="seconds for connections to time out")
     parser.add_argument("--rehearsals", type=int, default=12, help="hostile clients of each, before")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--upstreams", type=int, default=0, help="behind it; --slots is of all together")
+    parser.add_argument("--kill-every", type=float, default=60.0, help="seconds from one death to the next")
+    parser.add_argument("--server-cmd", help="{port} is filled in; --slots is appended, or --upstream")
     parser.add_argument(
-        "--server-cmd",
-        default=f"{SCRIPTED_COMMAND} --script rambling --step-ms 4",
-        help="{port} is filled in; --slots is appended",
+        "--upstream-cmd", default=SCRIPTED, help="as --server-cmd, of each server behind; --slots is appended"
     )
     parser.add_argument("--inexact", action="store_true", help="texts may differ from the reference")
     parser.add_argument("--json", type=Path)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.upstreams and args.slots % args.upstreams:
+        parser.error(f"--slots {args.slots} are not the same for each of {args.upstreams} --upstreams")
+    args.server_cmd = args.server_cmd or (DEFAULT_COMMAND if args.upstreams else SCRIPTED)
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -32,6 +32,11 @@ class Company:
     addresses: int = 0
     """How many different addresses they came from."""
     wrong: list[str] = field(default_factory=list)
+    upstreams_die: bool = False
+    """Then an answer that has begun may break off, if its client is told so."""
+    whole: int = 0
+    """Answers that were read to their end."""
+    broken_off: int = 0
 
     def request(self, number: int, *, output_tokens: int | None = None, stream: bool = True) -> Chat:
         """The request whose answer is `references[number]`, unless the length differs."""
@@ -94,17 +99,27 @@ class Company:
         self.outcomes[
             f"{kind}: {answer.ending}{f' {answer.status}' if answer.ending == 'refused' else ''}"
         ] += 1
+        self.whole += answer.ending == "done"
         if kind.startswith(("leave", "stall")):
             if answer.violations:
                 self.wrong.append(f"{kind}: {answer.violations}")
             return
         if answer.ending == "refused" and answer.status == 429:
             return
+        if self.upstreams_die and self._is_told_that_it_broke_off(answer, self.references[number]):
+            self.broken_off += 1
+            return
         if answer.ending != "done" or answer.violations or answer.text != self.references[number]:
             self.wrong.append(
                 f"{kind}: {answer.ending} {answer.status} {answer.error} {answer.violations} "
                 f"{len(answer.text)} of {len(self.references[number])} characters"
             )
+
+    @staticmethod
+    def _is_told_that_it_broke_off(answer: Answer, reference: str) -> bool:
+        """What had come is right, and what follows it says that no more will."""
+        has_begun = bool(answer.text) and reference.startswith(answer.text)
+        return answer.ending == "failed" and has_begun and not answer.violations
 
 
 def address(number: int) -> str:

@@ -27,6 +27,40 @@ class Sample(msgspec.Struct, frozen=True):
     threads: int
 
 
+class Behind(msgspec.Struct, frozen=True):
+    """Of a server in front of upstreams that were killed: what it and they say when the load is over."""
+
+    killed: int
+    slots_each: int
+    broken_off: int
+    """Streams whose clients were told that they broke off, after a word."""
+    whole_read: int
+    whole_counted: int
+    """Answers that clients read to their end, and that the server takes to have been read."""
+    failed_counted: int
+    held: int
+    """Requests, leases and tokens of work that the server has at upstreams yet."""
+    computed: int
+    """Requests that the upstreams themselves have yet."""
+    out: int
+    """Upstreams that are given nothing."""
+
+    def goals(self) -> list[Goal]:
+        """What must hold."""
+        most = float(self.killed * self.slots_each)
+        return [
+            Goal("upstreams: killed", 1, float(self.killed), at_most=False),
+            Goal("broken off, by slots of the killed", most, float(self.broken_off), at_most=True),
+            Goal(
+                "status: broken off, by what clients were told", self.broken_off, self.failed_counted, False
+            ),
+            Goal("status: whole answers, by what clients read", self.whole_read, self.whole_counted, False),
+            Goal("status: held at upstreams", 0, float(self.held), at_most=True),
+            Goal("status: upstreams that are given nothing", 0, float(self.out), at_most=True),
+            Goal("upstreams: computed there for nobody", 0, float(self.computed), at_most=True),
+        ]
+
+
 class Soaked(msgspec.Struct, frozen=True):
     """What was seen: how many clients ended how, the server before and after, and in between."""
 
@@ -39,6 +73,7 @@ class Soaked(msgspec.Struct, frozen=True):
     """Streams that ran side by side afterwards."""
     exit_code: int | None
     samples: Sequence[Sample]
+    behind: Behind | None = None
 
 
 async def watch(pid: int, samples: list[Sample]) -> None:
@@ -78,6 +113,8 @@ def verdict(soaked: Soaked, *, slots: int, is_exact: bool) -> Sheet:
         Goal("memory: grown since it settled", limit, growth, at_most=True),
         Goal("exit: with another code than 0", 0, float(soaked.exit_code != 0), at_most=True),
     ]
+    if soaked.behind is not None:
+        goals += soaked.behind.goals()
     rss_mib = f"{before.rss_bytes / 2**20:.1f} MiB before, {after.rss_bytes / 2**20:.1f} after"
     memory = f"memory: {rss_mib} clients from {soaked.addresses} addresses"
     return Sheet(
@@ -88,7 +125,8 @@ def verdict(soaked: Soaked, *, slots: int, is_exact: bool) -> Sheet:
         goals=goals if is_exact else goals[1:],
         definitions="""\
 texts: of clients that stayed, by the reference answers. descriptors, threads: after the load, by those from
-  before it. memory: from minute 5 (or the first quarter, if that is earlier) to the end.""",
+  before it. memory: from minute 5 (or the first quarter, if that is earlier) to the end. Of upstreams that
+  were killed: streams that had a word may break off, if they are told so, as many as had slots there.""",
         broken=soaked.wrong if is_exact else [],
         notes=[f"{memory}; exit code {soaked.exit_code}", *(() if is_exact else soaked.wrong[:10])],
     )

@@ -22,8 +22,8 @@ class Bed:
     `command` starts every server; None: corral, on the scripted engine where a figure asks for that. `flags`
     are the user's own, after those of the figure. `model` (a GGUF file; None: the server's default) and
     `threads` are for corral and for the raw loop. `peer` is a running server to be compared with or measured;
-    `peer_command` starts one for each size
-    that a figure needs ({port}, {slots} and {ctx_tokens} are filled in).
+    `peer_command` starts one for each size that a figure needs ({port}, {slots} and {ctx_tokens} are filled
+    in), and `router_command` another router in front of such ({port} and {urls} are).
     """
 
     command: str | None = None
@@ -32,6 +32,7 @@ class Bed:
     threads: int = 2
     peer: Target | None = None
     peer_command: str | None = None
+    router_command: str | None = None
 
     @property
     def model_file(self) -> Path:

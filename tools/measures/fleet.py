@@ -2,7 +2,8 @@
 how long real engines go on for clients that have left.
 
 The engines of the first three wait instead of computing (servers/waiting.py), so that what is measured is
-corral. The last two need real ones, which --peer-cmd starts, such as a llama-server of two slots.
+corral. The last two need real ones, which --peer-cmd starts, such as a llama-server of two slots. What these
+do for the gone is measured behind another router too, where --router-cmd starts one.
 """
 
 import os
@@ -11,6 +12,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ from tools.measures.cost import own_of
 from tools.measures.http_round import HttpRound, http_round
 from tools.measures.plan import Plan
 from tools.servers.process import subprocess_of
-from tools.servers.server import DEFAULT_COMMAND, Server, serve
+from tools.servers.server import DEFAULT_COMMAND, Server, serve, served_model
 from tools.sheets.goal import Goal
 from tools.sheets.sheet import Sheet, middle, number
 
@@ -49,6 +51,8 @@ LEAVING = 6
 PREFILL_WORDS = 500
 CONVERSATIONS = 6
 TURNS = 3
+PHASES = ("prefill", "decode", "whole")
+TALKING_S = 1.5
 QUIET_S = 1.0
 """So long nothing is computed any more, until that is believed."""
 LIMIT_S = 180.0
@@ -57,13 +61,14 @@ HOP_US = 150.0
 
 
 class FleetRow(msgspec.Struct, frozen=True):
-    """One figure: through corral, and without it or without its second replica."""
+    """One figure: through corral, and without it or without its second replica; perhaps through a router."""
 
     what: str
     unit: str
     fleet: float | None
     other: float | None
     other_is: str
+    router: float | None = None
 
 
 async def fleet(bed: Bed, plan: Plan) -> Sheet:
@@ -73,15 +78,22 @@ async def fleet(bed: Bed, plan: Plan) -> Sheet:
     for number_of_signal in (signal.SIGKILL, signal.SIGSTOP):
         rows += await _death(bed, plan, number_of_signal)
     if bed.peer_command is not None:
-        for phase in ("prefill", "decode"):
+        for phase in PHASES:
             rows.append(await _residue(bed, plan, phase))
         rows.append(await _affinity(bed, broken))
     lost = [row.fleet for row in rows if row.what.startswith("lost before")]
     return Sheet(
         name="fleet",
-        columns=["", "unit", "fleet", "other", "other is"],
+        columns=["", "unit", "fleet", "other", "other is", "router"],
         cells=[
-            [row.what, row.unit, number(row.fleet, 2), number(row.other, 2), row.other_is] for row in rows
+            [
+                row.what,
+                row.unit,
+                *map(_two_digits, (row.fleet, row.other)),
+                row.other_is,
+                _two_digits(row.router),
+            ]
+            for row in rows
         ],
         rows=rows,
         goals=[
@@ -97,12 +109,17 @@ killed, stopped: {WORKERS} clients ask one after the other; one of two replicas 
   (SIGSTOP), and comes back. Lost before: no byte of an answer. Lost after: some. Given up, back: from the
   signal until /status says so; a silent replica is looked at after {PROBE_S:g} s, for as long.
 residual: {LEAVING} clients of a real engine with {REAL_SLOTS} slots leave together, two in the named phase
-  and the others in line. Seconds of slots that the engine is busy after that, by its /slots; other: asked
-  directly.
+  and the others in line; whole: of clients that do not stream, {TALKING_S:g} s after they were served.
+  Seconds of slots that the engine is busy after that, by its /slots; other: asked directly; router: another
+  one in front of it, given by --router-cmd.
 affinity: tokens of {CONVERSATIONS} conversations of {TURNS} turns on two real engines that are found in
   their caches; other: the engines asked in turns.""",
         broken=broken,
     )
+
+
+def _two_digits(value: float | None) -> str:
+    return number(value, 2)
 
 
 @asynccontextmanager
@@ -222,16 +239,31 @@ async def _death(bed: Bed, plan: Plan, how: signal.Signals) -> list[FleetRow]:
 
 
 @asynccontextmanager
-async def _real(bed: Bed, *, is_fleet: bool, count: int = 1) -> AsyncIterator[tuple[Target, list[Target]]]:
-    """Real engines, and where clients ask: in front of them, or the first itself."""
+async def _real(
+    bed: Bed, *, is_fleet: bool, count: int = 1, router: str | None = None
+) -> AsyncIterator[tuple[Target, list[Target]]]:
+    """Real engines, and where clients ask: corral or a router in front of them, or the first itself."""
     command = (bed.peer_command or "").replace("{slots}", str(REAL_SLOTS)).replace("{ctx_tokens}", "4096")
     async with AsyncExitStack() as stack:
         engines = [(await stack.enter_async_context(serve(command))).target for _ in range(count)]
+        if router is not None:
+            urls = " ".join(f"http://{engine.host}:{engine.port}" for engine in engines)
+            before = await stack.enter_async_context(serve(router.replace("{urls}", urls)))
+            yield await _named(before), engines
+            return
         if not is_fleet:
             yield engines[0], engines
             return
         front = await stack.enter_async_context(_front(bed, engines))
         yield front.target, engines
+
+
+async def _named(router: Server) -> Target:
+    """Where a router listens, by its model's name, which it has once it knows its engine."""
+    with trio.fail_after(LIMIT_S):
+        while (name := await served_model(router.target)) == "default":  # noqa: ASYNC110
+            await trio.sleep(0.1)  # another process
+    return replace(router.target, model=name)
 
 
 async def _busy(engine: Target) -> int:
@@ -242,17 +274,22 @@ async def _busy(engine: Target) -> int:
 
 async def _residue(bed: Bed, plan: Plan, phase: str) -> FleetRow:
     """Seconds of slots that are computed after all clients have left, in the middle of some times."""
-    seconds: dict[bool, list[float]] = {True: [], False: []}
     prompts = PromptSource()
     words = PREFILL_WORDS if phase == "prefill" else 0
-    for is_fleet, found in seconds.items():
-        async with _real(bed, is_fleet=is_fleet) as (target, [engine]):
+
+    async def seconds(*, is_fleet: bool, router: str | None = None) -> float | None:
+        found = []
+        async with _real(bed, is_fleet=is_fleet, router=router) as (target, [engine]):
             for _ in range(plan.repeats):
                 found.append(await _residual_s(target, engine, phase, prompts.take(LEAVING, words=words)))
                 dot()
-    return FleetRow(
-        f"residual, {phase}", "slot s", middle(seconds[True]), middle(seconds[False]), "the engine alone"
-    )
+        return middle(found)
+
+    through = None
+    if bed.router_command is not None:
+        through = await seconds(is_fleet=False, router=bed.router_command)
+    fleet_s, alone_s = await seconds(is_fleet=True), await seconds(is_fleet=False)
+    return FleetRow(f"residual, {phase}", "slot s", fleet_s, alone_s, "the engine alone", through)
 
 
 async def _residual_s(
@@ -264,7 +301,7 @@ async def _residual_s(
         habit = Habit(leave=Leave.RST)
         await chat(
             target,
-            Chat(prompt, 1500, temperature=0.0, stream=True, ignore_eos=True),
+            Chat(prompt, 1500, temperature=0.0, stream=phase != "whole", ignore_eos=True),
             habit,
             leaving=scope,
             watch=lambda answer: talking.set() if len(answer.content_s) >= 4 else None,
@@ -279,6 +316,8 @@ async def _residual_s(
         else:
             while not await _busy(engine):  # noqa: ASYNC110 - another process
                 await trio.sleep(0.01)
+        if phase == "whole":
+            await trio.sleep(TALKING_S)
         for scope in scopes:
             scope.cancel()
     return await _busy_s(engine)

@@ -77,14 +77,17 @@ async def serve(
     env: Mapping[str, str] | None = None,
     health_path: str = "/health",
     log: IO[bytes] | None = None,
+    port: int | None = None,
 ) -> AsyncIterator[Server]:
     """Start `command` ({port} is filled in) with `flags`, wait until it answers, terminate it at the end.
+
+    It has a free port, unless it is to have this `port`.
 
     What it writes goes to `log`, which stays open, or else to a file of its own that goes with it.
 
     Raises SystemExit with the end of its log when it does not come up within a minute.
     """
-    port = free_port()
+    port = port or free_port()
     arguments = [part.replace("{port}", str(port)) for part in shlex.split(command)] + list(flags)
     with TemporaryFile() if log is None else nullcontext(log) as written:
         async with subprocess_of(arguments, env, stdout=written, stderr=written) as process:

@@ -5,7 +5,7 @@ from typing import Literal
 
 from corral.events import BlockClosed, BlockKind, BlockOpened, Prefill, Sampled, Started, Usage
 
-Doing = Literal["thinking", "calling", "embedding"]
+Doing = Literal["thinking", "calling", "embedding", "loading"]
 
 
 @dataclass(slots=True)
@@ -22,6 +22,7 @@ class Counts:
     vectors: int = 0
     """Of inputs that are embedded, made so far."""
     _cached: dict[int, int] = field(default_factory=dict)
+    _void: dict[int, int] = field(default_factory=dict)
     _open: dict[int, BlockKind] = field(default_factory=dict)
     _done: list[int] = field(init=False)
     _sampled: list[int] = field(init=False)
@@ -48,6 +49,11 @@ class Counts:
         self.accepted_tokens += event.accepted
         self.reasoning_tokens += event.reasoning_tokens
 
+    def taken_back(self, choice: int) -> None:
+        """What was said of one choice was in vain, and counts only as computed."""
+        self._void[choice] = self._sampled[choice]
+        self._open.pop(choice, None)
+
     def opened(self, choice: int, event: BlockOpened) -> None:
         self._open[choice] = event.kind
         self.calls += event.kind == "tool"
@@ -71,8 +77,8 @@ class Counts:
         return self._done[choice]
 
     def said_tokens(self, choice: int) -> int:
-        """Sampled so far for one choice."""
-        return self._sampled[choice]
+        """Sampled so far for one choice, without what was taken back."""
+        return self._sampled[choice] - self._void.get(choice, 0)
 
     @property
     def prefilled_tokens(self) -> int:

@@ -80,6 +80,14 @@ class Tokens:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """One model's part of all that is settled."""
+
+    requests: int = 0
+    tokens: Tokens = Tokens()
+
+
 @dataclass(slots=True)
 class Totals:
     """Over all settled requests, and over all refusals: those that were refused when their prompt was
@@ -90,6 +98,7 @@ class Totals:
     """By HTTP status and code."""
     tokens: Tokens = Tokens()
     """Of settled requests; those of all so far are the ledger's `tokens`."""
+    by_model: dict[str, Share] = field(default_factory=dict)
     with_tools: int = 0
     held_to: Counter[HeldTo] = field(default_factory=Counter)
     """Requests whose answers, or calls, had to look like something."""
@@ -101,7 +110,10 @@ class Totals:
         self.by_outcome[record.about.api, outcome] += 1
         if outcome == "refused" and record.error is not None:
             self.refused[BAD_REQUEST, record.error] += 1
-        self.tokens += Tokens.of(record)
+        tokens = Tokens.of(record)
+        self.tokens += tokens
+        share = self.by_model.get(record.about.model, Share())
+        self.by_model[record.about.model] = Share(share.requests + 1, share.tokens + tokens)
         self.with_tools += bool(record.request.tools)
         if (held_to := record.request.held_to) is not None:
             self.held_to[held_to] += 1

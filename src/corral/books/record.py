@@ -26,15 +26,18 @@ from corral.events import (
     BlockDelta,
     BlockKind,
     BlockOpened,
+    Continued,
     Embedded,
     Event,
     Failed,
     Finished,
+    Loading,
     Placed,
     Prefill,
     Queued,
     Sampled,
     Started,
+    TakenBack,
 )
 from corral.request import GenerationRequest
 
@@ -117,9 +120,11 @@ class Record:
         "_books",
         "_finished",
         "about",
+        "continued_on",
         "counts",
         "draft",
         "error",
+        "is_loading",
         "lanes",
         "life",
         "max_tokens",
@@ -146,10 +151,14 @@ class Record:
         self.counts = Counts(request.n)
         self.position: int | None = None
         """Its place in line; 0 is next, None is not in line yet, or not any more."""
+        self.is_loading = False
+        """Its model is loaded, and it waits for that."""
         self.lanes: tuple[int, ...] = ()
         """The slots it has, numbered for people: the lowest free ones when it began."""
         self.replicas: dict[int, str] = {}
         """Which of several engines has each of its choices, or had it last."""
+        self.continued_on: str | None = None
+        """Of several engines the one that went on with an answer which had broken off at another."""
         self.outcome: Outcome | None = None
         self.error: str | None = None
         """The word for the error that ended it, if one did; see `errors.code_of`."""
@@ -186,6 +195,8 @@ class Record:
         """What is done for it just now, if that is not to write a text."""
         if self.has_ended:
             return None
+        if self.is_loading:
+            return "loading"
         if self.request.embed is not None:
             return "embedding" if self.life.held else None
         return self.counts.doing
@@ -227,6 +238,7 @@ class Record:
         """Its prompt is written, and it stands in line."""
         self.prompt_tokens = prompt_tokens
         self.max_tokens = max_tokens
+        self.is_loading = False
         self._happened(Happening.PREPARED)
 
     def admitted(self) -> None:
@@ -270,8 +282,14 @@ class Record:
                     self._happened(Happening.FIRST_TOKEN)
                 case Queued():
                     self.position = event.position
+                case Loading():
+                    self.is_loading = True
                 case Placed(replica):
                     self.replicas[choice] = replica
+                case Continued(replica):
+                    self.continued_on = replica
+                case TakenBack():
+                    self.counts.taken_back(choice)
                 case Finished():
                     if self.request.embed is None:
                         self.prompt_tokens = event.usage.prompt_tokens

@@ -24,6 +24,7 @@ STATUSES: Final[dict[type[BaseException], int]] = {
     errors.Unauthorized: 401,
     errors.Forbidden: 403,
     errors.NotFound: 404,
+    errors.ModelNotFound: 404,
     errors.MethodNotAllowed: 405,
     errors.RequestTimeout: 408,
     errors.Cancelled: 409,

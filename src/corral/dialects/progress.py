@@ -2,13 +2,14 @@
 keepalives of APIs whose clients were seen to bear it there.
 
 `prompt_progress` is llama-server's, with its meaning: of `total` tokens `processed` are there, `cache` of
-them from before, after `time_ms`. Nothing there tells of a queue: `queue_progress` is our own.
+them from before, after `time_ms`. Nothing there tells of a queue, or of a model that is loaded first:
+`queue_progress` and `loading_progress` are our own.
 """
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from corral.events import Event, Prefill, Queued, Started
+from corral.events import Event, Loading, Prefill, Queued, Started
 
 
 class QueueProgress(msgspec.Struct, gc=False):
@@ -16,6 +17,12 @@ class QueueProgress(msgspec.Struct, gc=False):
 
     position: int
     eta_s: float | None
+
+
+class LoadingProgress(msgspec.Struct, gc=False):
+    """The `model` is being loaded."""
+
+    model: str
 
 
 class PromptProgress(msgspec.Struct, gc=False):
@@ -39,21 +46,25 @@ def prompt_progress(event: Prefill | Started) -> PromptProgress:
 class Whereabouts:
     """What was last heard of where a request is; nothing once it answers."""
 
-    __slots__ = ("prompt", "queue")
+    __slots__ = ("loading", "prompt", "queue")
 
     def __init__(self) -> None:
+        self.loading: LoadingProgress | UnsetType = UNSET
         self.queue: QueueProgress | UnsetType = UNSET
         self.prompt: PromptProgress | UnsetType = UNSET
 
     @property
     def is_known(self) -> bool:
-        return self.queue is not UNSET or self.prompt is not UNSET
+        return not (self.loading is self.queue is self.prompt is UNSET)
 
     def hear(self, event: Event) -> None:
         match event:
+            case Loading(model):
+                self.loading = LoadingProgress(model)
             case Queued():
-                self.queue = queue_progress(event)
+                self.loading, self.queue = UNSET, queue_progress(event)
             case Prefill():
-                self.queue, self.prompt = UNSET, prompt_progress(event)
+                self.loading = self.queue = UNSET
+                self.prompt = prompt_progress(event)
             case Started():
-                self.queue = self.prompt = UNSET
+                self.loading = self.queue = self.prompt = UNSET

@@ -1,10 +1,13 @@
-"""What a client calls the conversation that a request belongs to: the same in every API, since no API has it.
+"""What a client calls the conversation that a request belongs to, and the model that it wants: read alike in
+every API, since no API has the one and all have the other.
 
-Looked for in this order: the headers `X-Session-Id`, `Session-Id` and `session_id` (Codex); the body's fields
-`session_id` and `prompt_cache_key` (OpenAI's name for what belongs together); and the session's part of
-`metadata.user_id` (Claude Code, which packs its user, its account and its session into it). Never the user.
+A session is looked for in this order: the headers `X-Session-Id`, `Session-Id` and `session_id` (Codex); the
+body's fields `session_id` and `prompt_cache_key` (OpenAI's name for what belongs together); and the session's
+part of `metadata.user_id` (Claude Code, which packs its user, its account and its session into it). Never the
+user.
 """
 
+import codecs
 import re
 from typing import Any, Final
 
@@ -19,6 +22,10 @@ _PACKED: Final = re.compile(r"_session_([0-9A-Za-z-]{8,64})$")
 """As in `user_0a1b…_account_…_session_6b86b273-…`."""
 
 
+class _Model(msgspec.Struct):
+    model: Any = None
+
+
 class _Named(msgspec.Struct):
     session_id: Any = None
     prompt_cache_key: Any = None
@@ -26,6 +33,7 @@ class _Named(msgspec.Struct):
 
 
 _named = msgspec.json.Decoder(_Named)
+_model = msgspec.json.Decoder(_Model)
 
 
 def session_of(body: bytes, headers: Headers) -> str:
@@ -39,6 +47,18 @@ def session_of(body: bytes, headers: Headers) -> str:
         return ""
     user = named.metadata.get("user_id") if isinstance(named.metadata, dict) else None
     return _shown(named.session_id) or _shown(named.prompt_cache_key) or _session_in(user)
+
+
+def model_of(body: bytes) -> str | None:
+    """The model that a request names whose body is JSON, which is in the same place in every API.
+
+    None if it names none, or nothing that could be one.
+    """
+    try:
+        model = _model.decode(body.removeprefix(codecs.BOM_UTF8)).model
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    return model if isinstance(model, str) and model else None
 
 
 def _session_in(user_id: object) -> str:

@@ -58,13 +58,15 @@ class Waste:
 
     `decoded_after_cancel` were sampled when nobody wanted them any more. Of a prefill that was cut short,
     `prefill_kept` stay as a prefix for the next one and `prefill_dropped` were in the aborted step. For
-    `residual_s` an upstream was seen to go on for a sequence that was cancelled.
+    `residual_s` an upstream was seen to go on for a sequence that was cancelled. `thrown_away` were sampled
+    for an answer that was taken back, and is said anew.
     """
 
     decoded_after_cancel: int = 0
     prefill_dropped: int = 0
     prefill_kept: int = 0
     residual_s: float = 0.0
+    thrown_away: int = 0
 
     def __add__(self, other: "Waste") -> "Waste":
         return Waste(
@@ -72,6 +74,7 @@ class Waste:
             self.prefill_dropped + other.prefill_dropped,
             self.prefill_kept + other.prefill_kept,
             self.residual_s + other.residual_s,
+            self.thrown_away + other.thrown_away,
         )
 
 
@@ -129,6 +132,16 @@ class ReplicaState:
     residual_s: float
     reason: str = ""
     out_since: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Residence:
+    """Whether an engine's model is in memory, of which it takes `memory_bytes` there, about; and, of one that
+    `failed` to get there, the `reason`. It is tried again when it is wanted."""
+
+    state: Literal["loaded", "loading", "leaving", "not loaded", "failed"]
+    memory_bytes: int
+    reason: str = ""
 
 
 class Prepared(Protocol):
@@ -209,6 +222,22 @@ class Engine(Protocol):
         ...
 
     @property
+    def residence(self) -> Residence | None:
+        """Whether its model is in memory; None where that does not change, or is not known.
+
+        While it is not, `capacity` is what is expected, and nothing is known that only the model can tell.
+        """
+        ...
+
+    async def load(self) -> None:
+        """Wait until its model is in memory; a checkpoint, cancel-safe: nothing but the wait ends.
+
+        To be called before `prepare` and `texts` while `residence` says that it is not, by whoever has said
+        that it is in use. Raises Overloaded or EngineFailed.
+        """
+        ...
+
+    @property
     def texts(self) -> Texts | None:
         """What it can tell of texts and tokens; None if nothing."""
         ...
@@ -258,7 +287,8 @@ class Engine(Protocol):
     def check(self, request: GenerationRequest) -> None:
         """See whether a request can be done, as far as that takes no time.
 
-        Raises InvalidRequest, or ContextExceeded for a prompt that cannot fit however it is written.
+        Raises InvalidRequest, or ContextExceeded for a prompt that cannot fit however it is written; and
+        Overloaded if its model would have to be loaded, and there is no room.
         """
         ...
 

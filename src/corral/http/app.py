@@ -39,12 +39,12 @@ from corral.http.info import add_health, add_models, add_props
 from corral.http.kept import add_kept
 from corral.http.marks import Access, Marks, marks_of
 from corral.http.operator import OperatorCheck
-from corral.http.options import HttpOptions, ModelCard
+from corral.http.options import HttpOptions
 from corral.http.pages import StaticFile, add_pages
 from corral.http.replies import error_reply
 from corral.http.status import add_status
 from corral.http.texts import add_texts
-from corral.serving.service import Service
+from corral.serving.models import Models
 from corral.watching.watch import Watching
 
 logger = logging.getLogger("corral.http")
@@ -78,46 +78,46 @@ class CorralApp(QuartTrio):
 
 
 def create_app(
-    service: Service,
+    models: Models,
     watching: Watching,
     files: Mapping[str, StaticFile],
-    card: ModelCard,
     options: HttpOptions,
     routes: Sequence[AnyRoute],
 ) -> CorralApp:
-    """The app over a running service; `files` are those of static/."""
+    """The app over running models; `files` are those of static/."""
     app = CorralApp("corral", static_folder=None)
     app.url_map.merge_slashes = False  # else every doubled slash is answered with a redirect
     operators = OperatorCheck(
         status_key=options.status_key, api_keys=options.api_keys, shows_content=options.status_content
     )
     _add_guard(app, options, operators, routes)
-    _add_errors(app, routes, service.ledger)
+    _add_errors(app, routes, models.ledger)
+    capacity = models.capacity
     bodies = Bodies(
         limit_bytes=options.body_limit_bytes,
         memory_bytes=options.body_memory_bytes or BODIES * options.body_limit_bytes,
         timeout_s=options.body_timeout_s,
-        prompt_bytes=service.capacity.prompt_bytes,
-        ctx_tokens=service.capacity.request_ctx_tokens,
+        prompt_bytes=capacity.prompt_bytes,
+        ctx_tokens=capacity.request_ctx_tokens,
     )
-    service.on_draining.append(bodies.close)
+    models.on_draining.append(bodies.close)
     for route in routes:
         match route:
             case Route():
-                add_generate(app, route, service, bodies, card, options)
+                add_generate(app, route, models, bodies, options)
             case CountRoute():
-                add_count(app, route, service, bodies)
+                add_count(app, route, models, bodies)
             case EmbedRoute():
-                add_embed(app, route, service, bodies, card)
+                add_embed(app, route, models, bodies)
             case KeptRoute():
-                add_kept(app, route, service)
-    add_completions(app, service, bodies, card, options)
-    add_texts(app, service, bodies)
+                add_kept(app, route, models)
+    add_completions(app, models, bodies, options)
+    add_texts(app, models, bodies)
     add_pages(app, files)
-    add_status(app, service, watching, operators, bodies, keepalive_s=options.stream_keepalive_s)
-    add_models(app, service, card)
-    add_props(app, service, card, options)
-    add_health(app, service, watching)
+    add_status(app, models, watching, operators, bodies, keepalive_s=options.stream_keepalive_s)
+    add_models(app, models)
+    add_props(app, models, options)
+    add_health(app, models, watching)
     _add_short_paths(app)
     return app
 

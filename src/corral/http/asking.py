@@ -9,9 +9,9 @@ from quart import Request, g, request
 
 from corral.books.record import About
 from corral.dialects import Headers
-from corral.dialects.session import session_of
+from corral.dialects.session import model_of, session_of
 from corral.http.body import Bodies
-from corral.http.options import ModelCard
+from corral.serving.models import Model, Models
 
 T = TypeVar("T", covariant=True)
 
@@ -28,31 +28,39 @@ class Accepted(Protocol):
     def answered(self, status: int) -> None: ...
 
 
-async def asked_for(bodies: Bodies, parse: Parse[T], body: bytes) -> T:
-    """What a dialect makes of the current request's body; raises what it raises. Notes its session.
+async def asked_for(models: Models, bodies: Bodies, parse: Parse[T], body: bytes) -> tuple[T, Model]:
+    """What a dialect makes of the current request's body, and the model that it is for. Notes its session.
 
-    The session is read where the body is: off the event loop if that is large.
+    All is read where the body is: off the event loop if that is large. Raises what the dialect does, and
+    ModelNotFound.
     """
     headers, client = headers_of(request), g.client
     read = partial(parse, headers=headers, client=client)
-    call, g.session = await bodies.parse(partial(_with_session, read, headers), body)
-    return call
+    call, g.session, name = await bodies.parse(partial(_read, read, headers, models.are_several), body)
+    return call, models.asked_for(name)
 
 
-def _with_session(read: Callable[[bytes], T], headers: Headers, body: bytes) -> tuple[T, str]:
-    return read(body), session_of(body, headers)
+def _read(
+    read: Callable[[bytes], T], headers: Headers, wants_model: bool, body: bytes
+) -> tuple[T, str, str | None]:
+    return read(body), session_of(body, headers), model_of(body) if wants_model else None
+
+
+def told_by(parse: Callable[[bytes], T]) -> Parse[T]:
+    """A dialect's way to read what does not depend on who asks."""
+    return lambda body, headers, client: parse(body)
 
 
 def new_id(prefix: str) -> str:
     return f"{prefix}{secrets.token_hex(12)}"
 
 
-def about(id: str, api: str, card: ModelCard, *, streams: bool) -> About:
+def about(id: str, api: str, model: Model, *, streams: bool) -> About:
     """Who sent the current request, whose body has been read."""
     return About(
         id=id,
         api=api,
-        model=card.name,
+        model=model.name,
         streams=streams,
         address=request.remote_addr or "",
         request_id=g.request_id,

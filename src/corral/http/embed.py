@@ -15,9 +15,8 @@ from corral.http.body import PARSE_ON_LOOP_BYTES, Bodies
 from corral.http.connection import enter_for_request, peer_of
 from corral.http.generate import whole
 from corral.http.marks import speaks
-from corral.http.options import ModelCard
 from corral.serving.generation import Generation
-from corral.serving.service import Service
+from corral.serving.models import Models
 
 THREADS = 1
 """Large answers that are written at the same time: 2,048 vectors of 4,096 numbers take half a second and some
@@ -28,7 +27,7 @@ TOKEN_BYTES = 36
 """What a token id holds in a tuple of them."""
 
 
-def add_embed(app: Quart, route: EmbedRoute, service: Service, bodies: Bodies, card: ModelCard) -> None:
+def add_embed(app: Quart, route: EmbedRoute, models: Models, bodies: Bodies) -> None:
     """Serve one route of the table."""
     dialect = route.dialect
     threads = trio.CapacityLimiter(THREADS)
@@ -37,14 +36,14 @@ def add_embed(app: Quart, route: EmbedRoute, service: Service, bodies: Bodies, c
     async def embed() -> Response:
         """Makes vectors of texts."""
         async with bodies.received(request, is_one_prompt=False) as body:
-            call = await asked_for(bodies, dialect.parse, body)
-        who = about(new_id(dialect.id_prefix), route.api, card, streams=False)
-        opening = service.open(call.request, g.client, who, peer_of(request))
+            call, model = await asked_for(models, bodies, dialect.parse, body)
+        who = about(new_id(dialect.id_prefix), route.api, model, streams=False)
+        opening = model.service.open(call.request, g.client, who, peer_of(request))
         generation = enter_for_request(_with_texts_held(opening, bodies, call))
         accept(generation)
         try:
             [completion] = await generation.complete()
-            head = Head(who.id, int(time.time()), card.name, generation.record.prompt_tokens)
+            head = Head(who.id, int(time.time()), model.name, generation.record.prompt_tokens)
             pieces = call.complete(head, completion)
             if sum(map(len, completion.vectors)) <= PARSE_ON_LOOP_BYTES:
                 return whole(b"".join(pieces), generation)

@@ -12,28 +12,26 @@ from corral.http.asking import about, accept, asked_for, new_id
 from corral.http.body import Bodies
 from corral.http.connection import enter_for_request, peer_of
 from corral.http.marks import speaks
-from corral.http.options import HttpOptions, ModelCard
+from corral.http.options import HttpOptions
 from corral.http.replies import JSON
 from corral.http.stream import AnswerBody, Answering, GenerationSource, event_stream
 from corral.serving.generation import Generation
-from corral.serving.service import Service
+from corral.serving.models import Models
 
 
-def add_generate(
-    app: Quart, route: Route, service: Service, bodies: Bodies, card: ModelCard, options: HttpOptions
-) -> None:
+def add_generate(app: Quart, route: Route, models: Models, bodies: Bodies, options: HttpOptions) -> None:
     """Serve one route of the table."""
     dialect = route.dialect
 
     @speaks(dialect)
     async def generate() -> Response:
         async with bodies.received(request) as body:
-            call = await asked_for(bodies, dialect.parse, body)
-        who = about(new_id(dialect.id_prefix), route.api, card, streams=call.wants_stream)
-        generation = enter_for_request(service.open(call.request, g.client, who, peer_of(request)))
+            call, model = await asked_for(models, bodies, dialect.parse, body)
+        who = about(new_id(dialect.id_prefix), route.api, model, streams=call.wants_stream)
+        generation = enter_for_request(model.service.open(call.request, g.client, who, peer_of(request)))
         accept(generation)
         try:
-            return await _respond(call, generation, options, service.capacity.request_ctx_tokens)
+            return await _respond(call, generation, options, model.service.capacity.request_ctx_tokens)
         except Exception:
             generation.failed()  # unless it knows better
             raise
@@ -42,7 +40,7 @@ def add_generate(
     app.add_url_rule(route.path, f"generate {route.path}", generate, methods=list(route.methods))
 
 
-def add_count(app: Quart, route: CountRoute, service: Service, bodies: Bodies) -> None:
+def add_count(app: Quart, route: CountRoute, models: Models, bodies: Bodies) -> None:
     """Serve one route of the table that only measures."""
     dialect = route.dialect
 
@@ -50,9 +48,9 @@ def add_count(app: Quart, route: CountRoute, service: Service, bodies: Bodies) -
     async def count() -> Response:
         try:
             async with bodies.received(request) as body:
-                asked = await asked_for(bodies, dialect.parse, body)
+                asked, model = await asked_for(models, bodies, dialect.parse, body)
             with bodies.until_closed():
-                prompt_tokens = await service.prompt_tokens(asked, g.client)
+                prompt_tokens = await model.service.prompt_tokens(asked, g.client)
         except ContextExceeded as error:
             # Who asks wants to know by how much. If it was not even tokenized, it is at least so long.
             prompt_tokens = error.prompt_tokens
@@ -66,13 +64,14 @@ async def _respond(call: Call, generation: Generation, options: HttpOptions, ctx
     """The answer, or the head of a stream of it. Raises what went wrong before that.
 
     A stream begins when the prompt is written, so that a request which is refused for it gets a plain error.
-    But what takes longer than the silence that a client is promised has to begin without.
+    But what takes longer than the silence that a client is promised has to begin without, and does so at once
+    where that is known: when a model is loaded first.
     """
     created_s = int(time.time())
     if not call.wants_stream:
         completions = await generation.complete()
         return whole(call.complete(_head(generation, created_s, ctx_tokens), completions), generation)
-    with trio.move_on_after(options.stream_keepalive_s):
+    with trio.move_on_after(0 if generation.is_loading else options.stream_keepalive_s):
         await generation.prepared()
     return streamed(generation, call.stream(_head(generation, created_s, ctx_tokens)), options)
 

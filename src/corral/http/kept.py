@@ -5,10 +5,10 @@ from quart import Quart, Response, g, request
 from corral.dialects.routes import KeptRoute
 from corral.http.marks import speaks
 from corral.http.replies import JSON
-from corral.serving.service import Service
+from corral.serving.models import Models
 
 
-def add_kept(app: Quart, route: KeptRoute, service: Service) -> None:
+def add_kept(app: Quart, route: KeptRoute, models: Models) -> None:
     """Serve what is kept under one route of the table."""
     dialect = route.dialect
 
@@ -16,7 +16,7 @@ def add_kept(app: Quart, route: KeptRoute, service: Service) -> None:
     @speaks(dialect)
     async def kept(id: str) -> Response:
         """An answer that is kept, or still running."""
-        return _json(dialect.kept(id, g.client, request.args, service.is_running))
+        return _json(dialect.kept(id, g.client, request.args, models.is_running))
 
     @app.delete(f"{route.path}/<id>", endpoint=f"forget {route.path}")
     @speaks(dialect)
@@ -34,7 +34,7 @@ def add_kept(app: Quart, route: KeptRoute, service: Service) -> None:
     @speaks(dialect)
     async def cancel(id: str) -> Response:
         """Ends an answer that is still running, for the client that asked for it."""
-        return _json(dialect.cancelled(id, g.client, service.cancel))
+        return _json(dialect.cancelled(id, g.client, models.cancel))
 
 
 def _json(answer: bytes) -> Response:

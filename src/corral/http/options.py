@@ -17,11 +17,3 @@ class HttpOptions:
     allowed_origins: tuple[str, ...] = ()
     status_key: str = ""
     status_content: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class ModelCard:
-    """The model as clients see it: its public name, and when it was loaded."""
-
-    name: str
-    created_s: int

@@ -13,7 +13,7 @@ from corral.http.marks import Access, access
 from corral.http.operator import COOKIE, OperatorCheck
 from corral.http.replies import json_reply
 from corral.http.stream import EVENT_STREAM, HEADERS, event_stream
-from corral.serving.service import Service
+from corral.serving.models import Models
 from corral.watching.broker import KEEPALIVE, Viewer
 from corral.watching.watch import Watching
 
@@ -53,7 +53,7 @@ class ViewerSource:
 
 def add_status(
     app: Quart,
-    service: Service,
+    models: Models,
     watching: Watching,
     operators: OperatorCheck,
     bodies: Bodies,
@@ -118,7 +118,7 @@ def add_status(
     async def stop_request(id: str) -> Response:
         """Stops a request; its client is told that an operator did."""
         operators.check_stop(request)
-        if not service.stop(id):
+        if not models.stop(id):
             raise NotFound(f"no request {id!r} is running or waiting")
         return json_reply({"id": id, "stopped": True})
 
@@ -127,7 +127,7 @@ def add_status(
     async def end_thought(id: str) -> Response:
         """Ends the thought of a request, if it is thinking: it answers now."""
         operators.check_stop(request)
-        if not service.end_thought(id):
+        if not models.end_thought(id):
             raise NotFound(f"no request {id!r} is running or waiting")
         return json_reply({"id": id, "answers": True})
 
@@ -146,7 +146,7 @@ def add_status(
         return _draining(name, False)
 
     def _draining(name: str, is_draining: bool) -> Response:
-        if not service.set_draining(name, is_draining):
+        if not models.set_draining(name, is_draining):
             raise NotFound(f"there is no replica {name!r}")
         return json_reply({"replica": name, "draining": is_draining})
 

@@ -13,7 +13,7 @@ import trio
 from corral.books.record import Record
 from corral.engine.contract import Engine, Handle, Prepared, Waste
 from corral.errors import CorralError, EngineFailed, InvalidRequest
-from corral.events import BlockDelta, Collector, Completion, Embedded, Event, Failed, Queued
+from corral.events import BlockDelta, Collector, Completion, Embedded, Event, Failed, Loading, Queued
 from corral.request import GenerationRequest
 from corral.serving.admission import Admission, Ticket
 from corral.serving.mailbox import Mailbox
@@ -54,6 +54,7 @@ class Generation:
 
     __slots__ = (
         "_admission",
+        "_check",
         "_engine",
         "_error",
         "_first_choice",
@@ -85,13 +86,15 @@ class Generation:
         mailbox: Mailbox[Batch],
         first_choice: int,
         max_output_tokens: int,
+        check: Callable[[GenerationRequest], None],
         wait_s: Callable[["Generation"], float | None],
         on_started: Callable[[Record], None],
         on_released: Callable[[Record], None],
     ) -> None:
         """Its choices are counted from `first_choice` on, as others may have the same mailbox.
 
-        `wait_s` says how long it will probably wait yet. The callbacks may not block or raise.
+        `check` raises what is wrong with it once its model is there, and `wait_s` says how long it will
+        probably wait yet. The callbacks may not block or raise.
         """
         self.request = request
         self.record = record
@@ -114,6 +117,7 @@ class Generation:
         self._engine = engine
         self._admission = admission
         self._peer = peer
+        self._check = check
         self._wait_s = wait_s
         self._on_started = on_started
         self._on_released = on_released
@@ -132,6 +136,8 @@ class Generation:
         """
         with self._preparing:
             try:
+                if self.is_loading:
+                    await self._loaded()
                 prepared = await self._engine.prepare(self.request, client=self.ticket.client)
             except CorralError as error:
                 self.end(error)
@@ -141,6 +147,19 @@ class Generation:
             else:
                 if not self._preparing.cancel_called:  # it may have come too late
                     self._is_ready(prepared)
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether its model is not in memory, as it is of no model that is always there."""
+        residence = self._engine.residence
+        return residence is not None and residence.state != "loaded"
+
+    async def _loaded(self) -> None:
+        """Wait for its model, and see again what could not be known without; raises what is wrong."""
+        for choice in range(self.choices):
+            self._happened(choice, [Loading(self.record.about.model)])
+        await self._engine.load()
+        self._check(self.request)
 
     async def prepared(self) -> None:
         """Wait until the prompt is written; a checkpoint, cancel-safe. Raises what went wrong before that."""

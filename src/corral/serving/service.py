@@ -8,16 +8,16 @@ with service.open(request, client, about, peer) as generation:     # refused now
 
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import trio
 
-from corral.books.ledger import Ledger
+from corral.books.ledger import Ledger, Tokens
 from corral.books.record import About, Record
-from corral.engine.contract import Capacity, Embedding, Engine, Holdings, ReplicaState, Texts
+from corral.engine.contract import Capacity, Embedding, Engine, Holdings, ReplicaState, Residence, Texts
 from corral.errors import (
     Cancelled,
     CorralError,
@@ -70,8 +70,6 @@ class Service:
 
     def __init__(self, engine: Engine, options: ServiceOptions, ledger: Ledger) -> None:
         self.ledger = ledger
-        self.on_draining: list[Callable[[], None]] = []
-        """Called when the first request is refused from now on. May not block or raise."""
         self._engine = engine
         self._options = options
         self._deadlines: Deadlines[Generation] | None = (
@@ -89,9 +87,13 @@ class Service:
         self._settled = trio.lowlevel.ParkingLot()
         ledger.on_settled.append(self._wake_settled)
         self._generations: dict[str, Generation] = {}
+        self._live: dict[str, Record] = {}
+        """Of its requests, those that are not settled yet."""
         engine.on_capacity.append(self._resize)
         self._is_draining = False
         self._measuring = 0
+        self._asking = 0
+        """Who asks of texts."""
         self._nursery: trio.Nursery | None = None
         """Of the tasks that prepare requests; None while it does not run."""
 
@@ -99,6 +101,31 @@ class Service:
     def failure(self) -> EngineFailed | None:
         """Why nothing can be generated any more, if so."""
         return self._engine.failure
+
+    @property
+    def residence(self) -> Residence | None:
+        """Whether the engine's model is in memory; None where that does not change, or is not known."""
+        return self._engine.residence
+
+    @property
+    def is_there(self) -> bool:
+        """Whether its model is there to be asked, without being loaded first."""
+        residence = self._engine.residence
+        return residence is None or residence.state == "loaded"
+
+    def has_users(self) -> bool:
+        """Whether anybody has something of the engine, or waits for that."""
+        return bool(self._generations or self._measuring or self._asking or not self._admission.is_idle)
+
+    @property
+    def live(self) -> int:
+        """Requests that are not settled yet."""
+        return len(self._live)
+
+    @property
+    def live_tokens(self) -> Tokens:
+        """Of these, so far."""
+        return sum(map(Tokens.of, self._live.values()), Tokens())
 
     @property
     def is_draining(self) -> bool:
@@ -128,12 +155,22 @@ class Service:
         """What the engine's caches hold; None where it cannot tell."""
         return self._engine.holdings
 
-    @property
-    def texts(self) -> Texts:
-        """What the engine can tell of texts and tokens. Raises NotFound where it tells nothing."""
-        if self._engine.texts is None:
-            raise NotFound("the engine of this server tells nothing of its tokens")
-        return self._engine.texts
+    @asynccontextmanager
+    async def texts(self) -> AsyncIterator[Texts]:
+        """What the engine can tell of texts and tokens, whose model stays in memory until the block ends.
+
+        A checkpoint if that has to be loaded, and cancel-safe. Raises NotFound where it tells nothing,
+        Overloaded or EngineFailed where it cannot be loaded.
+        """
+        self._asking += 1
+        try:
+            if not self.is_there:
+                await self._engine.load()
+            if self._engine.texts is None:
+                raise NotFound("the engine of this server tells nothing of its tokens")
+            yield self._engine.texts
+        finally:
+            self._asking -= 1
 
     @property
     def embedding(self) -> Embedding | None:
@@ -223,6 +260,9 @@ class Service:
             raise QueueFull(f"{self._measuring} prompts are being measured already", retry_after_s=1)
         self._measuring += 1
         try:
+            if not self.is_there:
+                await self._engine.load()
+                self._engine.check(request)
             return (await self._engine.prepare(request, client=client)).prompt_tokens
         finally:
             self._measuring -= 1
@@ -255,19 +295,21 @@ class Service:
         if line != for_line or now_s - worked_out_s > FRESH_S:
             by_ticket = {generation.ticket: generation.record for generation in self._generations.values()}
             records = [by_ticket[ticket] for ticket in line]
-            estimates = self._forecast.waits_s(self.ledger.live.values(), records)
+            estimates = self._forecast.waits_s(self._live.values(), records)
             waits = dict(zip((record.about.id for record in records), estimates, strict=True))
             self._waits = now_s, line, waits
         return waits
+
+    def refuse_from_now_on(self) -> None:
+        """Take no new request."""
+        self._is_draining = True
 
     async def drain(self, drain_s: float) -> None:
         """Take no new request, and end those that still run after `drain_s` with ShutDown; cancel-safe.
 
         Returns when they have left the engine too, which is within a step if the engine is well.
         """
-        self._is_draining = True
-        for callback in self.on_draining:
-            callback()
+        self.refuse_from_now_on()
         with trio.move_on_after(drain_s):
             while self._generations:  # what the engine still does for nobody is not waited for: it may hang
                 await self._deserted.park()
@@ -285,7 +327,7 @@ class Service:
     async def wait_settled(self) -> None:
         """Wait until every request is over and settled; a checkpoint, cancel-safe."""
         await trio.lowlevel.checkpoint()
-        while self.ledger.live:
+        while self._live:
             await self._settled.park()
 
     def check_idle(self) -> None:
@@ -297,14 +339,18 @@ class Service:
     def _check(self, requests: Sequence[GenerationRequest]) -> None:
         """Raise what `open` does, of requests of the same `n`."""
         self._refuse_if_draining()
-        slots = self.capacity.slots
         for request in requests:
-            self._engine.check(request)
-            if request.n > slots:
-                raise InvalidRequest(f"n is {request.n}, but this server has {slots} slots", param="n")
-            if request.embed is not None and self._engine.embedding is None:
-                raise InvalidRequest("the model of this server makes no vectors of texts", param="model")
+            self._check_one(request)
         self._admission.check(requests[0].n, tickets=len(requests), retry_after_s=self._retry_after_s)
+
+    def _check_one(self, request: GenerationRequest) -> None:
+        """Raise what is plain to see; more of it is once the model is there."""
+        slots = self.capacity.slots
+        self._engine.check(request)
+        if request.n > slots:
+            raise InvalidRequest(f"n is {request.n}, but this server has {slots} slots", param="n")
+        if request.embed is not None and self._engine.embedding is None and self.is_there:
+            raise InvalidRequest("the model of this server makes no vectors of texts", param="model")
 
     def _mailbox(self, about: About, requests: int) -> Mailbox[Batch]:
         """For the answers of so many requests at a time."""
@@ -325,9 +371,10 @@ class Service:
         first_choice: int,
     ) -> Iterator[Generation]:
         assert self._nursery is not None, "the service does not run"
-        if about.session:
-            request = replace(request, session=about.session)
-        record = self.ledger.accept(about, request)
+        if about.session or not about.streams:
+            session = about.session or request.session
+            request = replace(request, session=session, is_collected=not about.streams)
+        record = self._live[about.id] = self.ledger.accept(about, request)
         generation = Generation(
             self._engine,
             self._admission,
@@ -338,6 +385,7 @@ class Service:
             mailbox=mailbox,
             first_choice=first_choice,
             max_output_tokens=self._options.max_output_tokens,
+            check=self._check_one,
             wait_s=self._wait_s,
             on_started=self._forecast.began,
             on_released=self._released,
@@ -394,8 +442,9 @@ class Service:
         if self._is_draining:
             raise Draining("the server is shutting down")
 
-    def _wake_settled(self, _record: Record) -> None:
-        self._settled.unpark_all()
+    def _wake_settled(self, record: Record) -> None:
+        if self._live.pop(record.about.id, None) is not None:
+            self._settled.unpark_all()
 
     def _wake_if_idle(self) -> None:
         if self._admission.is_idle:

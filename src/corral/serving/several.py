@@ -24,6 +24,11 @@ class Several:
         """How many sequences they have together."""
         return sum(generation.choices for generation in self._generations)
 
+    @property
+    def is_loading(self) -> bool:
+        """As `Generation.is_loading`."""
+        return self._generations[0].is_loading
+
     async def prepared(self) -> None:
         """As `Generation.prepared`, of all of them."""
         for generation in self._generations:

@@ -247,6 +247,7 @@ class Feed:
             self._picture.totals(evicted),
             self._picture.subscribers(viewers, evicted),
             self._picture.replicas(),
+            self._picture.models(),
         )
         shape = msgspec.structs.replace(event, server=_timeless(event.server))
         if shape != self._told_server or now_s >= self._server_told_s + SILENCE_S:

@@ -14,7 +14,7 @@ import trio
 
 from corral.books.ledger import Refusal, Tokens
 from corral.books.record import Record
-from corral.serving.service import Service
+from corral.serving.models import Models
 from corral.watching import views
 
 SAMPLE_S = 1.0
@@ -80,13 +80,13 @@ class Gathering:
 class Load:
     """Told of requests that end by the ledger; `run` looks at those that have not."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, models: Models) -> None:
         self.on_look: list[Callable[[], None]] = []
         """Called every second. May not block or raise."""
         self.on_bucket: list[Callable[[views.Bucket], None]] = []
         """Called with every bucket that is full. May not block or raise."""
-        self._service = service
-        self._ledger = service.ledger
+        self._models = models
+        self._ledger = models.ledger
         first = self._sample()
         self._samples: deque[Sample] = deque([first])
         self._gathering = Gathering(first)
@@ -108,7 +108,7 @@ class Load:
             self._samples.popleft()
         gathering.looks += 1
         gathering.busy += self.busy
-        gathering.waiting = max(gathering.waiting, self._service.waiting)
+        gathering.waiting = max(gathering.waiting, self._models.waiting)
         gathering.context_tokens = max(gathering.context_tokens, self.context_tokens)
         # A look may come late, and never comes early: ten of them may take a little more than ten seconds.
         if sample.at_s - gathering.began.at_s >= BUCKET_S - SAMPLE_S / 2:
@@ -138,12 +138,12 @@ class Load:
     @property
     def busy(self) -> int:
         """Slots that hold a sequence."""
-        return max(0, self._service.capacity.slots - self._service.free_slots)
+        return max(0, self._models.capacity.slots - self._models.free_slots)
 
     @property
     def context_tokens(self) -> int:
         """Of the KV cache, what those that run have taken, as the books have it."""
-        holdings = self._service.holdings
+        holdings = self._models.holdings
         if holdings is not None:
             return holdings.running_tokens
         running = (record for record in self._ledger.live.values() if record.life.held)

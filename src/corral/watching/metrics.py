@@ -13,10 +13,12 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from corral import __version__
+from corral.books.ledger import Share
 from corral.books.life import STATES
 from corral.books.record import Record
 from corral.engine.contract import ReplicaState
 from corral.request import HELD_TO
+from corral.serving.models import Models
 from corral.serving.service import Service
 from corral.watching.broker import Broker
 from corral.watching.stall import StallDetector
@@ -28,10 +30,10 @@ TOKENS_PER_SECOND = (1, 2, 5, 10, 20, 35, 50, 75, 100, 200, 500, 1000, 2000, 500
 class Metrics:
     """One server's metrics."""
 
-    def __init__(self, service: Service, stall: StallDetector, broker: Broker, *, model: str) -> None:
+    def __init__(self, models: Models, stall: StallDetector, broker: Broker) -> None:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
-        self._registry.register(_LedgerCollector(service, stall, broker, model))
+        self._registry.register(_LedgerCollector(models, stall, broker))
         self._spent = Histogram(
             "corral_request_state_seconds",
             "Time that requests spent until their prompt was written (preparing), waiting for a slot "
@@ -83,34 +85,35 @@ class Metrics:
 
 
 class _LedgerCollector(Collector):
-    def __init__(self, service: Service, stall: StallDetector, broker: Broker, model: str) -> None:
-        self._service = service
+    def __init__(self, models: Models, stall: StallDetector, broker: Broker) -> None:
+        self._models = models
         self._stall = stall
         self._broker = broker
-        self._model = model
 
     def collect(self) -> Iterator[Metric]:
         yield InfoMetricFamily(
-            "corral", "What this server is.", value={"version": __version__, "model": self._model}
+            "corral", "What this server is.", value={"version": __version__, "model": self._models.name}
         )
         yield from self._now()
         yield from self._requests()
         yield from self._tokens()
         yield from self._waste()
         yield from self._replicas()
+        if self._models.come_or_go:
+            yield from self._by_model()
 
     def _now(self) -> Iterator[Metric]:
         states = dict.fromkeys(STATES, 0)
-        for record in self._service.ledger.live.values():
+        for record in self._models.ledger.live.values():
             states[record.life.engine_state] += 1
         live = GaugeMetricFamily("corral_requests_live", "Requests by state, now.", labels=["state"])
         for state, count in states.items():
             live.add_metric([state], count)
         yield live
-        slots = self._service.capacity.slots
+        slots = self._models.capacity.slots
         yield GaugeMetricFamily("corral_slots", "Sequences that can run at the same time.", slots)
         yield GaugeMetricFamily(
-            "corral_slots_busy", "Slots that hold a sequence, now.", slots - self._service.free_slots
+            "corral_slots_busy", "Slots that hold a sequence, now.", slots - self._models.free_slots
         )
         yield GaugeMetricFamily(
             "corral_engine_step_age_seconds",
@@ -125,10 +128,10 @@ class _LedgerCollector(Collector):
         yield GaugeMetricFamily(
             "corral_engine_failed",
             "1 while nothing can be generated.",
-            int(self._service.failure is not None),
+            int(self._models.failure is not None),
         )
         yield GaugeMetricFamily(
-            "corral_draining", "1 while the server shuts down.", int(self._service.is_draining)
+            "corral_draining", "1 while the server shuts down.", int(self._models.is_draining)
         )
         yield GaugeMetricFamily("corral_status_viewers", "Readers of /status/events.", self._broker.viewers)
         yield CounterMetricFamily(
@@ -138,7 +141,7 @@ class _LedgerCollector(Collector):
         )
 
     def _requests(self) -> Iterator[Metric]:
-        totals = self._service.ledger.totals
+        totals = self._models.ledger.totals
         ended = CounterMetricFamily(
             "corral_requests", "Requests that are over, by API and how they ended.", labels=["api", "outcome"]
         )
@@ -167,7 +170,7 @@ class _LedgerCollector(Collector):
 
     def _tokens(self) -> Iterator[Metric]:
         """Of the requests that run too: a rate over a minute must not wait for an answer of two."""
-        tokens = self._service.ledger.tokens
+        tokens = self._models.ledger.tokens
         yield CounterMetricFamily("corral_prompt_tokens", "Prompt tokens of requests.", tokens.prompt)
         yield CounterMetricFamily(
             "corral_prompt_tokens_cached", "Of these, tokens that were reused.", tokens.cached
@@ -193,7 +196,8 @@ class _LedgerCollector(Collector):
     def _waste(self) -> Iterator[Metric]:
         wasted = CounterMetricFamily(
             "corral_wasted_tokens",
-            "Tokens computed for nobody: decoded after the request had ended, or prefill that was dropped.",
+            "Tokens computed for nobody: decoded after the request had ended, prefill that was dropped, or "
+            "an answer that broke off and was said anew.",
             labels=["kind", "outcome"],
         )
         kept = CounterMetricFamily(
@@ -206,9 +210,10 @@ class _LedgerCollector(Collector):
             "Seconds for which upstreams were seen to go on for requests that had left.",
             labels=["outcome"],
         )
-        for outcome, waste in self._service.ledger.totals.wasted.items():
+        for outcome, waste in self._models.ledger.totals.wasted.items():
             wasted.add_metric(["decode", outcome], waste.decoded_after_cancel)
             wasted.add_metric(["prefill", outcome], waste.prefill_dropped)
+            wasted.add_metric(["again", outcome], waste.thrown_away)
             kept.add_metric([outcome], waste.prefill_kept)
             residual.add_metric([outcome], waste.residual_s)
         yield wasted
@@ -216,7 +221,8 @@ class _LedgerCollector(Collector):
         yield residual
 
     def _replicas(self) -> Iterator[Metric]:
-        replicas = self._service.replicas
+        replicas = [(model.name, replica) for model in self._models for replica in model.service.replicas]
+        labels = ["model"] if self._models.are_several else []
         if not replicas:
             return
         gauges: dict[str, tuple[str, Callable[[ReplicaState], float]]] = {
@@ -249,7 +255,40 @@ class _LedgerCollector(Collector):
         )
         for family, figures in families:
             for name, (about, value) in figures.items():
-                metric = family(f"corral_replica_{name}", about, labels=["replica"])
-                for replica in replicas:
-                    metric.add_metric([replica.name], value(replica))
+                metric = family(f"corral_replica_{name}", about, labels=["replica", *labels])
+                for model, replica in replicas:
+                    metric.add_metric([replica.name, *([model] if labels else [])], value(replica))
                 yield metric
+
+    def _by_model(self) -> Iterator[Metric]:
+        models = [(model.name, model.service) for model in self._models]
+        by_model = self._models.ledger.totals.by_model
+        gauges: dict[str, tuple[str, Callable[[Service], float]]] = {
+            "slots": ("Sequences of a model that can run at the same time.", lambda it: it.capacity.slots),
+            "slots_busy": (
+                "Slots of a model that hold a sequence, now.",
+                lambda it: it.capacity.slots - it.free_slots,
+            ),
+            "requests_waiting": ("Requests that wait for a slot of a model, now.", lambda it: it.waiting),
+            "loaded": ("1 while a model is in memory, or elsewhere.", lambda it: it.is_there),
+            "failed": ("1 while nothing can be generated by a model.", lambda it: it.failure is not None),
+            "memory_bytes": (
+                "What a model takes of the memory while it is there, as estimated; 0 if that is not known.",
+                lambda it: 0 if it.residence is None else it.residence.memory_bytes,
+            ),
+        }
+        for name, (about, value) in gauges.items():
+            gauge = GaugeMetricFamily(f"corral_model_{name}", about, labels=["model"])
+            for model, service in models:
+                gauge.add_metric([model], value(service))
+            yield gauge
+        counters: dict[str, tuple[str, Callable[[Share], float]]] = {
+            "requests": ("Requests to a model that are over.", lambda share: share.requests),
+            "prompt_tokens": ("Their prompt tokens.", lambda share: share.tokens.prompt),
+            "completion_tokens": ("Tokens generated for them.", lambda share: share.tokens.completion),
+        }
+        for name, (about, of) in counters.items():
+            counter = CounterMetricFamily(f"corral_model_{name}", about, labels=["model"])
+            for model, _ in models:
+                counter.add_metric([model], of(by_model.get(model, Share())))
+            yield counter

@@ -27,14 +27,16 @@ from corral.events import (
     BlockClosed,
     BlockDelta,
     BlockOpened,
+    Continued,
     Event,
     Failed,
     Finished,
     Prefill,
     Sampled,
     Started,
+    TakenBack,
 )
-from corral.serving.service import Service
+from corral.serving.models import Models
 from corral.watching import views
 
 logger = logging.getLogger("corral.trace")
@@ -53,7 +55,7 @@ _encode = msgspec.json.Encoder(enc_hook=str).encode
 class Tracer:
     """Told by the records; `run` writes."""
 
-    def __init__(self, service: Service, folder: Path, *, with_content: bool) -> None:
+    def __init__(self, models: Models, folder: Path, *, with_content: bool) -> None:
         """Raises StartupError if nothing can be written into `folder`."""
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -61,7 +63,7 @@ class Tracer:
             raise StartupError(f"cannot make the folder for traces, {folder}: {error.strerror}") from None
         if not os.access(folder, os.W_OK | os.X_OK):
             raise StartupError(f"cannot write traces into {folder}")
-        self._service = service
+        self._models = models
         self._folder = folder
         self._with_content = with_content
         self._gathered: dict[str, list[bytes]] = {}
@@ -84,13 +86,13 @@ class Tracer:
                 if self._with_content:
                     self._unwritten_prompts.append(record)
             case "prefill":
-                fields = {"lanes": record.lanes, "caches": self._service.holdings}
+                fields = {"lanes": record.lanes, "caches": self._models.service_of(record).holdings}
         self._tell(record, state, **fields)
 
     def observed(self, record: Record, choice: int, events: list[Event]) -> None:
         """What the engine said of it in one step."""
         for event in events:
-            if (told := self._told(event)) is not None:
+            if (told := self._told(record, event)) is not None:
                 name, fields = told
                 self._tell(record, name, choice=choice, **fields)
 
@@ -106,13 +108,13 @@ class Tracer:
             fields |= {"messages": views.messages(record), "tools": views.tool_names(record)}
         return fields
 
-    def _told(self, event: Event) -> tuple[str, dict[str, Any]] | None:
+    def _told(self, record: Record, event: Event) -> tuple[str, dict[str, Any]] | None:
         match event:
             case Prefill(done, total, cached):
                 return "prompt_step", {"done": done, "of": total, "cached": cached}
             case Started(prompt_tokens, cached):
                 found = {"cached": cached, "found": event.found, "computed": prompt_tokens - cached}
-                return "prompt_done", {**found, "caches": self._service.holdings}
+                return "prompt_done", {**found, "caches": self._models.service_of(record).holdings}
             case Sampled(tokens, draft, accepted, reasoning):
                 drafts = {"drafted": len(draft), "accepted": accepted} if draft else {}
                 return "step", {"tokens": tokens, **drafts, "reasoning": reasoning or None}
@@ -124,6 +126,10 @@ class Tracer:
                 return "text", {"block": index, "chars": len(text), **shown}
             case BlockClosed():
                 return "block_end", {"block": event.index}
+            case Continued(replica):
+                return "continued", {"replica": replica}
+            case TakenBack():
+                return "taken_back", {}
             case Finished():
                 return "finished", {"reason": event.reason}
             case Failed(error):
@@ -180,8 +186,12 @@ class Tracer:
             request = record.request
             if request.prompt is not None or request.embed is not None:
                 continue  # its messages are all of it
+            service = self._models.service_of(record)
+            if not service.is_there:
+                continue  # it has left since, and is not loaded again for this
             try:
-                text = await self._service.texts.prompt(request, client=CLIENT)
+                async with service.texts() as texts:
+                    text = await texts.prompt(request, client=CLIENT)
             except CorralError:
                 continue
             self._tell(record, "prompt", text=text)

@@ -214,6 +214,8 @@ class Request(Counters, frozen=True, kw_only=True, omit_defaults=True):
     lanes: tuple[int, ...]
     replicas: tuple[str, ...] = ()
     """Which of several engines has it, or had it last; of several choices those that differ."""
+    continued_on: str | None = None
+    """Which of them went on with it after it had broken off at another."""
     outcome: Outcome | None = None
     error: str | None = None
     thought_cut: bool = False
@@ -252,8 +254,10 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cache_hit: bool | None = None
     spec_decode: bool | None = None
     client: str = ""
+    model: str = ""
     session: str | None = None
     status: int | None = None
+    continued_on: str | None = None
     wasted: Waste = msgspec.field(default_factory=Waste)
 
 
@@ -272,6 +276,7 @@ class Wasted(msgspec.Struct, frozen=True, kw_only=True):
     tokens_after_disconnect: int
     prefill_tokens_dropped: int
     prefill_tokens_kept: int
+    tokens_thrown_away: int
     by_outcome: dict[Outcome, Waste]
 
 
@@ -294,12 +299,36 @@ class Subscribers(msgspec.Struct, frozen=True):
     evicted: int
 
 
+ModelState = Literal["loaded", "loading", "leaving", "not loaded", "failed", "elsewhere"]
+
+
+class Model(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One of several: how it is, what it does, and what it did. What it takes of the memory is estimated."""
+
+    name: str
+    state: ModelState
+    slots: int
+    busy: int
+    waiting: int
+    live: int
+    """Requests that are not over, whatever is done for them."""
+    requests: int
+    """That are over."""
+    prompt_tokens: int
+    completion_tokens: int
+    memory_bytes: int | None = None
+    reason: str | None = None
+    """Why it has failed."""
+
+
 class ServerEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     server: Server
     load: Load
     totals: Totals
     subscribers: Subscribers
     replicas: tuple[ReplicaState, ...] = ()
+    models: tuple[Model, ...] = ()
+    """Where there are several, or one that comes and goes."""
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -316,6 +345,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     totals: Totals
     subscribers: Subscribers
     replicas: tuple[ReplicaState, ...] = ()
+    models: tuple[Model, ...] = ()
 
 
 class Token(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -422,6 +452,7 @@ def request(record: Record, *, with_content: bool) -> Request:
         ),
         lanes=record.lanes,
         replicas=tuple(dict.fromkeys(record.replicas.values())),
+        continued_on=record.continued_on,
         outcome=record.outcome,
         error=record.error,
         thought_cut=record.is_thought_cut,
@@ -516,6 +547,7 @@ def row(record: Record) -> Row:
         api=record.about.api,
         request_id=record.about.request_id,
         client=record.about.address,
+        model=record.about.model,
         session=record.about.session or None,
         status=record.status,
         outcome=record.outcome or "failed",
@@ -524,6 +556,7 @@ def row(record: Record) -> Row:
         error=record.error,
         cache_hit=_cache_hit(record),
         spec_decode=_has_drafts(record),
+        continued_on=record.continued_on,
         wasted=record.wasted,
     )
 

@@ -322,6 +322,23 @@ async def test_a_refusal_is_told_as_ours_and_one_of_the_request_itself_is_not_tr
     assert sum(len(upstream.visits) for upstream in upstreams) == (1 if status == 400 else 2)
 
 
+async def ends_without_a_word(visit: Visit) -> None:
+    await visit.send(STREAM + LAST)
+
+
+async def test_one_that_hides_its_errors_is_not_blamed_for_the_request_and_is_named_nothing() -> None:
+    """As llama_cpp.server does with a prompt that is too long; and it minds ids that are no UUIDs."""
+    upstream = ScriptedUpstream(ends_without_a_word, owner="me")
+    async with running(upstream) as engine:
+        for _ in range(FAILURES):
+            error = error_of(await heard(engine))
+            assert isinstance(error, UpstreamFailed)
+            assert "prompt is too long" in error.message
+        [replica] = engine.replicas
+        assert (replica.state, replica.kind, replica.slots) == ("in service", "llama-cpp-python", 1)
+    assert all(b"x-request-id" not in visit.head.lower() for visit in upstream.visits)
+
+
 # Leaving
 
 

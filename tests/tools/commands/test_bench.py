@@ -41,3 +41,22 @@ def test_a_command_for_a_peer_takes_its_size(capsys: pytest.CaptureFixture[str])
     with pytest.raises(SystemExit):
         parse(["load", "--peer-cmd", "peer --port {port}"])
     assert "--peer-cmd has no {slots}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["fleet", "--router-cmd", "r {port} {urls}"], "stands in front of what --peer-cmd starts"),
+        (
+            ["load", "--peer-cmd", "{port} {slots} {ctx_tokens}", "--router-cmd", "r {port} {urls}"],
+            "for fleet",
+        ),
+        (["fleet", "--peer-cmd", "{port} {slots} {ctx_tokens}", "--router-cmd", "r {port}"], "no {urls}"),
+    ],
+)
+def test_a_router_is_started_in_front_of_peers(
+    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parse(arguments)
+    assert says in capsys.readouterr().err

@@ -41,6 +41,22 @@ def test_who_leaves_is_not_judged_by_text() -> None:
     assert company(leave=answered("a", "left"), stall=answered("a", "evicted")).wrong == []
 
 
+@pytest.mark.parametrize(
+    ("answer", "is_wrong"),
+    [
+        (answered("ab", "failed"), False),
+        (answered("ax", "failed"), True),
+        (answered("", "failed"), True),
+        (answered("ab", "cut"), True),
+        (Answer(ending="refused", status=503), True),
+    ],
+)
+def test_where_upstreams_die_a_stream_may_break_off_if_it_says_so(answer: Answer, is_wrong: bool) -> None:
+    seen = Company(Target("127.0.0.1", 9), ["abc"], 3, random.Random(1), upstreams_die=True)
+    seen.judge("stay", 0, answer)
+    assert (bool(seen.wrong), seen.broken_off) == (is_wrong, 0 if is_wrong else 1)
+
+
 def test_a_hostile_client_may_be_told_anything_but_that_it_found_a_bug() -> None:
     seen = company()
     for ending in ("body: 400", "flood: no answer", "head: 500"):

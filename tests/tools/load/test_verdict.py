@@ -4,7 +4,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tools.load.verdict import Sample, Soaked, rss_growth, verdict
+from tools.load.verdict import Behind, Sample, Soaked, rss_growth, verdict
 from tools.servers.footprint import Footprint
 
 
@@ -51,3 +51,37 @@ def test_texts_that_may_differ_are_told_of_and_no_failure() -> None:
     assert sheet.goals_are_met
     assert not sheet.broken
     assert "stay: cut" in sheet.notes
+
+
+BEHIND = Behind(
+    killed=2,
+    slots_each=4,
+    broken_off=8,
+    whole_read=5,
+    whole_counted=6,
+    failed_counted=8,
+    held=0,
+    computed=0,
+    out=0,
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "failed"),
+    [
+        ({}, set()),
+        ({"killed": 0, "broken_off": 0}, {"upstreams: killed"}),
+        ({"broken_off": 9, "failed_counted": 9}, {"broken off, by slots of the killed"}),
+        ({"failed_counted": 7}, {"status: broken off, by what clients were told"}),
+        ({"whole_counted": 4}, {"status: whole answers, by what clients read"}),
+        ({"held": 1}, {"status: held at upstreams"}),
+        ({"out": 1}, {"status: upstreams that are given nothing"}),
+        ({"computed": 1}, {"upstreams: computed there for nobody"}),
+    ],
+)
+def test_upstreams_that_were_killed_have_goals_of_their_own(
+    changes: dict[str, Any], failed: set[str]
+) -> None:
+    behind = msgspec.structs.replace(BEHIND, **changes)
+    sheet = verdict(msgspec.structs.replace(FINE, behind=behind), slots=8, is_exact=True)
+    assert {goal.name for goal in sheet.goals if not goal.is_met} == failed

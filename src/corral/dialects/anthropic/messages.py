@@ -29,7 +29,7 @@ from corral.decoding.json_scan import completed
 from corral.dialects import Head, Headers
 from corral.dialects.anthropic.errors import AnthropicErrors, error_frame
 from corral.dialects.anthropic.messages_request import ANTHROPIC_CALL, OUR_CALL, parse_count, parse_messages
-from corral.dialects.progress import PromptProgress, QueueProgress, Whereabouts
+from corral.dialects.progress import LoadingProgress, PromptProgress, QueueProgress, Whereabouts
 from corral.dialects.seal import Seal
 from corral.dialects.wire import frame
 from corral.errors import CorralError
@@ -42,6 +42,7 @@ from corral.events import (
     Completion,
     Event,
     Finished,
+    Loading,
     Prefill,
     Queued,
     Sampled,
@@ -155,6 +156,7 @@ class _InputTokens(msgspec.Struct, gc=False):
 class _Ping(msgspec.Struct, gc=False, tag_field="type", tag="ping"):
     queue_progress: QueueProgress | UnsetType = UNSET
     prompt_progress: PromptProgress | UnsetType = UNSET
+    loading_progress: LoadingProgress | UnsetType = UNSET
 
 
 _PING: Final = b'event: ping\ndata: {"type":"ping"}\n\n'
@@ -193,7 +195,7 @@ class MessagesStream:
                 return self._opened(event)
             case BlockClosed():
                 return self._closed()
-            case Queued() | Prefill() | Started():
+            case Loading() | Queued() | Prefill() | Started():
                 self._whereabouts.hear(event)
                 return b""
             case Finished():
@@ -218,7 +220,7 @@ class MessagesStream:
 
     def _ping(self) -> bytes:
         where = self._whereabouts
-        return _event("ping", _Ping(where.queue, where.prompt)) if where.is_known else _PING
+        return _event("ping", _Ping(where.queue, where.prompt, where.loading)) if where.is_known else _PING
 
     def end(self) -> bytes:
         return _MESSAGE_STOP

@@ -29,7 +29,13 @@ from corral.dialects import Head, Headers
 from corral.dialects.openai.chat_request import generation_request, read_chat, wants_usage
 from corral.dialects.openai.chat_tools import custom_tools
 from corral.dialects.openai.errors import OpenAIErrors, error_frame
-from corral.dialects.progress import PromptProgress, QueueProgress, prompt_progress, queue_progress
+from corral.dialects.progress import (
+    LoadingProgress,
+    PromptProgress,
+    QueueProgress,
+    prompt_progress,
+    queue_progress,
+)
 from corral.dialects.wire import frame
 from corral.events import (
     Block,
@@ -41,6 +47,7 @@ from corral.events import (
     Event,
     Finished,
     FinishReason,
+    Loading,
     Prefill,
     Queued,
     Started,
@@ -136,6 +143,7 @@ class _Chunk(msgspec.Struct, gc=False, tag_field="object", tag="chat.completion.
     usage: _Usage | UnsetType | None
     queue_progress: QueueProgress | UnsetType = UNSET
     prompt_progress: PromptProgress | UnsetType = UNSET
+    loading_progress: LoadingProgress | UnsetType = UNSET
 
 
 class _Message(msgspec.Struct, gc=False):
@@ -206,7 +214,7 @@ class ChatStream:
                 self._finished[choice] = event.usage
                 reason = FINISH_REASONS[event.reason]
                 return self._chunk(_ChunkChoice(choice, _Delta(), None, reason, _stop_reason(event)))
-            case Queued() | Prefill() | Started() if self._wants_progress:
+            case Loading() | Queued() | Prefill() | Started() if self._wants_progress:
                 return self._progress(choice, event)
             case _:
                 return b""
@@ -225,13 +233,18 @@ class ChatStream:
     def fail(self, error: Exception) -> bytes:
         return error_frame(error)
 
-    def _progress(self, choice: int, event: Queued | Prefill | Started) -> bytes:
+    def _progress(self, choice: int, event: Loading | Queued | Prefill | Started) -> bytes:
         """Where the request is. It waits as a whole, so its first choice tells of that for all."""
-        if not isinstance(event, Queued):
-            return self._chunk(_ChunkChoice(choice, _Delta()), prompt_progress=prompt_progress(event))
-        if choice:
-            return b""
-        return self._chunk(_ChunkChoice(choice, _Delta()), queue_progress=queue_progress(event))
+        where = _ChunkChoice(choice, _Delta())
+        match event:
+            case Prefill() | Started():
+                return self._chunk(where, prompt_progress=prompt_progress(event))
+            case Queued() if not choice:
+                return self._chunk(where, queue_progress=queue_progress(event))
+            case Loading(model) if not choice:
+                return self._chunk(where, loading_progress=LoadingProgress(model))
+            case _:
+                return b""
 
     def _chunk(
         self,
@@ -239,6 +252,7 @@ class ChatStream:
         usage: _Usage | None = None,
         queue_progress: QueueProgress | UnsetType = UNSET,
         prompt_progress: PromptProgress | UnsetType = UNSET,
+        loading_progress: LoadingProgress | UnsetType = UNSET,
     ) -> bytes:
         head = self._head
         return frame(
@@ -251,6 +265,7 @@ class ChatStream:
                 usage or self._no_usage,
                 queue_progress,
                 prompt_progress,
+                loading_progress,
             )
         )
 

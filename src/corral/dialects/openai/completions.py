@@ -31,13 +31,20 @@ from corral.dialects.openai.completion_request import (
     wants_usage,
 )
 from corral.dialects.openai.errors import OpenAIErrors, error_frame
-from corral.dialects.progress import PromptProgress, QueueProgress, prompt_progress, queue_progress
+from corral.dialects.progress import (
+    LoadingProgress,
+    PromptProgress,
+    QueueProgress,
+    prompt_progress,
+    queue_progress,
+)
 from corral.dialects.wire import frame
 from corral.events import (
     BlockDelta,
     Completion,
     Event,
     Finished,
+    Loading,
     Prefill,
     Queued,
     Started,
@@ -88,6 +95,7 @@ class _TextCompletion(msgspec.Struct, gc=False, tag_field="object", tag="text_co
     usage: _Usage | UnsetType | None
     queue_progress: QueueProgress | UnsetType = UNSET
     prompt_progress: PromptProgress | UnsetType = UNSET
+    loading_progress: LoadingProgress | UnsetType = UNSET
 
 
 class _Offsets:
@@ -157,6 +165,8 @@ class CompletionStream:
                 return self._chunk(_Choice(choice, "", None, *self._call.end(event)))
             case Queued() if self._call.wants_progress and choice % self._call.n == 0:
                 return self._chunk(_Choice(choice, ""), queue_progress=queue_progress(event))
+            case Loading(model) if self._call.wants_progress and choice % self._call.n == 0:
+                return self._chunk(_Choice(choice, ""), loading_progress=LoadingProgress(model))
             case Prefill() | Started() if self._call.wants_progress:
                 return self._chunk(_Choice(choice, ""), prompt_progress=prompt_progress(event))
             case _:
@@ -182,6 +192,7 @@ class CompletionStream:
         usage: _Usage | None = None,
         queue_progress: QueueProgress | UnsetType = UNSET,
         prompt_progress: PromptProgress | UnsetType = UNSET,
+        loading_progress: LoadingProgress | UnsetType = UNSET,
     ) -> bytes:
         head = self._head
         return frame(
@@ -194,6 +205,7 @@ class CompletionStream:
                 usage or self._no_usage,
                 queue_progress,
                 prompt_progress,
+                loading_progress,
             )
         )
 

@@ -23,6 +23,7 @@ CODES: Final[dict[type[BaseException], str | None]] = {
     errors.Unauthorized: "invalid_api_key",
     errors.Forbidden: "forbidden",
     errors.NotFound: "not_found",
+    errors.ModelNotFound: "model_not_found",
     errors.MethodNotAllowed: "method_not_allowed",
     errors.RequestTimeout: "request_timeout",
     errors.Cancelled: "cancelled",

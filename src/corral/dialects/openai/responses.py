@@ -41,7 +41,7 @@ from corral.dialects.openai.responses_request import (
     parse_responses,
 )
 from corral.dialects.openai.responses_store import OwnResponses, ResponsesStore, Turn
-from corral.dialects.progress import PromptProgress, QueueProgress, Whereabouts
+from corral.dialects.progress import LoadingProgress, PromptProgress, QueueProgress, Whereabouts
 from corral.dialects.seal import Seal
 from corral.dialects.wire import frame
 from corral.errors import Cancelled, CorralError
@@ -53,6 +53,7 @@ from corral.events import (
     Completion,
     Event,
     Finished,
+    Loading,
     Prefill,
     Queued,
     Started,
@@ -193,6 +194,7 @@ class _Lifecycle(msgspec.Struct, gc=False):
     response: Response
     queue_progress: QueueProgress | UnsetType = UNSET
     prompt_progress: PromptProgress | UnsetType = UNSET
+    loading_progress: LoadingProgress | UnsetType = UNSET
 
 
 class _ItemEvent(msgspec.Struct, gc=False):
@@ -282,7 +284,7 @@ class ResponsesStream:
             case Finished():
                 self._finished = event
                 return self._closed(_last_status(event))
-            case Queued() | Prefill() | Started():
+            case Loading() | Queued() | Prefill() | Started():
                 self._whereabouts.hear(event)
                 return b""
             case _:
@@ -291,7 +293,11 @@ class ResponsesStream:
     def keepalive(self) -> bytes:
         response = self._call.response(self._head, "in_progress", self._said_so_far("in_progress"))
         where = self._whereabouts
-        return _frame(_Lifecycle("response.in_progress", self._next(), response, where.queue, where.prompt))
+        return _frame(
+            _Lifecycle(
+                "response.in_progress", self._next(), response, where.queue, where.prompt, where.loading
+            )
+        )
 
     def end(self) -> bytes:
         assert self._finished is not None

@@ -117,6 +117,7 @@ class LocalEngine:
         self.failure: EngineFailed | None = None
         self.on_capacity: list[Callable[[], None]] = []
         """Never called: its slots are its cache's."""
+        self.residence = None
         self.replicas = ()
         self._backend = backend
         self._draft_backend = draft_backend
@@ -196,6 +197,10 @@ class LocalEngine:
             finally:
                 self._worker = None
                 worker.stop_nowait()
+
+    async def load(self) -> None:
+        """Its backend's model is loaded."""
+        await trio.lowlevel.checkpoint()
 
     def check(self, request: GenerationRequest) -> None:
         """Refuse what the model cannot do, tokens that it does not have, and what is certain not to fit.

@@ -121,6 +121,8 @@ class Answer:
         """Whether it has said so itself."""
         self.counts_tokens = False
         """Whether `sampled_tokens` is what the upstream counts; else it is of chunks."""
+        self.knows_prompt = False
+        """Whether it has said how long the prompt is."""
         self.said = 0
         """Grows with all that brings the answer on: not with what is said again, or says nothing."""
         self._prefilled_tokens = -1
@@ -204,6 +206,7 @@ class Answer:
         if not total or done is None:
             return
         self._prompt_tokens = total
+        self.knows_prompt = True
         self._cached_tokens = min(count_of(progress.get("cache")) or 0, total)
         if done > self._prefilled_tokens:
             self._prefilled_tokens = done
@@ -267,6 +270,7 @@ class Answer:
         early = count_of(self._usage.get("prompt_tokens"))
         if early:
             self._prompt_tokens = early
+            self.knows_prompt = True
         events.append(Started(self._prompt_tokens, self._cached_tokens))
 
     def _sample(self, tokens: int, is_thought: bool, events: list[Event]) -> None:

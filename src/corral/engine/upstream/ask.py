@@ -25,7 +25,7 @@ def check(request: GenerationRequest, kind: Kind) -> None:
     """Raise InvalidRequest for what is asked of us and cannot be asked of a server of this kind."""
     if request.embed is not None:
         raise InvalidRequest("this server passes on chats and completions, and no texts to embed")
-    if _continues(request) and kind.continues_by is None:
+    if continues(request) and kind.continues_by is None:
         raise InvalidRequest(
             f"the engine behind this server ({kind.name}) is not known to continue a last message of the "
             "assistant; end with one of the user",
@@ -73,7 +73,7 @@ def body_of(
     if request.top_logprobs is not None:
         body |= {"logprobs": True, "top_logprobs": request.top_logprobs}
     body["messages"] = [_message(message, kind) for message in request.messages]
-    if _continues(request):
+    if continues(request):
         body |= kind.continues_by or {}
     body |= _tools(request, kind)
     body |= _thinking(request.thinking, kind, request.template_kwargs)
@@ -108,7 +108,7 @@ def _lacking(request: GenerationRequest, kind: Kind) -> Iterator[str]:
             yield "parse_special"
 
 
-def _continues(request: GenerationRequest) -> bool:
+def continues(request: GenerationRequest) -> bool:
     """Whether its answer has been begun: that of an assistant who called tools was whole."""
     last = request.messages[-1] if request.messages and request.prompt is None else None
     return last is not None and last.role == "assistant" and not last.tool_calls
@@ -155,10 +155,12 @@ def _form(grammar: Grammar, kind: Kind) -> dict[str, Any]:
     if grammar.kind == "json_object":
         return {"response_format": {"type": "json_object"}}
     if grammar.kind == "json_schema":
+        if kind.name == "llama-cpp-python":
+            return {"response_format": {"type": "json_object", "schema": msgspec.Raw(source.encode())}}
         schema = {"name": "answer", "schema": msgspec.Raw(source.encode()), "strict": True}
         return {"response_format": {"type": "json_schema", "json_schema": schema}}
     match kind.name, grammar.kind:
-        case "llama-server", _:
+        case "llama-server" | "llama-cpp-python", _:
             return {"grammar": source}
         case "sglang", "regex":
             return {"regex": source}

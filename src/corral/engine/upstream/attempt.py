@@ -8,9 +8,10 @@ import trio
 from corral.engine.contract import Waste
 from corral.engine.upstream.answer import Answer
 from corral.engine.upstream.ask import body_of, check, path_of
+from corral.engine.upstream.continuing import Heard, Joint, NotContinued, Rest
 from corral.engine.upstream.events import EVENT_BYTES, EventReader, EventTooLarge
 from corral.engine.upstream.exchange import Ask, Exchange, Head
-from corral.engine.upstream.faults import Fault, broken, fault_of_answer, prompt_param
+from corral.engine.upstream.faults import Fault, broken, fault_of_answer, hidden, prompt_param
 from corral.engine.upstream.fleet import EXPECTED_TOKENS, Fleet
 from corral.engine.upstream.measure import Measure
 from corral.engine.upstream.replica import OUTPUT_WEIGHT, Lease, Replica
@@ -33,31 +34,49 @@ CHUNKS: Final = 16
 
 
 class Attempt:
-    """One try of one sequence at one replica."""
+    """One try of one sequence at one replica: of the whole answer, or of the rest of one that broke off."""
 
-    def __init__(self, sequence: UpstreamSequence, fleet: Fleet, measure: Measure, silence_s: float) -> None:
+    def __init__(
+        self,
+        sequence: UpstreamSequence,
+        fleet: Fleet,
+        measure: Measure,
+        silence_s: float,
+        rest: Rest | None = None,
+    ) -> None:
         """`measure` learns how long the prompt was. `silence_s` may pass without a word; 0: no limit."""
+        self.lease: Lease | None = None
+        self.rest = rest
+        self.heard = Heard()
+        """What its client was told by it."""
         self._sequence = sequence
         self._fleet = fleet
         self._measure = measure
         self._silence_s = silence_s
-        self._answer = Answer(sequence.prepared.request, sequence.prepared.prompt_tokens)
-        self.lease: Lease | None = None
+        prepared = sequence.prepared
+        self._request = prepared.request if rest is None else rest.request
+        self._max_tokens = sequence.max_tokens if rest is None else rest.max_tokens
+        self._wanted = prepared.wanted if rest is None else rest.wanted(prepared.wanted)
+        self._answer = Answer(self._request, self._wanted.prompt_tokens)
+        self._joint: Joint | None = None
         self._said = 0
 
     @property
     def has_begun(self) -> bool:
+        """Whether something of the answer was heard."""
         return self._answer.has_begun
 
     async def made(self, without: Replica | None) -> Waste:
         """Make it; what of it was in vain. Raises Fault."""
         sequence = self._sequence
         with sequence.enter(trio.CancelScope()):
-            replica, work = await self._fleet.place(sequence.prepared.wanted, without=without)
+            replica, work = await self._fleet.place(self._wanted, without=without)
         if sequence.is_cancelled:
             return Waste()
         with replica.lease(work) as self.lease:
             sequence.tell([Placed(replica.name)])
+            if self.rest is not None:
+                self._joint = Joint(self.rest.heard, replica.name)
             scope = self.lease.scope
             scope.deadline = self._deadline_s()
             with sequence.enter(scope), closing(replica.exchange()) as exchange:
@@ -76,7 +95,7 @@ class Attempt:
     async def _heard_out(self, replica: Replica, exchange: Exchange) -> None:
         """Ask, and tell what is answered until that is whole. Raises Fault."""
         sequence = self._sequence
-        request = sequence.prepared.request
+        request = self._request
         _check(request, replica)
         is_limited = request.max_tokens is not None or sequence.max_tokens < sequence.prepared.max_tokens
         body = body_of(
@@ -84,14 +103,13 @@ class Attempt:
             replica.kind,
             model=replica.model,
             choice=sequence.choice,
-            max_tokens=sequence.max_tokens if is_limited else None,
+            max_tokens=self._max_tokens if is_limited else None,
             id=sequence.id,
         )
         assert self.lease is not None
         self.lease.asked = True
-        head = await exchange.ask(
-            Ask(path_of(request), replica.upstream.key, body, sequence.id, "text/event-stream")
-        )
+        id = sequence.id if replica.kind.takes_request_id else ""
+        head = await exchange.ask(Ask(path_of(request), replica.upstream.key, body, id, "text/event-stream"))
         if request.prompt is not None and head.status in NO_SUCH_API:
             replica.lacks_completions()
             _check(request, replica)
@@ -111,11 +129,13 @@ class Attempt:
                     events += self._answer.feed(frame)
             finally:  # what came before an error was said
                 self._heard(events, is_limited)
+        if not size and replica.kind.hides_errors:
+            raise hidden()
         events = self._answer.end()
         finished = events[-1]
         assert isinstance(finished, Finished)
-        self._measure.learn(sequence.prepared.wanted.prompt_bytes, finished.usage.prompt_tokens)
-        sequence.tell(events)
+        self._measure.learn(self._wanted.prompt_bytes, finished.usage.prompt_tokens)
+        self._tell(events)
         replica.succeeded()
         with trio.move_on_after(GOODBYE_S), suppress(Fault):
             while await exchange.receive():
@@ -124,23 +144,23 @@ class Attempt:
     async def _check(self, head: Head, exchange: Exchange) -> None:
         if head.status != 200:
             body = await exchange.body(ERROR_BYTES)
-            param = prompt_param(self._sequence.prepared.request)
+            param = prompt_param(self._request)
             raise fault_of_answer(head.status, body, head.headers.get("retry-after", ""), param=param)
         if head.media_type != "text/event-stream":
             raise broken("answered with something else than the stream that it was asked for")
 
     def _heard(self, events: list[Event], is_limited: bool) -> None:
         """Some of the stream has come, though perhaps nothing to be told."""
-        sequence, lease, answer = self._sequence, self.lease, self._answer
+        lease, answer = self.lease, self._answer
         assert lease is not None
         lease.replica.heard()
         if answer.said > self._said:  # else it may go on like that for ever
             self._said = answer.said
             lease.scope.deadline = self._deadline_s()
-        most_tokens = sequence.max_tokens + OVER
+        most_tokens = self._max_tokens + OVER
         if is_limited and answer.sampled_tokens > most_tokens * (1 if answer.counts_tokens else CHUNKS):
             raise broken("went on past the limit of the answer")
-        wanted = sequence.prepared.wanted
+        wanted = self._wanted
         left_output = max(0, min(wanted.output_tokens, EXPECTED_TOKENS) - answer.sampled_tokens)
         left = OUTPUT_WEIGHT * left_output
         if not answer.has_begun:
@@ -148,7 +168,19 @@ class Attempt:
             left += wanted.prompt_tokens if prefill is None else prefill.total - prefill.done
         lease.heard(left)
         if events:
-            sequence.tell(events)
+            self._tell(events)
+
+    def _tell(self, events: list[Event]) -> None:
+        """Raises Fault for the rest of an answer that is none."""
+        if self._joint is not None:
+            try:
+                events = self._joint.joined(events)
+            except NotContinued:
+                raise broken("began something else instead of going on") from None
+        else:
+            self.heard.feed(events, knows_prompt=self._answer.knows_prompt)
+        if events:
+            self._sequence.tell(events)
 
     def _deadline_s(self) -> float:
         """Until when the next word has to come."""

@@ -3,6 +3,7 @@
 import ssl
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import urlencode
 
 import msgspec
 
@@ -17,6 +18,7 @@ MOST_SLOTS: Final = 4096
 
 _OWNERS: Final[dict[str, KindName]] = {
     "llamacpp": "llama-server",
+    "me": "llama-cpp-python",
     "vllm": "vllm",
     "sglang": "sglang",
     "corral": "corral",
@@ -47,16 +49,22 @@ async def discover(options: UpstreamOptions, tls: ssl.SSLContext | None) -> Foun
     mine = next((model for model in models if wanted in (None, model.get("id"))), {})
     slots, ctx_tokens = None, count_of(mine.get("max_model_len"))
     if kind.name in ("llama-server", "corral"):
-        slots, own_ctx_tokens = await _props(options, tls)
+        slots, own_ctx_tokens = await _props(options, tls, wanted if kind.name == "corral" else None)
         ctx_tokens = own_ctx_tokens or ctx_tokens
+    elif kind.runs_one:
+        slots = 1
     return Found(
         kind, wanted or str(mine.get("id") or ""), options.slots or slots, options.ctx_tokens or ctx_tokens
     )
 
 
-async def _props(options: UpstreamOptions, tls: ssl.SSLContext | None) -> tuple[int | None, int | None]:
+async def _props(
+    options: UpstreamOptions, tls: ssl.SSLContext | None, model: str | None
+) -> tuple[int | None, int | None]:
+    """Slots and context; of `model` where there may be several."""
+    path = "/props" if model is None else f"/props?{urlencode({'model': model})}"
     try:
-        status, body = await fetch(options.address, tls, Ask("/props", options.key), limit_bytes=BODY_BYTES)
+        status, body = await fetch(options.address, tls, Ask(path, options.key), limit_bytes=BODY_BYTES)
     except Fault:
         return None, None
     props = _object(body) if status == 200 else {}

@@ -3,7 +3,8 @@
 A sequence is one task. It holds a slot of a replica by scope, and a connection of its own by another within;
 cancelling it leaves the inner one, which resets the connection, and then, still holding the slot, it waits
 until the upstream computes nothing for it any more, where that can be seen. An attempt that fails before
-anything of the answer was heard is made once more at another replica, and never after that.
+anything of the answer was heard is made once more at another replica. After that only for a client that has
+got nothing, since it wants the answer whole; or the rest is asked for there, where that is wanted and can be.
 """
 
 import logging
@@ -19,6 +20,7 @@ from corral.engine.contract import Capacity, Prepared, ReplicaState, Sink, Waste
 from corral.engine.upstream.affinity import blocks_of
 from corral.engine.upstream.ask import check
 from corral.engine.upstream.attempt import Attempt
+from corral.engine.upstream.continuing import Rest, rest_of
 from corral.engine.upstream.faults import Fault, none_left
 from corral.engine.upstream.fleet import EXPECTED_TOKENS, Fleet, Wanted
 from corral.engine.upstream.measure import Measure
@@ -26,7 +28,7 @@ from corral.engine.upstream.options import FleetOptions, UpstreamOptions
 from corral.engine.upstream.replica import Replica
 from corral.engine.upstream.sequence import UpstreamPrepared, UpstreamSequence
 from corral.errors import CorralError, EngineFailed, prompt_too_long
-from corral.events import Failed
+from corral.events import Failed, TakenBack
 from corral.request import GenerationRequest
 
 logger = logging.getLogger("corral.upstream")
@@ -43,6 +45,7 @@ class UpstreamEngine:
     """Made by `opened`, which asks the upstreams what they are."""
 
     def __init__(self, options: FleetOptions, tls: ssl.SSLContext | None) -> None:
+        self.residence = None
         self.texts = None
         self.embedding = None
         self.holdings = None
@@ -155,6 +158,10 @@ class UpstreamEngine:
         """Steps are the upstreams' own; who hangs is found by its silence."""
         return None
 
+    async def load(self) -> None:
+        """Models are the upstreams' own."""
+        await trio.lowlevel.checkpoint()
+
     def check(self, request: GenerationRequest) -> None:
         """Refuse what one of the upstreams cannot be asked for, and everything while none answers.
 
@@ -257,9 +264,8 @@ class UpstreamEngine:
 
     async def _run(self, sequence: UpstreamSequence) -> None:
         """One sequence, from its first attempt to its release."""
-        waste = Waste()
         try:
-            waste = await self._serve(sequence)
+            await self._serve(sequence)
         except Fault as fault:
             sequence.tell([Failed(fault.error)])
         except Exception:
@@ -267,27 +273,58 @@ class UpstreamEngine:
             sequence.tell([Failed(CorralError("internal error"))])
         finally:
             self._open.discard(sequence)
-        sequence.released(waste)  # not where the engine ends: nobody is told anything any more
+        sequence.released()  # not where the engine ends: nobody is told anything any more
 
-    async def _serve(self, sequence: UpstreamSequence) -> Waste:
-        """Attempts, until one is over. Raises the Fault of the last."""
+    async def _serve(self, sequence: UpstreamSequence) -> None:
+        """Attempts, until one is over. Raises the Fault that its client is told."""
         failed_at: Replica | None = None
-        last: Fault | None = None
-        for _ in range(ATTEMPTS):
-            attempt = Attempt(sequence, self.fleet, self._measure, self._options.upstream_silence_s)
+        told: Fault | None = None
+        attempt: Attempt | None = self._attempt(sequence)
+        for tries_left in reversed(range(ATTEMPTS)):
+            assert attempt is not None
             try:
-                return await attempt.made(without=failed_at)
+                sequence.waste += await attempt.made(without=failed_at)
+                return
             except Fault as fault:
-                last = last or fault
-                if attempt.lease is None:  # there is nobody else
+                # Nobody else, or nobody who could go on: then its client has to know why it broke off.
+                if told is None or not (attempt.lease is None or attempt.rest is not None):
+                    told = fault
+                if attempt.lease is None:
                     break
                 failed_at = attempt.lease.replica
                 failed_at.failed(fault)
-                last = fault
-                if attempt.has_begun or not fault.elsewhere or sequence.is_cancelled:
+                if not tries_left or not fault.elsewhere or sequence.is_cancelled:
                     break
-        assert last is not None
-        raise last
+                attempt = self._following(sequence, attempt, failed_at)
+                if attempt is None:
+                    break
+        assert told is not None
+        raise told
+
+    def _attempt(self, sequence: UpstreamSequence, rest: Rest | None = None) -> Attempt:
+        return Attempt(sequence, self.fleet, self._measure, self._options.upstream_silence_s, rest)
+
+    def _following(self, sequence: UpstreamSequence, attempt: Attempt, failed_at: Replica) -> Attempt | None:
+        """What is made after an attempt that failed; None if nothing may be."""
+        if not attempt.has_begun:
+            return self._attempt(sequence)
+        if not self.fleet.can_serve(failed_at):
+            return None
+        request, heard = sequence.prepared.request, attempt.heard
+        if request.is_collected:
+            logger.info(
+                "%s broke off at %s after %d tokens: again", sequence.id, failed_at.name, heard.tokens
+            )
+            sequence.waste += Waste(thrown_away=heard.tokens)
+            sequence.tell([TakenBack()])
+            return self._attempt(sequence)
+        if not self._options.upstream_continues:
+            return None
+        rest = rest_of(request, sequence.max_tokens, heard)
+        if rest is None:
+            return None
+        logger.info("%s broke off at %s after %d tokens: on", sequence.id, failed_at.name, heard.tokens)
+        return self._attempt(sequence, rest)
 
 
 def _without_path(model: str) -> str:

@@ -128,6 +128,12 @@ def unreachable() -> Fault:
     return broken("cannot be reached")
 
 
+def hidden() -> Fault:
+    """It has something against the request, and does not say what."""
+    said = "ended its answer without a word, as it does where a prompt is too long for it"
+    return Fault(UpstreamFailed(f"the engine behind this server {said}"), blames=False)
+
+
 def none_left() -> EngineFailed:
     """No replica is in service."""
     return UpstreamFailed("none of the engines behind this server is in service")

@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 from corral.request import GrammarKind
 
-KindName = Literal["llama-server", "vllm", "sglang", "corral", "openai"]
+KindName = Literal["llama-server", "llama-cpp-python", "vllm", "sglang", "corral", "openai"]
 
 _OPENAI: Final = {
     "temperature": "temperature",
@@ -35,6 +35,12 @@ _LLAMA: Final = _OPENAI | {
     "dry": "dry_multiplier",
     "mirostat": "mirostat",
     "ignores_end": "ignore_eos",
+}
+_LLAMA_CPP_PYTHON: Final = _OPENAI | {
+    "top_k": "top_k",
+    "min_p": "min_p",
+    "repeat_penalty": "repeat_penalty",
+    "min_tokens": "min_tokens",
 }
 _ENGINES: Final = _OPENAI | {
     "top_k": "top_k",
@@ -74,6 +80,12 @@ class Kind:
     slots: str | None = None
     """Where it says how many sequences it computes just now."""
     aborts_at: str | None = None
+    runs_one: bool = False
+    """It computes one request at a time, and the next one ends it."""
+    takes_request_id: bool = True
+    """It minds no X-Request-Id, whatever that is; else it refuses requests for one that is no UUID."""
+    hides_errors: bool = False
+    """Where a prompt is too long, its stream has an end and nothing else."""
 
 
 KINDS: Final[Mapping[KindName, Kind]] = {
@@ -88,6 +100,17 @@ KINDS: Final[Mapping[KindName, Kind]] = {
             names_tool=False,
             tells_progress=True,
             slots="/slots",
+        ),
+        Kind(
+            "llama-cpp-python",
+            _LLAMA_CPP_PYTHON,
+            frozenset({"json_object", "json_schema", "gbnf"}),
+            has_template_kwargs=False,
+            reasoning=None,
+            health="/v1/models",
+            runs_one=True,
+            takes_request_id=False,
+            hides_errors=True,
         ),
         Kind(
             "vllm",

@@ -28,10 +28,12 @@ class FleetOptions:
 
     A replica that does not say takes `replica_slots` sequences of `replica_ctx_tokens`, 0: any length. One
     that is silent is looked at every `upstream_probe_s`, which is also the longest a look may take. A request
-    of which nothing is heard for `upstream_silence_s` has failed; 0: never.
+    of which nothing is heard for `upstream_silence_s` has failed; 0: never. With `upstream_continues` an
+    answer that breaks off is gone on with at another replica, where it can be.
     """
 
     replica_slots: int = 8
     replica_ctx_tokens: int = 0
     upstream_probe_s: float = 10.0
     upstream_silence_s: float = 300.0
+    upstream_continues: bool = False

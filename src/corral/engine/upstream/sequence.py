@@ -37,6 +37,7 @@ class UpstreamSequence:
         self.max_tokens = max_tokens
         self.id = id
         self.is_cancelled = False
+        self.waste = Waste()
         self._sink = sink
         self._scope = trio.CancelScope()
         self._is_over = False
@@ -63,8 +64,8 @@ class UpstreamSequence:
         self._is_over = isinstance(events[-1], Finished | Failed)
         _call(self._sink.events, events)
 
-    def released(self, waste: Waste) -> None:
-        _call(self._sink.released, waste)
+    def released(self) -> None:
+        _call(self._sink.released, self.waste)
 
     @property
     def is_over(self) -> bool:

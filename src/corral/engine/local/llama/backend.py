@@ -8,7 +8,7 @@ from __future__ import annotations  # the bindings define their pointer types fo
 
 import ctypes
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,12 +45,19 @@ class LlamaBackend:
     """A loaded model and one context, or one for vectors of texts, or both. Loading blocks, from tenths of a
     second to minutes.
 
-    Raises StartupError, with llama.cpp's own reason, if the model or its context cannot be made.
+    Raises StartupError, with llama.cpp's own reason, if the model or its context cannot be made, or is not
+    `is_wanted` any more.
     """
 
-    def __init__(self, path: Path, options: LlamaOptions, prompts: Prompts | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        options: LlamaOptions,
+        prompts: Prompts | None = None,
+        is_wanted: Callable[[], bool] = lambda: True,
+    ) -> None:
         check_device(options)
-        self.model = LlamaModel(path, options.gpu_layers, prompts=prompts)
+        self.model = LlamaModel(path, options.gpu_layers, prompts=prompts, is_wanted=is_wanted)
         self.batch_tokens = max(BATCH_TOKENS, options.slots)
         self._options = options
         self._abort = AbortFlag()

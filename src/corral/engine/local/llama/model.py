@@ -3,6 +3,7 @@
 from __future__ import annotations  # the bindings define their pointer types for type checkers only
 
 import os
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
@@ -24,15 +25,21 @@ class LlamaModel:
     """Loading blocks, from tenths of a second to minutes; raises StartupError with llama.cpp's own reason.
 
     `pointer` is llama.cpp's. `vocab_only` leaves out the weights. `prompts` writes prompts elsewhere, and is
-    closed with the model.
+    closed with the model. Loading ends early, as a failure, when it is not `is_wanted` any more.
     """
 
     def __init__(
-        self, path: Path, gpu_layers: int = 0, *, vocab_only: bool = False, prompts: Prompts | None = None
+        self,
+        path: Path,
+        gpu_layers: int = 0,
+        *,
+        vocab_only: bool = False,
+        prompts: Prompts | None = None,
+        is_wanted: Callable[[], bool] = lambda: True,
     ) -> None:
         log.install()
         llama_cpp.llama_backend_init()
-        self.pointer = _load(path, gpu_layers, vocab_only)
+        self.pointer = _load(path, gpu_layers, vocab_only, is_wanted)
         self.prompts = prompts
         self.vocabulary = LlamaVocabulary(self.pointer)
         vocab = llama_cpp.llama_model_get_vocab(self.pointer)
@@ -104,14 +111,19 @@ class LlamaModel:
         llama_cpp.llama_model_free(self.pointer)
 
 
-def _load(path: Path, gpu_layers: int, vocab_only: bool) -> llama_cpp.llama_model_p:
+def _load(
+    path: Path, gpu_layers: int, vocab_only: bool, is_wanted: Callable[[], bool]
+) -> llama_cpp.llama_model_p:
     params = llama_cpp.llama_model_default_params()
     params.vocab_only = vocab_only
     params.n_gpu_layers = gpu_layers
+    # Asked between tensors, and kept here until the call returns.
+    params.progress_callback = go_on = llama_cpp.llama_progress_callback(lambda share, _: is_wanted())
     with log.quietly():
         model: llama_cpp.llama_model_p | None = llama_cpp.llama_model_load_from_file(
             os.fsencode(path), params
         )
+    del go_on
     if model is None:
         raise load_failure(path)
     return model
