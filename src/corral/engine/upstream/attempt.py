@@ -141,7 +141,7 @@ class Attempt:
                 pass
 
     async def _received(self, exchange: Exchange) -> bytes:
-        """The next piece; none where it broke off behind the end of the answer, which is whole all the same."""
+        """The next piece; none where it broke off behind the end of its answer, which is whole then."""
         try:
             return await exchange.receive()
         except Fault:
