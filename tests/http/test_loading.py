@@ -42,10 +42,12 @@ class Disk:
     backends: list[ScriptedBackend] = field(default_factory=list)
     has_begun: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     gate: threading.Event = field(default_factory=threading.Event)
+    may_close: threading.Event = field(default_factory=threading.Event)
     was_unwanted: bool = False
 
     def __post_init__(self) -> None:
         self.gate.set()
+        self.may_close.set()
 
     def hold(self) -> None:
         self.gate.clear()
@@ -72,6 +74,7 @@ class Disk:
         self.backends.append(backend)
 
         def close() -> None:
+            assert self.may_close.wait(GATE_S)
             self.closed += 1
             backend.close()
 
@@ -94,6 +97,7 @@ async def shelf(*disks: Disk, limit_bytes: int = 20, **settings: Any) -> AsyncIt
     finally:
         for disk in disks:
             disk.let()
+            disk.may_close.set()
     for disk in disks:
         assert disk.closed == len(disk.backends)
         assert all(backend.open_samplers == 0 for backend in disk.backends)
@@ -306,7 +310,7 @@ async def test_a_model_in_use_never_leaves_and_who_needs_its_place_is_told_so() 
         assert states(client) == ["not loaded", "loaded"]
 
 
-async def test_a_model_that_is_wanted_while_it_leaves_comes_back() -> None:
+async def test_a_model_that_is_being_loaded_does_not_leave_though_nobody_waits_for_it() -> None:
     a, b = Disk("a"), Disk("b")
     async with shelf(a, b, limit_bytes=15) as client:
         assert await said(client, "a") == "I am a"
@@ -317,10 +321,33 @@ async def test_a_model_that_is_wanted_while_it_leaves_comes_back() -> None:
         await for_b.is_over.wait()
         refused = client.chat("who?", model="a")
         await refused.body()
-        assert refused.status == 503, "one that is being loaded does not leave"
+        assert refused.status == 503
         b.let()
         await until(client, "not loaded", "loaded")
         assert await said(client, "a") == "I am a"
+
+
+async def test_a_model_that_is_wanted_while_it_leaves_comes_back_when_its_memory_is_free() -> None:
+    a, b, c = Disk("a"), Disk("b"), Disk("c")
+    async with shelf(a, b, c) as client:
+        for name in ("a", "b"):
+            assert await said(client, name) == f"I am {name}"
+        a.may_close.clear()
+        for_c = client.chat("who?", model="c")
+        await until(client, "leaving", "loaded", "loading")
+        for_a = client.chat("who?", model="a")
+        gone = client.chat("who?", model="a", stream=True)
+        await gone.chunk()
+        await until(client, "loading", "not loaded", "loading")
+        assert (a.opened, c.opened) == (1, 0), "their memory is not free yet"
+        gone.leave()
+        await gone.is_over.wait()
+        a.may_close.set()
+        for exchange, name in ((for_a, "a"), (for_c, "c")):
+            answer = await exchange.json()
+            assert answer["choices"][0]["message"]["content"] == f"I am {name}"
+        assert states(client) == ["loaded", "not loaded", "loaded"]
+        assert [disk.opened for disk in (a, b, c)] == [2, 1, 1]
 
 
 async def test_a_model_whose_engine_is_lost_is_loaded_anew_for_the_next_request() -> None:
