@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from corral.engine.upstream.faults import fault_of_answer
+from corral.engine.upstream.faults import fault_of_answer, fault_of_frame
 from corral.errors import ContextExceeded, InvalidRequest, Overloaded, UpstreamFailed
 
 KEY = "sk-secret"
@@ -64,6 +64,16 @@ def test_how_long_to_wait_is_passed_on_within_reason(header: str, seconds: int) 
     error = fault_of_answer(429, b"", header).error
     assert isinstance(error, Overloaded)
     assert error.retry_after_s == seconds
+
+
+def test_a_corral_that_has_no_room_for_a_model_just_now_is_not_to_blame() -> None:
+    full = body("no room", code="server_overloaded", type="server_error")
+    frame = {"message": "no room", "code": "server_overloaded", "type": "server_error"}
+    for fault in (fault_of_answer(503, full, "7"), fault_of_frame(frame)):
+        assert isinstance(fault.error, Overloaded)
+        assert (fault.elsewhere, fault.blames) == (True, False)
+        assert "no room" not in fault.error.message
+    assert fault_of_answer(503, body("dead", code="engine_failed")).blames
 
 
 NOTHING = [b"", b"\xff", b"[]", b"{", b'{"error": 3}', b'{"error": {"message": 4}}', b"[" * 9000]

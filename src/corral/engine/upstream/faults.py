@@ -30,6 +30,8 @@ MOST_TOKENS: Final = 2**24
 
 _CONTEXT_CODES: Final = ("context_length_exceeded", "exceed_context_size_error")
 _CONTEXT_WORDS: Final = ("context length", "context size", "maximum context", "context window")
+_FULL_CODE: Final = "server_overloaded"
+"""Of a corral that is well, and has no room in memory just now: for the model, or for the body."""
 _OURS: Final = ("invalid_request_error", "BadRequestError", "exceed_context_size_error")
 """Types of errors that come in a stream and are about the request."""
 
@@ -106,7 +108,7 @@ def _fault(status: int, told: _Told, retry_after: str, param: str) -> Fault:
                 elsewhere=False,
                 blames=False,
             )
-        case 408 | 425 | 429:
+        case _ if status in (408, 425, 429) or told.code == _FULL_CODE:
             error = Overloaded(
                 "the engine behind this server is full; try again soon", retry_after_s=_seconds(retry_after)
             )
