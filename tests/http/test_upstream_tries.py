@@ -263,6 +263,17 @@ async def test_a_thought_is_not_gone_on_with() -> None:
     assert not well.visits
 
 
+async def test_what_has_ended_is_not_gone_on_with_though_an_error_follows() -> None:
+    async def fails_behind_it(visit: Visit) -> None:
+        await visit.say(*map(delta, WORDS), delta(finish="stop"), frame({"error": {"message": "oh"}}))
+        await visit.gone.wait()
+
+    other = ScriptedUpstream(whole)
+    async with front(ScriptedUpstream(fails_behind_it), other, upstream_continues=True) as client:
+        assert b"upstream_failed" in await client.chat(stream=True).body()
+    assert not other.visits
+
+
 async def test_by_default_nothing_is_gone_on_with() -> None:
     well = ScriptedUpstream(whole)
     async with front(ScriptedUpstream(dies_after(3)), well) as client:

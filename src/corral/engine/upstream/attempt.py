@@ -66,6 +66,11 @@ class Attempt:
         """Whether something of the answer was heard."""
         return self._answer.has_begun
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the answer has said why it ended, so that nothing may follow."""
+        return self._answer.has_ended
+
     async def made(self, without: Replica | None) -> Waste:
         """Make it; what of it was in vain. Raises Fault."""
         sequence = self._sequence
@@ -85,7 +90,7 @@ class Attempt:
             if sequence.is_over:  # only the end of the connection did not come
                 return Waste()
             if not sequence.is_cancelled:
-                if self._answer.has_ended:
+                if self.has_ended:
                     self._end()
                     return Waste()
                 raise broken("does not answer any more" if self.lease.cut else "said nothing for too long")
@@ -145,7 +150,7 @@ class Attempt:
         try:
             return await exchange.receive()
         except Fault:
-            if self._answer.has_ended:
+            if self.has_ended:
                 return b""
             raise
 

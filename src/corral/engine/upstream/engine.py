@@ -318,7 +318,7 @@ class UpstreamEngine:
             sequence.waste += Waste(thrown_away=heard.tokens)
             sequence.tell([TakenBack()])
             return self._attempt(sequence)
-        if not self._options.upstream_continues:
+        if not self._options.upstream_continues or attempt.has_ended:
             return None
         rest = rest_of(request, sequence.max_tokens, heard)
         if rest is None:
