@@ -131,8 +131,14 @@ class ShelvedEngine:
     # What it is asked for
 
     def check(self, request: GenerationRequest) -> None:
-        """As the engine does that is loaded; while none is, only whether it could be."""
+        """As the engine does that is loaded; while none is, only whether it could be.
+
+        One that has failed for good makes way for the next attempt, when nobody uses it any more.
+        """
         self._shelf.room.used(self.name)
+        if self.failure is not None and self.is_idle:
+            self._shelf.failed(self)
+            self.leave()
         if self._inner is not None:
             self._inner.check(request)
         elif self._attempt is None:
@@ -184,7 +190,7 @@ class ShelvedEngine:
     def leave(self) -> None:
         """Free the memory; what the shelf does, while it is idle."""
         assert self._attempt is not None
-        logger.info("%s leaves the memory to others", self.name)
+        logger.info("%s leaves the memory", self.name)
         self._attempt.scope.cancel()
         self._inner = self._attempt = None
         self._residence = Residence("leaving", self.size_bytes)
