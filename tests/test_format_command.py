@@ -98,3 +98,36 @@ def test_a_template_that_does_not_compile_is_one_line(
     broken.write_text("{% for %}")
     assert main(["format", "--template", str(broken)]) == 1
     assert capsys.readouterr().err.startswith("corral: the chat template does not compile: line 1")
+
+
+LOOP = "{%- for a in range(99999) -%}{%- for b in range(99999) -%}{%- for c in range(99999) -%}"
+LOOP += "{%- endfor -%}{%- endfor -%}{%- endfor -%}"
+
+
+def test_a_template_that_loops_is_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("corral.format_command.DEADLINE_S", 0.2)
+    (tmp_path / "loop.jinja").write_text(LOOP)
+    assert main(["format", "--template", str(tmp_path / "loop.jinja")]) == 1
+    assert capsys.readouterr().err == "corral: the chat template takes longer than 0.2 s\n"
+
+
+def test_a_case_whose_prompt_loops_is_named_and_the_others_are_parsed(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("corral.format_command.DEADLINE_S", 2.0)
+    (tmp_path / "loop.jinja").write_text(f"{{%- if x -%}}{LOOP}{{%- endif -%}}{{{{ messages[0].content }}}}")
+    lines = [case("a", template="loop.jinja", kwargs={"x": True}), case("b", template="loop.jinja")]
+    (tmp_path / "cases.jsonl").write_text("\n".join(lines))
+    assert main(["format", "--templates", str(tmp_path), "--cases", str(tmp_path / "cases.jsonl")]) == 1
+    shown = capsys.readouterr()
+    assert [json.loads(line)["content"] for line in shown.out.splitlines()] == ["b"]
+    assert shown.err == "corral: cases.jsonl, line 1: the chat template takes longer than 2 s\n"
+
+
+def test_a_template_that_is_no_text_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "bytes.jinja"
+    path.write_bytes(b"x\xff")
+    assert main(["format", "--template", str(path)]) == 1
+    assert capsys.readouterr().err == f"corral: {path} is not text in UTF-8: invalid start byte at 1\n"

@@ -6,8 +6,10 @@ It is how a user reports a model that misbehaves: the template, what the model w
 import argparse
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,9 @@ from corral.events import BlockCollector
 from corral.printable import one_line, printable, say
 from corral.request import Tool
 from corral.templates.environment import ChatTemplate, TemplateFault
+
+DEADLINE_S = 10.0
+"""What a template may take to be learned, or for one prompt: it takes milliseconds, or loops."""
 
 _USER = [{"role": "user", "content": "Hello"}]
 
@@ -62,17 +67,52 @@ def run(arguments: argparse.Namespace) -> int:
         return _print_cases(folders, arguments.cases, arguments.split)
     if (arguments.template is None) == (arguments.model is None):
         raise StartupError("say either --template FILE, --model MODEL, or --templates DIR --cases FILE")
-    if arguments.template is not None:
-        source = arguments.template.read_text(encoding="utf-8")
-    else:
-        source = _template_of(arguments.model)
+    source = _text(arguments.template) if arguments.template is not None else _template_of(arguments.model)
     _print(shown(learn_source(source)), indent=2)
     return 0
 
 
 def learn_source(source: str) -> Learned:
-    """Learn a template by its text alone, without a vocabulary; a StartupError if it does not compile."""
-    return learn(_compiled(source).render, source=source)
+    """Learn a template by its text alone, without a vocabulary.
+
+    Raises StartupError if it does not compile, or takes too long. To be called by the main thread.
+    """
+    return _learned(source)[1]
+
+
+def _learned(source: str) -> tuple[ChatTemplate, Learned]:
+    with _deadline():
+        template = _compiled(source)
+        return template, learn(template.render, source=source)
+
+
+class _Late(BaseException):
+    """Time is up. No Exception, or what renders templates would take it for a refusal, and go on."""
+
+
+@contextmanager
+def _deadline() -> Iterator[None]:
+    """End what runs here after DEADLINE_S, by a StartupError; a template may loop for ever."""
+
+    def end(_signal: int, _frame: object) -> None:
+        raise _Late
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, DEADLINE_S)
+    try:
+        yield
+    except _Late:
+        raise StartupError(f"the chat template takes longer than {DEADLINE_S:g} s") from None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise StartupError(f"{path} is not text in UTF-8: {error.reason} at {error.start:,}") from error
 
 
 def summary(learned: Learned) -> str:
@@ -101,10 +141,12 @@ def kind(form: CallForm) -> str:
 def parse_case(case: Case, template: ChatTemplate, learned: Learned, split: int) -> dict[str, Any]:
     """Parse one answer as the server would, in pieces of `split` characters.
 
-    There is no vocabulary: a marker that is spelled counts as the control token that it spells.
+    There is no vocabulary: a marker that is spelled counts as the control token that it spells. Raises
+    StartupError for a template that takes too long. To be called by the main thread.
     """
     try:
-        prompt = template.render(_USER, case.tools, add_generation_prompt=True, **case.kwargs)
+        with _deadline():
+            prompt = template.render(_USER, case.tools, add_generation_prompt=True, **case.kwargs)
     except TemplateFault:
         prompt = learned.prompts.default
     ids = count()
@@ -151,9 +193,7 @@ def _print_cases(folders: Sequence[Path], path: Path, split: int) -> int:
         try:
             case = msgspec.json.decode(line, type=Case)
             if case.template not in learned:
-                source = _found(folders, case.template).read_text(encoding="utf-8")
-                template = _compiled(source)
-                learned[case.template] = template, learn(template.render, source=source)
+                learned[case.template] = _learned(_text(_found(folders, case.template)))
             _print(parse_case(case, *learned[case.template], split))
         except (StartupError, msgspec.MsgspecError) as error:
             say(f"corral: {one_line(f'{path.name}, line {number}: {error}')}", sys.stderr)

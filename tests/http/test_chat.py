@@ -90,8 +90,12 @@ async def test_a_last_message_of_the_assistant_is_continued() -> None:
     backend = ScriptedBackend(replying(lambda _: "Once upon a time"))
     async with serving(backend) as client:
         messages = [{"role": "user", "content": "go"}, {"role": "assistant", "content": "Once upon"}]
-        answer = await client.chat(messages=messages).json()
-        assert answer["choices"][0]["message"]["content"] == " a time"
+        as_vllm: dict[str, Any] = {"continue_final_message": True, "add_generation_prompt": False}
+        for fields in ({}, as_vllm):
+            answer = await client.chat(messages=messages, **fields).json()
+            assert answer["choices"][0]["message"]["content"] == " a time"
+        refused = client.chat(messages=messages[:1], **as_vllm)
+        assert (await refused.json())["error"]["param"] == "add_generation_prompt"
 
 
 async def test_max_tokens_and_stop_strings() -> None:

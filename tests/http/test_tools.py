@@ -218,6 +218,35 @@ async def test_before_a_call_that_must_come_a_model_may_think(budget: int | None
     assert unthinking["choices"][0]["message"]["tool_calls"]
 
 
+@pytest.mark.parametrize("tools", [[], [WEATHER]])
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"type": "json_object"},
+        {"type": "json_schema", "json_schema": {"schema": {"const": {"b": 1}}}},
+    ],
+)
+async def test_before_an_answer_of_a_schema_a_model_may_think(
+    form: dict[str, Any], tools: list[dict[str, Any]]
+) -> None:
+    backend = ScriptedBackend(pondering)
+    backend.model.chat_format = ChatFormat(THINKER, "", "<|im_end|>")
+    fields: dict[str, Any] = {"response_format": form, "tools": tools or None, "max_tokens": 200}
+    async with serving(backend) as client:
+        answer = await client.chat(**fields, thinking_token_budget=30).json()
+        unthinking = await client.chat(**fields, reasoning_effort="none").json()
+        begun = await client.chat(
+            **fields, messages=[{"role": "user", "content": "x"}, {"role": "assistant", "content": "So: "}]
+        ).json()
+    [choice] = answer["choices"]
+    assert choice["message"]["reasoning_content"].strip() == "m" * 30
+    assert tools or choice["message"]["content"].startswith("{")
+    assert choice["message"]["content"] or choice["message"]["tool_calls"]
+    for told in (unthinking, begun):
+        assert not told["choices"][0]["message"].get("reasoning_content")
+        assert tools or told["choices"][0]["message"]["content"].startswith("{")
+
+
 async def test_a_model_that_ends_its_turn_in_a_thought_still_makes_the_call_that_must_come() -> None:
     backend = ScriptedBackend(replying(lambda _: "<think>\nHm."))
     backend.model.chat_format = ChatFormat(THINKER, "", "<|im_end|>")

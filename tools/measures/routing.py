@@ -14,7 +14,7 @@ REQUESTS = 100
 """For each replica, and MOST_REQUESTS in all at most."""
 MOST_REQUESTS = 20_000
 DECISION_US = 1000.0
-IMBALANCE = 1.75
+IMBALANCE = 1.25
 OF_BEST = 1.15
 
 

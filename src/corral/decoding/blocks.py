@@ -438,7 +438,8 @@ class BlockParser:
         words = " ".join(self._markers.spell(header).split())
         name = self._recipient(headers.recipient, words)
         is_thought, is_certain = _is_thought(words, headers.thought, headers.content)
-        is_call = name is not None and not self._is_off
+        is_answer = bool(words) and words == " ".join(headers.content.split())  # which may name who gets it
+        is_call = name is not None and not self._is_off and not is_answer
         if is_thought and (is_certain or not is_call):
             yield from self._reasoning(markers.ends)
         elif name is not None and is_call and (yield from self._reader.skip_space()) == "{":

@@ -11,7 +11,7 @@ from tests import llama_models
 from tests.decoding.answers import parse
 
 from corral.decoding.formats.encode import WrittenCall, encode_calls
-from corral.decoding.formats.force import beside_text, can_hold, holds_beside_text, required
+from corral.decoding.formats.force import answered, beside_text, can_hold, holds_beside_text, required
 from corral.decoding.formats.form import CONTROL_SHAPE, Format, PairsBody, split_controls
 from corral.decoding.formats.learn import learn
 from corral.engine.local.grammars.constraints import Constraints, Mask
@@ -229,3 +229,33 @@ def test_the_free_text_of_a_custom_tool_follows_its_language(path: Path, languag
     assert len(one.takes(one.forced(tool), call)) > last
     wrong = call.replace("add", "sub")
     assert one.takes(one.forced(tool), wrong) == wrong[: wrong.index("sub")]
+
+
+@every
+@pytest.mark.parametrize("thinks", [False, True])
+def test_an_answer_of_a_schema_stands_where_this_format_has_its_answers(path: Path, thinks: bool) -> None:
+    one = model(path)
+    source = answered(
+        one.form,
+        json.dumps(SCHEMA),
+        controls=one.controls,
+        ends=one.vocabulary.end_tokens,
+        thinks=thinks,
+    )
+    value = '{"city": "Rome", "days": 3}'
+    headers = one.form.headers
+    said = value if headers is None else f"{headers.content}{headers.body}{value}"
+    mask = one.mask(source)
+    assert one.takes(mask, said) == said
+    assert one.can_end(mask)
+    told = parse(one.form, said, prompt="" if headers is None else headers.start)
+    assert (told.text, told.reasoning, told.calls) == (value, "", ())
+    if headers is not None and headers.thought is not None:
+        opened = f"{headers.thought}{headers.body}{headers.start}"
+    elif headers is None and one.form.thought is not None and one.form.thought.closer.strip():
+        opened = one.form.thought.opener.strip()
+    else:
+        return
+    if opened:
+        thought = one.mask(source)
+        assert (one.takes(thought, opened + said) == opened + said) is thinks

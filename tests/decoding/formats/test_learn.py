@@ -271,6 +271,24 @@ def test_what_a_template_takes_out_of_earlier_answers_is_a_thought(
     assert (answer.reasoning, answer.text) == (f"Hm, {opener}.", "So.")
 
 
+BLOCKS = """{%- for m in messages -%}{{- '<|' + m.role + '|>' -}}
+{%- if m.content is mapping -%}
+{%- for block in m.content.blocks -%}
+{%- if block.type == 'thoughts' -%}{{- '<|inner|>' + block.text + '<|outer|>' -}}
+{%- elif block.type == 'response' -%}{{- block.text -}}
+{%- else -%}{{- raise_exception('no such block') -}}{%- endif -%}
+{%- endfor -%}
+{%- else -%}{{- m.content -}}{%- endif -%}{{- '<|end|>' -}}
+{%- endfor -%}{%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}"""
+
+
+def test_a_thought_may_be_a_block_in_the_templates_own_words() -> None:
+    found = learn(ChatTemplate(BLOCKS).render, source=BLOCKS)
+    assert found.format.thought == ThoughtForm("<|inner|>", "<|outer|>")
+    answer = parse(found.format, "<|inner|>Hm.<|outer|>So.")
+    assert (answer.reasoning, answer.text) == ("Hm.", "So.")
+
+
 def test_a_tag_that_only_the_prompt_writes_opens_a_thought_and_one_for_the_answer_does_not() -> None:
     bare = TAKES_OUT.replace("CLOSE", "never")
     thinks = bare.replace("PROMPT", "{{- '<analysis>' -}}")

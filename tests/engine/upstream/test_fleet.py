@@ -1,5 +1,6 @@
 """Which replica gets what: by load, by what is known there, by session; and who comes and goes."""
 
+import math
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from typing import Any
@@ -16,7 +17,7 @@ from corral.engine.upstream.address import Address, address_of
 from corral.engine.upstream.affinity import blocks_of
 from corral.engine.upstream.discovery import Found
 from corral.engine.upstream.engine import UpstreamEngine
-from corral.engine.upstream.fleet import Fleet, Wanted
+from corral.engine.upstream.fleet import LOAD_BOUND, Fleet, Wanted
 from corral.engine.upstream.kinds import KINDS
 from corral.engine.upstream.options import FleetOptions, UpstreamOptions
 from corral.engine.upstream.replica import Replica
@@ -99,6 +100,38 @@ async def test_load_overrules_what_is_known() -> None:
     counts = [picked.count(number) for number in range(4)]
     assert min(counts) > 10, counts
     assert max(counts) < 30, counts
+
+
+async def test_none_is_given_more_than_its_bounded_share_of_what_runs_for_what_it_knows() -> None:
+    fleet = fleet_of(100, 100, 100, 100)
+    hot = "system " * 5000
+    with ExitStack() as held:
+        for number in range(80):
+            numbers(fleet, held, talk(hot, "a", f"question {number}"))
+            most = max(replica.in_flight for replica in fleet.replicas)
+            assert most <= math.ceil(LOAD_BOUND * (number + 1) / 4)
+    assert fleet.hits >= 76, "and each of them has it soon"
+
+
+async def test_the_share_goes_by_weight_and_binds_nobody_where_no_other_has_room() -> None:
+    fleet = fleet_of(40, 40, 1, weights={0: 3.0})
+    hot = "system " * 5000
+    with ExitStack() as held:
+        picked = numbers(fleet, held, *(talk(hot, "a", f"question {number}") for number in range(81)))
+        assert fleet.pick(talk("more")) is None, "all slots are taken, whatever their share"
+    assert picked[:40].count(0) > 20
+
+
+async def test_a_prompt_to_compute_weighs_more_than_an_answer_that_runs_beside_it() -> None:
+    fleet = fleet_of(4, 4)
+    before = "system " * 300  # 525 tokens: less than the work of an answer that runs
+    with ExitStack() as held:
+        [first] = numbers(fleet, held, talk(before, "a", "b"))
+    with ExitStack() as held, ExitStack() as soon_over:
+        assert numbers(fleet, soon_over, talk("x")) == [1 - first]
+        assert numbers(fleet, held, talk("y", output_tokens=200)) == [first]
+        soon_over.close()
+        assert numbers(fleet, held, talk(before, "a", "b", "c", "d")) == [first]
 
 
 async def test_a_session_keeps_its_replica_until_that_has_an_answers_work_more() -> None:

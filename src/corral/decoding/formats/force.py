@@ -2,7 +2,7 @@
 
     required(form, tools, ...)     ->  Lark, as llguidance reads it: calls, and nothing else
     beside_text(form, tools, ...)  ->  Lark: any text, but what begins a call goes on as one
-    either(schema, calls)          ->  Lark: a value of a schema, or calls
+    answered(form, schema, ...)    ->  Lark: a value of a schema or, with them, calls
 
 The fixed parts are the format's own, letter by letter, with its control tokens as tokens; names are those of
 the tools; arguments follow their schema, spaced as the template spaces them (free space lets a small model
@@ -92,11 +92,28 @@ def holds_beside_text(form: Format) -> bool:
     return bool(openers(form))
 
 
-def either(schema: str, section: str) -> str:
-    """A JSON value of a schema, or what the grammar `section` allows."""
-    head, _, rules = section.partition("\n")
-    answer = _Lark({}, frozenset()).json_rule(json.loads(schema))
-    return f"start: answer | {head.removeprefix('start: ')}\nanswer: {answer}\n{rules}"
+def answered(
+    form: Format,
+    schema: str,
+    *,
+    controls: Mapping[str, int],
+    ends: frozenset[int],
+    thinks: bool,
+    calls: str | None = None,
+) -> str:
+    """A JSON value of a schema behind what goes before it, or what the grammar `calls` allows, in Lark.
+
+    As `required` otherwise.
+    """
+    builder = _Lark(controls, ends)
+    header = "" if form.headers is None else builder.literal(form.headers.content + form.headers.body)
+    answer = f"{header} {builder.json_rule(json.loads(schema))}".strip()
+    start, rules = "answer", ""
+    if calls is not None:
+        head, _, rules = calls.partition("\n")
+        start = f"(answer | {head.removeprefix('start: ')})"
+    thought = builder.thought(form) if thinks else ""
+    return f"start: {thought} {start}\nanswer: {answer}\n{rules}"
 
 
 def can_hold(form: Format, tool: Tool) -> bool:

@@ -7,6 +7,7 @@ none is, the prompts for thinking on and off tell, or the tags that the template
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any, Literal
 
 from corral.decoding.formats.cuts import Cutter, is_mark
@@ -41,6 +42,8 @@ _THOUGHT_WORD = re.compile(r"think|thought|reason", re.IGNORECASE)
 _CODE = re.compile(r"\{[%{].*?[%}]\}", re.DOTALL)
 _QUOTED = re.compile(r"'[^'\n]*'|\"[^\"\n]*\"")
 _LONGEST_MARK = 64
+_THOUGHT_BLOCKS = ("thinking", "reasoning", "thought", "thoughts")
+_TEXT_BLOCKS = ("text", "response", "output_text")
 _BEGIN_END = (("begin", "end"), ("start", "end"), ("START", "END"), ("BEGIN", "END"))
 _ANSWER_WORD = re.compile(r"answer|response|final|content|output|message|assistant|model", re.IGNORECASE)
 _ANSWER_TAG = re.compile(r"<((?:response|answer|final)[a-z_]*)></\1>")
@@ -179,7 +182,7 @@ class ThoughtLearner:
         return found or self._from_source()
 
     def _from_field(self) -> ThoughtForm | None:
-        beside_text = thought_turn(self._prober)
+        beside_text = thought_turn(self._prober) or self._turn_of_blocks()
         beside_call = thought_turn(self._prober, with_call=True)
         turn = beside_text or beside_call
         if turn is None:
@@ -199,6 +202,21 @@ class ThoughtLearner:
             closer = closer[: closer.index(header)]
         closer = self._closer(closer if closer.strip() else gaps[0], opener)
         return ThoughtForm(opener, closer) if opener.strip() and closer.strip() else None
+
+    def _turn_of_blocks(self) -> str | None:
+        """A turn whose thought is a block of its content, in words of the template's own: they are only read
+        here, and no conversation is written in them."""
+        for thought, text in product(_THOUGHT_BLOCKS, _TEXT_BLOCKS):
+            if not all(
+                f"'{name}'" in self._source or f'"{name}"' in self._source for name in (thought, text)
+            ):
+                continue
+            blocks = [{"type": thought, "text": THOUGHT}, {"type": text, "text": CONTENT}]
+            for content in (blocks, {"blocks": blocks}):
+                turn = self._prober.answer({"content": content})
+                if turn is not None and THOUGHT in turn and f"'{thought}'" not in turn:
+                    return turn
+        return None
 
     def _closer(self, gap: str, opener: str) -> str:
         """The closer, out of what stands between a thought and what comes next."""

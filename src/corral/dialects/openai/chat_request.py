@@ -134,7 +134,9 @@ _ROLES: Final[dict[type[_Spoken], Role]] = {_System: "system", _Developer: "deve
 def read_chat(body: bytes) -> ChatBody:
     """Read a request body; raises InvalidRequest with the `param` OpenAI would name."""
     chat = decode(_decoder, body)
-    refuse(chat, REFUSED.values())
+    # Behind an answer that is continued there is no prompt for one; vLLM's clients have to say so.
+    allowed = "add_generation_prompt" if isinstance(chat.messages[-1], _Assistant) else None
+    refuse(chat, (field for name, field in REFUSED.items() if name != allowed))
     return chat
 
 

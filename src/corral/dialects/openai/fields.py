@@ -163,7 +163,9 @@ def _refused() -> Iterator[Field]:
     yield Refused("images", "A", ["x"], "", empty)
     yield Refused("context", "A", [1], "", empty)
     yield Refused("documents", "V", [{}], "", empty)
-    yield Refused("add_generation_prompt", "LV", False, "a last assistant message is continued", (True,))
+    yield Refused(
+        "add_generation_prompt", "LV", False, "or behind an assistant's message, which is continued", (True,)
+    )
     yield Refused("add_special_tokens", "V", True, "the template says which there are", no)
     yield Refused("echo", "LV", True, "", no)
     yield Refused("input_ids", "S", [1], "")

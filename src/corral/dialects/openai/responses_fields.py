@@ -46,7 +46,7 @@ def _honoured() -> Iterator[Field]:
     )
     yield row("store", False, "true by default")
     yield row("stream", True, "")
-    yield row("metadata", {"a": "b"}, "given back")
+    yield row("metadata", {"a": "b"}, "given back; up to 16 texts of up to 512 characters")
     yield row("user", "u", "given back")
 
 

@@ -111,6 +111,10 @@ class _Text(msgspec.Struct):
     verbosity: str | None = None
 
 
+_MetadataKey = Annotated[str, Meta(max_length=64)]
+_MetadataValue = Annotated[str, Meta(max_length=512)]
+
+
 class _Body(msgspec.Struct, kw_only=True):
     input: str | list[Item] | None = None
     model: str | None = None
@@ -128,7 +132,7 @@ class _Body(msgspec.Struct, kw_only=True):
     include: list[str] | None = None
     store: bool | None = None
     stream: bool | None = None
-    metadata: dict[str, str] | None = None
+    metadata: Annotated[dict[_MetadataKey, _MetadataValue], Meta(max_length=16)] | None = None
     user: str | None = None
     background: object = None
     conversation: object = None

@@ -9,7 +9,7 @@ import logging
 from dataclasses import replace
 
 from corral.decoding.answer import AnswerForm
-from corral.decoding.formats.force import beside_text, can_hold, either, required
+from corral.decoding.formats.force import answered, beside_text, can_hold, required
 from corral.decoding.formats.form import Format
 from corral.decoding.formats.learn import Learned
 from corral.decoding.markers import NO_THOUGHT_LEARNED, Markers
@@ -73,9 +73,12 @@ class Shaping:
         Raises InvalidRequest for a grammar that cannot be followed; it names the field and says why.
         """
         tools, grammar = _callable(request), request.grammar
-        if tools:
+        if tools or grammar is not None:
             try:
-                grammar = self._with_calls(request, grammar, tools, ending)
+                if tools:
+                    grammar = self._with_calls(request, grammar, tools, ending)
+                elif grammar is not None:
+                    grammar = self._behind_thought(request, grammar, ending)
             except (ValueError, RecursionError) as error:  # a schema is read here
                 param = grammar.param if grammar is not None else "tools"
                 is_deep = isinstance(error, RecursionError)
@@ -116,12 +119,30 @@ class Shaping:
             return Grammar("lark", calls, "tools")
         if grammar.kind not in ("json_object", "json_schema"):
             raise InvalidRequest(f"'{grammar.param}' cannot go with tools.", param=grammar.param)
+        return self._answered(grammar, calls, thinks=self._may_think(request, ending))
+
+    def _behind_thought(self, request: GenerationRequest, grammar: Grammar, ending: str) -> Grammar:
+        """The grammar behind what the model writes first: a header, or a thought that it opens."""
+        is_value = grammar.kind in ("json_object", "json_schema")
+        if not is_value or request.prompt is not None or request.shows_control or _goes_on(request):
+            return grammar
+        thinks = self._may_think(request, ending)
+        has_thought = thinks and self.learned.format.thought is not None
+        return (
+            self._answered(grammar, None, thinks=thinks)
+            if has_thought or self.learned.format.headers is not None
+            else grammar
+        )
+
+    def _answered(self, grammar: Grammar, calls: str | None, *, thinks: bool) -> Grammar:
         schema = grammar.source if grammar.kind == "json_schema" else json.dumps({"type": "object"})
-        return Grammar("lark", either(schema, calls), grammar.param)
+        form = self.learned.format
+        source = answered(form, schema, controls=self._controls, ends=self._ends, thinks=thinks, calls=calls)
+        return Grammar("lark", source, grammar.param)
 
     def _may_think(self, request: GenerationRequest, ending: str) -> bool:
         """Whether it is the model's to open a thought: it may, unless it was told not to."""
-        if request.thinking.is_on is False:
+        if request.thinking.is_on is False or _goes_on(request):
             return False
         return self.learned.prompts.state(ending, self.learned.format.thought) == "free"
 
@@ -149,6 +170,11 @@ def _constraints(vocabulary: Vocabulary) -> Constraints | None:
     except Exception:  # the vocabulary is a file's, and may hold anything
         logger.warning("answers cannot be held to a grammar with this vocabulary", exc_info=True)
         return None
+
+
+def _goes_on(request: GenerationRequest) -> bool:
+    """Whether an answer that the client has begun is continued."""
+    return bool(request.messages) and request.messages[-1].role == "assistant"
 
 
 def _must_call(request: GenerationRequest) -> bool:

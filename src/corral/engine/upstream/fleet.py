@@ -1,11 +1,18 @@
 """All replicas of a model, and which of them gets a request.
 
 It goes where it will be through first: by the work that is left there, plus what of its prompt is not known
-there, over the replica's weight. So a beginning that a replica has computed draws a conversation there as
-long as that saves more than what is before it; load overrules it by itself. A session keeps its replica as if
+there, over the replica's weight. What is left there is done beside it, while what of its prompt is not known
+must be computed before it can begin: so that counts PROMPT_WEIGHT times. A session keeps its replica as if
 that had all of its prompt, and an answer's work less to do.
+
+A beginning that many have would draw all of them to one replica. So no replica is given more than
+LOAD_BOUND times its share of what runs, as long as another has room: then the beginning is computed there
+too, and draws from there on.
+
+Source: Mirrokni, Thorup, Zadimoghaddam: Consistent Hashing with Bounded Loads (2016), for the bound.
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +24,8 @@ from corral.engine.upstream.affinity import Affinity, Block
 from corral.engine.upstream.faults import Fault, none_left
 from corral.engine.upstream.replica import OUTPUT_WEIGHT, Replica
 
+PROMPT_WEIGHT: Final = 10
+LOAD_BOUND: Final = 1.25
 EXPECTED_TOKENS: Final = 512
 """What an answer is taken to have at most, where its limit says nothing."""
 KEPT_SESSIONS: Final = 2**16
@@ -79,21 +88,20 @@ class Fleet:
 
     def pick(self, wanted: Wanted, *, without: Replica | None = None) -> Picked | None:
         """Where a request goes; None if no replica has a slot free just now."""
-        free = [replica for replica in self.replicas if replica.free_slots > 0 and replica is not without]
-        if not free:
+        with_room = self._with_room(without)
+        if not with_room:
             return None
         known = self._known_tokens(wanted)
-        drawn = known
-        if wanted.session is not None and (number := self._sessions.get(wanted.session)) is not None:
-            drawn = known | {number: wanted.prompt_tokens + OUTPUT_WEIGHT * EXPECTED_TOKENS}
-        picked = min(
-            free,
-            key=lambda replica: (
-                (replica.work + wanted.prompt_tokens - drawn.get(replica.number, 0))
-                / replica.upstream.weight,
-                replica.picked,
-            ),
-        )
+        home = None if wanted.session is None else self._sessions.get(wanted.session)
+
+        def left(replica: Replica) -> tuple[float, int]:
+            unknown = wanted.prompt_tokens - known.get(replica.number, 0)
+            work = replica.work + PROMPT_WEIGHT * unknown
+            if replica.number == home:
+                work = replica.work - OUTPUT_WEIGHT * EXPECTED_TOKENS
+            return work / replica.upstream.weight, replica.picked
+
+        picked = min(with_room, key=left)
         self.picks += 1
         picked.picked = self.picks
         known_tokens = known.get(picked.number, 0)
@@ -107,6 +115,23 @@ class Fleet:
             while len(self._sessions) > KEPT_SESSIONS:
                 self._sessions.popitem(last=False)
         return Picked(picked, known_tokens)
+
+    def _with_room(self, without: Replica | None) -> list[Replica]:
+        """Those with a slot free and less than their bounded share of what runs; else all with a slot."""
+        free: list[tuple[Replica, int]] = []
+        running, weight = 1, 0.0
+        for replica in self.replicas:
+            if replica.is_in_service:
+                in_flight = replica.in_flight
+                running += in_flight
+                weight += replica.upstream.weight
+                if in_flight < replica.slots and replica is not without:
+                    free.append((replica, in_flight))
+        most = LOAD_BOUND * running / weight if free else 0.0
+        bounded = [
+            replica for replica, in_flight in free if in_flight < math.ceil(most * replica.upstream.weight)
+        ]
+        return bounded or [replica for replica, _ in free]
 
     async def place(self, wanted: Wanted, *, without: Replica | None) -> tuple[Replica, int]:
         """A replica with a slot free, and the work that the request is there; a checkpoint, cancel-safe.

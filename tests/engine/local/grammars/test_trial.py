@@ -69,7 +69,7 @@ def test_what_cannot_be_is_told_with_the_reason(
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes that have less time than they would have."""
     program = "from corral.engine.local.grammars import child; child.CPU_S = 0.3; child.main()"
-    monkeypatch.setattr(trial, "_COMMAND", (*trial._COMMAND[:1], "-c", program))
+    monkeypatch.setattr(trial, "_COMMAND", (*trial._COMMAND[:2], "-c", program))
 
 
 @pytest.mark.usefixtures("impatient")

@@ -24,7 +24,7 @@ from corral.request import Grammar
 WALL_S: Final = 60.0
 """What a trial may take where it hardly gets the processor. Its own bound is of the time that it has that."""
 TOO_MUCH: Final = "compiling it takes too much time or memory"
-_COMMAND: Final = (sys.executable, "-m", "corral.engine.local.grammars.child")
+_COMMAND: Final = (sys.executable, "-P", "-m", "corral.engine.local.grammars.child")
 
 
 class Trials:
