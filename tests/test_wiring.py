@@ -1,6 +1,5 @@
 """How settings reach those who need them."""
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
@@ -15,7 +14,6 @@ from corral.engine.local.cache.cache import KeepOptions
 from corral.engine.local.llama.modelfile import ModelFile
 from corral.engine.local.llama.options import LlamaOptions
 from corral.engine.local.options import EngineOptions
-from corral.engine.shelf.engine import Opened
 from corral.engine.upstream.options import FleetOptions
 from corral.errors import StartupError
 from corral.http.options import HttpOptions
