@@ -329,6 +329,12 @@ def test_whole_arguments_without_an_end_marker_are_a_call(form: Format, raw: str
     assert (answer.text, answer.malformed) == ("", False)
 
 
+@pytest.mark.parametrize("arguments", ['""', '" "', "null"])
+def test_no_arguments_may_be_written_as_nothing(arguments: str) -> None:
+    answer = parse(JSON_IN_TAGS, f'<tool_call>\n{{"name": "ping", "arguments": {arguments}}}\n</tool_call>')
+    assert (answer.arguments, answer.text, answer.malformed) == ([{}], "", False)
+
+
 def test_arguments_before_the_name_are_whole_where_the_name_came_too() -> None:
     raw = '<tool_call>\n{"arguments": {"city": "Oslo"}, "name": "get_weather"'
     answer = parse(JSON_IN_TAGS, raw, ending="length")

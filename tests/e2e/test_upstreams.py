@@ -12,9 +12,11 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import openai
@@ -349,6 +351,94 @@ def test_another_corral_is_an_upstream_with_all_that_it_tells(
             pass
     until_settled(before)
     assert not got(behind, "/status/json")["requests"]
+
+
+class Dying(BaseHTTPRequestHandler):
+    """An upstream that says the beginning of an answer, and is gone. Its server has the `words`."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        body = json.dumps({"data": [{"id": "m", "owned_by": "corral"}]}).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.send_header("connection", "close")
+        self.end_headers()
+        for word in self.server.words:  # type: ignore[attr-defined]
+            event = {"choices": [{"index": 0, "delta": {"content": word}}]}
+            self.wfile.write(f"data: {json.dumps(event)}\n\n".encode())
+        self.close_connection = True
+
+    def log_message(self, *args: object) -> None:
+        """Nobody reads that."""
+
+
+@contextmanager
+def dying(words: list[str]) -> Iterator[str]:
+    """One that has said these when it dies; its address."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Dying) as server:
+        server.words = words  # type: ignore[attr-defined]
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+def pieces_of(server: Server, sdk: Callable[..., openai.OpenAI]) -> tuple[list[str], Any]:
+    """A stream's pieces of text, and its usage."""
+    stream = sdk(server.api).chat.completions.create(
+        model=MODEL,
+        messages=QUESTION,
+        max_tokens=24,
+        temperature=0,
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    chunks = list(stream)
+    texts = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
+    return [text for text in texts if text], chunks[-1].usage
+
+
+def assert_continued(
+    tmp_path: Path, behind: Server, running: Callable[[Server], Server], sdk: Callable[..., openai.OpenAI]
+) -> None:
+    """A stream that another had begun is what `behind` alone would have said."""
+    whole, usage = pieces_of(behind, sdk)
+    assert len(whole) > 8
+    with dying(whole[:6]) as url:
+        port = free_port()
+        urls = f"{url},{behind.base}"
+        command = [*CORRAL, "--bind", f"127.0.0.1:{port}", "--upstream", urls, "--upstream-continues"]
+        before = running(launch(tmp_path, [*command, "--stream-interval-ms", "0"], port=port))
+        said, told = pieces_of(before, sdk)
+    assert "".join(said) == "".join(whole)
+    assert (told.prompt_tokens, told.completion_tokens) == (usage.prompt_tokens, usage.completion_tokens)
+    assert "after 6 tokens: on" in before.errors.read_text()
+
+
+def test_a_stream_that_broke_off_is_gone_on_with_by_another_corral(
+    tmp_path: Path, running: Callable[[Server], Server], sdk: Callable[..., openai.OpenAI]
+) -> None:
+    flags = ("--slots", "2", "--stream-interval-ms", "0", "--deterministic", "true")
+    assert_continued(tmp_path, running(corral(tmp_path, *flags)), running, sdk)
+
+
+@needs_llama_server
+def test_a_stream_that_broke_off_is_gone_on_with_by_llama_server(
+    tmp_path: Path,
+    engine: Server,
+    running: Callable[[Server], Server],
+    sdk: Callable[..., openai.OpenAI],
+) -> None:
+    assert_continued(tmp_path, engine, running, sdk)
 
 
 def test_sighup_follows_the_file_and_drops_no_stream(

@@ -3,7 +3,8 @@
 Replicas have slots, a speed for prompts and one for answers, and a cache of their own that forgets what was
 unused longest, which routing does not see. Requests are turns of conversations; a share of them begins with
 the same long system prompt, which would melt a replica that got all of them. Who finds no slot free waits in
-one line. Fleet and Affinity are those of the server.
+one line. What is asked, and when a conversation goes on, is the same whatever the policy. Fleet and Affinity
+are those of the server.
 """
 
 import heapq
@@ -90,6 +91,7 @@ class _Talk:
 
     number: int
     blocks: list[bytes]
+    chance: random.Random
     turns: int = 0
 
 
@@ -134,8 +136,9 @@ class _World:
         self.decisions = 0
         self._policy = policy
         self._left = requests
+        self._seed = seed
         self._chance = random.Random(seed)
-        self._line: deque[tuple[float, _Talk]] = deque()
+        self._line: deque[tuple[float, _Talk, int]] = deque()
         self._due: list[_Due] = []
         self._order = 0
         self._talks = 0
@@ -159,7 +162,7 @@ class _World:
         self._talks += 1
         hot = self._chance.random() < HOT_SHARE
         beginning = [b"hot %d" % index for index in range(HOT_BLOCKS)] if hot else []
-        self._ask(_Talk(self._talks, beginning))
+        self._ask(_Talk(self._talks, beginning, random.Random(f"{self._seed} {self._talks}")))
         if self._left > 0:
             self._at(self._chance.expovariate(self._rate / TURNS), self._arrive)
 
@@ -169,22 +172,21 @@ class _World:
         self._left -= 1
         talk.turns += 1
         talk.blocks += [b"%d %d %d" % (talk.number, talk.turns, index) for index in range(3)]
-        self._line.append((self.now_s, talk))
+        self._line.append((self.now_s, talk, talk.chance.randint(*OUTPUT_TOKENS)))
         self._serve()
 
     def _serve(self) -> None:
         while self._line:
-            asked_s, talk = self._line[0]
-            output = self._chance.randint(*OUTPUT_TOKENS)
+            asked_s, talk, output = self._line[0]
             size = len(talk.blocks) * BLOCK_TOKENS
             blocks = tuple(
                 Block(block, (index + 1) * BLOCK_TOKENS * BYTES_PER_TOKEN)
                 for index, block in enumerate(talk.blocks)
             )
             wanted = Wanted(size, size * BYTES_PER_TOKEN, output, blocks)
-            began_s = time.perf_counter()
+            began_s = time.thread_time()
             replica = self._policy(self.fleet, wanted)
-            self.decided_s += time.perf_counter() - began_s
+            self.decided_s += time.thread_time() - began_s
             self.decisions += 1
             if replica is None:
                 return
@@ -210,7 +212,7 @@ class _World:
     def _end(self, talk: _Talk, holding: AbstractContextManager[Lease]) -> None:
         holding.__exit__(None, None, None)
         if talk.turns < TURNS:
-            self._at(self._chance.expovariate(1 / 10.0), lambda: self._ask(talk))
+            self._at(talk.chance.expovariate(1 / 10.0), lambda: self._ask(talk))
         self._serve()
 
 

@@ -88,10 +88,10 @@ class CallReader:
     def _unwrapped(self, emit: Callable[[str], None]) -> Generator[None, None, bool]:
         outer, inner = JsonScanner("string"), self._scanner()
         carry = ""
-        is_first = True
+        is_first = is_blank = True
 
         def decode(text: str) -> None:
-            nonlocal carry, is_first
+            nonlocal carry, is_first, is_blank
             if is_first and text:
                 text, is_first = text[1:], False
             text = carry + text
@@ -102,11 +102,15 @@ class CallReader:
             text = text.removesuffix(carry)
             # Half a pair by itself must not be taken for a control token.
             plain = json.loads(f'"{text}"').encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+            is_blank = is_blank and not plain.strip()
             if not inner.done:
                 inner.feed(plain)
                 emit(inner.take())
 
         scanned = yield from self._scan(outer, decode)
+        if scanned and is_blank:
+            emit("{}")  # an empty string is no arguments, as null is
+            return True
         return scanned and inner.done
 
     def _string(self) -> Generator[None, None, str | None]:

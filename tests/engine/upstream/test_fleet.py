@@ -17,7 +17,7 @@ from corral.engine.upstream.address import Address, address_of
 from corral.engine.upstream.affinity import blocks_of
 from corral.engine.upstream.discovery import Found
 from corral.engine.upstream.engine import UpstreamEngine
-from corral.engine.upstream.fleet import LOAD_BOUND, Fleet, Wanted
+from corral.engine.upstream.fleet import FEW, LOAD_BOUND, Fleet, Wanted
 from corral.engine.upstream.kinds import KINDS
 from corral.engine.upstream.options import FleetOptions, UpstreamOptions
 from corral.engine.upstream.replica import Replica
@@ -109,7 +109,7 @@ async def test_none_is_given_more_than_its_bounded_share_of_what_runs_for_what_i
         for number in range(80):
             numbers(fleet, held, talk(hot, "a", f"question {number}"))
             most = max(replica.in_flight for replica in fleet.replicas)
-            assert most <= math.ceil(LOAD_BOUND * (number + 1) / 4)
+            assert most <= max(FEW, math.ceil(LOAD_BOUND * (number + 1) / 4))
     assert fleet.hits >= 76, "and each of them has it soon"
 
 
@@ -145,6 +145,20 @@ async def test_a_session_keeps_its_replica_until_that_has_an_answers_work_more()
             fleet, held, *(talk(f"{number}", session="s", output_tokens=512) for number in range(9))
         )
     assert set(picked) == {0, 1}
+
+
+async def test_where_little_runs_a_session_and_a_conversation_stay_where_they_were() -> None:
+    """Though others have nothing at all to do."""
+    fleet = fleet_of(8, 8, 8, 8, 8, 8)
+    before = "system " * 1000
+    with ExitStack() as held:
+        [first] = numbers(fleet, held, talk(before, "a", "b", session="s"))
+    with ExitStack() as held:
+        for turn in range(2):
+            assert numbers(fleet, held, talk(before, "a", "b", f"{turn}", "c")) == [first]
+        assert numbers(fleet, held, talk("something else", session="s")) == [first], "whatever runs there"
+        [other] = numbers(fleet, held, talk(before, "a", "b", "more", "c"))
+        assert other != first, "its share is two by now"
 
 
 async def test_one_that_is_out_or_drained_gets_nothing() -> None:

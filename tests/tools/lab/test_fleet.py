@@ -18,3 +18,11 @@ async def test_a_hot_beginning_melts_nobody_where_load_has_a_say() -> None:
 async def test_the_same_seed_is_the_same_day() -> None:
     first, again = (simulate(2, "corral", 100) for _ in range(2))
     assert (first.ttft_p95_s, first.cached_share) == (again.ttft_p95_s, again.cached_share)
+
+
+async def test_as_much_is_found_computed_as_by_beginnings_alone_and_nobody_has_a_quarter_more() -> None:
+    ours, blind, idle = (simulate(10, policy, 1500) for policy in ("corral", "most known", "least work"))
+    assert ours.imbalance <= 1.25 < blind.imbalance
+    assert ours.cached_share > blind.cached_share - 0.03
+    assert ours.cached_share > idle.cached_share + 0.1
+    assert ours.ttft_p95_s < idle.ttft_p95_s / 2

@@ -11,6 +11,16 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from corral.decoding.formats.around import (
+    WORD,
+    around,
+    before_pattern,
+    cut_at_word,
+    hole_text,
+    id_hole,
+    uncounted,
+    with_holes,
+)
 from corral.decoding.formats.cuts import Cutter, before
 from corral.decoding.formats.form import Body, CallForm, JsonBody, NamedBody, PairsBody, Pattern
 from corral.decoding.formats.probe import (
@@ -24,13 +34,11 @@ from corral.decoding.formats.probe import (
     first_arguments,
 )
 
-_TAG_NUMBER = re.compile(r"(?<=[^\W\d])\d+(?=>)")  # at the end of a tag's name
 _BRACKET = re.compile(r"\[\s*$")
 _CLOSING_BRACKET = re.compile(r"\s*\]")
 _DECODER = json.JSONDecoder()
 _SUBKEY, _ELEMENT = "quarnel", "Xylotham"
 _NUMBER = 90210
-_WORD = "\0"  # stands for the name or the number of a call in a literal around it
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +151,7 @@ class CallLearner:
                 turn, spans = two, [first[0], second[0]]
                 after = self._cutter.holes(first[1], second[1])
         if len(after) == 1:
-            after = _id_hole(after[0], IDS[0])
+            after = id_hole(after[0], IDS[0])
         body = NamedBody(after, _separators(turn.text[spans[0].begin : spans[0].end]))
         return self._form(turn, spans, body, may_be_list=False)
 
@@ -233,17 +241,17 @@ class CallLearner:
     def _counted(self, after_name: str, two: Turn | None) -> Pattern:
         """What follows a name, with a hole where the second call has something else."""
         if two is None:
-            return _id_hole(after_name, IDS[0])
+            return id_hole(after_name, IDS[0])
         first = _last_before(two.text, NAMES[0], KEYS[0], two.begin)
         second = first is not None and _last_before(two.text, NAMES[1], KEYS[0], first + 1)
         if first is None or second is False or second is None:
-            return _id_hole(after_name, IDS[0])
+            return id_hole(after_name, IDS[0])
         begin = second + len(NAMES[1])
         other = two.text[begin : two.text.find(KEYS[0], begin)]
         mine = two.text[first + len(NAMES[0]) : two.text.find(KEYS[0], first)]
         shared = self._cutter.holes(mine, other)
         if len(shared) == 1:
-            return _id_hole(after_name, IDS[0])
+            return id_hole(after_name, IDS[0])
         extra = len(mine) - len(after_name)
         return (shared[0], shared[1][: len(shared[1]) - extra])
 
@@ -272,15 +280,17 @@ class CallLearner:
         lead, other_key, _ = found
         pattern = self._cutter.holes(after_key, other_key)
         if len(pattern) == 2:
-            return _Typed((before_key,), pattern, _between(after_key, pattern), _between(other_key, pattern))
+            return _Typed(
+                (before_key,), pattern, hole_text(after_key, pattern), hole_text(other_key, pattern)
+            )
         other_lead = self._cutter.common_suffix(lead, before_key)
         if before_key.strip() and other_lead != before_key:
             begin = self._cutter.units(before_key)[0]
             other = lead[lead.rindex(begin) :] if begin in lead else lead
             pattern = self._cutter.holes(before_key, other)
             if len(pattern) == 2 and pattern[0].strip():
-                mark = _between(before_key, pattern)
-                return _Typed(pattern, (after_key,), mark, _between(other, pattern))
+                mark = hole_text(before_key, pattern)
+                return _Typed(pattern, (after_key,), mark, hole_text(other, pattern))
         return _Typed((before_key,), (after_key,))
 
     def _item(self, before_key: str, **kwargs: Any) -> str | None:
@@ -307,10 +317,10 @@ class CallLearner:
         between = text[spans[0].end : spans[1].begin] if len(spans) > 1 else ""
         if NAMES[len(spans) - 1] in tail:
             # The name once more, behind the arguments.
-            tail = tail.replace(NAMES[len(spans) - 1], _WORD, 1)
-            between = between.replace(NAMES[0], _WORD, 1)
+            tail = tail.replace(NAMES[len(spans) - 1], WORD, 1)
+            between = between.replace(NAMES[0], WORD, 1)
         elif between:
-            lead, between, tail = _uncounted(cutter, lead, between, tail)
+            lead, between, tail = uncounted(cutter, lead, between, tail)
         opened = _BRACKET.search(lead)
         if may_be_list and opened is not None:
             # What ends a call stands before the bracket that ends the list.
@@ -329,18 +339,18 @@ class CallLearner:
                 )
         if not between:
             # One call at most: all of it belongs to the call.
-            only_end, end_rest = _cut_at_word(tail)
+            only_end, end_rest = cut_at_word(tail)
             return CallForm(
                 (body,),
-                begin=_with_holes(lead),
+                begin=with_holes(lead),
                 end=only_end,
                 names_twice=NAMES[0] in lead,
                 end_rest=end_rest,
             )
         # The header may end as every call begins: then more of that is in the text than in the lead.
         whole = text[: spans[0].begin]
-        end, joiner, begin = _around(cutter, between, tail, lead)
-        other = _around(cutter, between, tail, whole)
+        end, joiner, begin = around(cutter, between, tail, lead)
+        other = around(cutter, between, tail, whole)
         if len("".join(other[2]).strip()) > len("".join(begin).strip()) and "".join(
             other[2]
         ).strip().endswith("".join(begin).strip()):
@@ -349,91 +359,10 @@ class CallLearner:
         section = before_pattern(lead, begin) if size <= len(lead) else ""
         names_twice = len(begin) > 1 and NAMES[1] in between
         section_end = tail[len(end) :]
-        end, end_rest = _cut_at_word(end)
+        end, end_rest = cut_at_word(end)
         return CallForm(
             (body,), section, begin, end, joiner, section_end, names_twice=names_twice, end_rest=end_rest
         )
-
-
-def _cut_at_word(end: str) -> tuple[str, str | None]:
-    """What ends a call, and what of it stands behind its name or number, if that is in it."""
-    head, found, rest = end.partition(_WORD)
-    return head, rest if found else None
-
-
-def _uncounted(cutter: Cutter, lead: str, between: str, tail: str) -> tuple[str, str, str]:
-    """The literals around two calls without the number that tags have in their names, as in `<call_1>`."""
-    for unit in cutter.units(lead):
-        number = _TAG_NUMBER.search(unit)
-        if number is None:
-            continue
-        first, second = number[0], str(int(number[0]) + 1)
-        end = f"</{unit[1:]}"
-        next_unit, next_end = (text.replace(first, second) for text in (unit, end))
-        if next_unit in between and (end in between) == (next_end in tail):
-            return (
-                lead.replace(unit, unit.replace(first, _WORD)),
-                between.replace(end, end.replace(first, _WORD)).replace(
-                    next_unit, unit.replace(first, _WORD)
-                ),
-                tail.replace(next_end, end.replace(first, _WORD)),
-            )
-    return lead, between, tail
-
-
-def _around(cutter: Cutter, between: str, tail: str, lead: str) -> tuple[str, str, Pattern]:
-    """What ends a call, what joins two, and what begins one, holes included."""
-    first, second = _with_holes(lead), _with_holes(between, 1)
-    if len(first) > 1 and len(first) == len(second) and first[-1] == second[-1]:
-        end, joiner, begin = cutter.split(second[0], tail, first[0])
-        if begin.strip():
-            return end, joiner, (begin, second[-1])
-    shared = cutter.common_suffix(lead, between)
-    holes = _counter_hole(cutter, before(lead, shared), before(between, shared))
-    if holes:
-        gap = before(between, shared)
-        gap = gap[: gap.rindex(holes)]
-        end = cutter.common_prefix(gap, tail)
-        return end, gap[len(end) :], (holes, shared)
-    end, joiner, begin = cutter.split(between, tail, lead)
-    return end, joiner, tuple(begin.split(_WORD))
-
-
-def _counter_hole(cutter: Cutter, lead: str, between: str) -> str:
-    """The literal before a number that counts the calls, if the two texts end with one."""
-    first, second = cutter.units(lead), cutter.units(between)
-    if first and second and first[-1].isdigit() and second[-1].isdigit():
-        return cutter.common_suffix("".join(first[:-1]), "".join(second[:-1]))
-    return ""
-
-
-def _with_holes(text: str, index: int = 0) -> Pattern:
-    """The text with a hole where the name or the id of a call stands once more."""
-    for word in (NAMES[index], IDS[index]):
-        if word in text:
-            head, _, rest = text.rpartition(word)
-            return (head, rest)
-    return (text,)
-
-
-def before_pattern(text: str, pattern: Pattern) -> str:
-    """The text without the pattern that it ends with."""
-    if len(pattern) == 1:
-        return before(text, pattern[0])
-    head = before(text, pattern[1])
-    return head[: head.rindex(pattern[0])] if pattern[0] in head else head
-
-
-def _between(text: str, pattern: Pattern) -> str:
-    """What stands in the pattern's hole."""
-    return text[len(pattern[0]) : len(text) - len(pattern[1])]
-
-
-def _id_hole(text: str, call_id: str) -> Pattern:
-    if call_id in text:
-        head, _, rest = text.partition(call_id)
-        return (head, rest)
-    return (text,)
 
 
 def _last_before(text: str, word: str, other: str, begin: int) -> int | None:

@@ -206,10 +206,9 @@ class ThoughtLearner:
     def _turn_of_blocks(self) -> str | None:
         """A turn whose thought is a block of its content, in words of the template's own: they are only read
         here, and no conversation is written in them."""
+        named = set(self._quoted())
         for thought, text in product(_THOUGHT_BLOCKS, _TEXT_BLOCKS):
-            if not all(
-                f"'{name}'" in self._source or f'"{name}"' in self._source for name in (thought, text)
-            ):
+            if not {thought, text} <= named:
                 continue
             blocks = [{"type": thought, "text": THOUGHT}, {"type": text, "text": CONTENT}]
             for content in (blocks, {"blocks": blocks}):
@@ -279,10 +278,7 @@ class ThoughtLearner:
 
     def _from_removal(self) -> ThoughtForm | None:
         """From what the template takes out of earlier answers: all that stands before a thought's closer."""
-        code = " ".join(_CODE.findall(self._source))
-        for closer in dict.fromkeys(
-            match[0][1:-1].replace("\\n", "\n").strip() for match in _QUOTED.finditer(code)
-        ):
+        for closer in dict.fromkeys(text.replace("\\n", "\n").strip() for text in self._quoted()):
             is_candidate = is_mark(closer) or _THOUGHT_WORD.search(closer)
             if not is_candidate or closer.isalnum() or len(closer) > _LONGEST_MARK:
                 continue
@@ -301,6 +297,11 @@ class ThoughtLearner:
             if opener is not None and opener != closer:
                 return ThoughtForm(opener, closer)
         return None
+
+    def _quoted(self) -> list[str]:
+        """The texts that stand in quotes in the template's code."""
+        code = " ".join(_CODE.findall(self._source))
+        return [match[0][1:-1] for match in _QUOTED.finditer(code)]
 
     def _marks(self, text: str) -> list[str]:
         return [unit for unit in self._cutter.units(text) if is_mark(unit)]

@@ -26,6 +26,8 @@ from corral.engine.upstream.replica import OUTPUT_WEIGHT, Replica
 
 PROMPT_WEIGHT: Final = 10
 LOAD_BOUND: Final = 1.25
+FEW: Final = 2
+"""So many sequences are no load that a beginning should be computed elsewhere for."""
 EXPECTED_TOKENS: Final = 512
 """What an answer is taken to have at most, where its limit says nothing."""
 KEPT_SESSIONS: Final = 2**16
@@ -88,11 +90,11 @@ class Fleet:
 
     def pick(self, wanted: Wanted, *, without: Replica | None = None) -> Picked | None:
         """Where a request goes; None if no replica has a slot free just now."""
-        with_room = self._with_room(without)
+        home = None if wanted.session is None else self._sessions.get(wanted.session)
+        with_room = self._with_room(without, home)
         if not with_room:
             return None
         known = self._known_tokens(wanted)
-        home = None if wanted.session is None else self._sessions.get(wanted.session)
 
         def left(replica: Replica) -> tuple[float, int]:
             unknown = wanted.prompt_tokens - known.get(replica.number, 0)
@@ -116,8 +118,11 @@ class Fleet:
                 self._sessions.popitem(last=False)
         return Picked(picked, known_tokens)
 
-    def _with_room(self, without: Replica | None) -> list[Replica]:
-        """Those with a slot free and less than their bounded share of what runs; else all with a slot."""
+    def _with_room(self, without: Replica | None, home: int | None) -> list[Replica]:
+        """Those with a slot free and less than their bounded share of what runs; else all with a slot.
+
+        A session's own replica has room as long as it has a slot.
+        """
         free: list[tuple[Replica, int]] = []
         running, weight = 1, 0.0
         for replica in self.replicas:
@@ -129,7 +134,9 @@ class Fleet:
                     free.append((replica, in_flight))
         most = LOAD_BOUND * running / weight if free else 0.0
         bounded = [
-            replica for replica, in_flight in free if in_flight < math.ceil(most * replica.upstream.weight)
+            replica
+            for replica, in_flight in free
+            if in_flight < max(FEW, math.ceil(most * replica.upstream.weight)) or replica.number == home
         ]
         return bounded or [replica for replica, _ in free]
 
