@@ -255,6 +255,39 @@ def test_every_setting_has_a_unit_or_a_reason_and_a_description() -> None:
         assert name in unitless or name.endswith(("_s", "_ms", "_tokens", "_bytes", "_requests")), name
 
 
+def test_models_are_read_from_the_file_with_what_is_their_own(tmp_path: Path) -> None:
+    file = tmp_path / "corral.toml"
+    file.write_text(
+        'slots = 4\nhost_cache_bytes = "1g"\nmodels_memory_bytes = "8g"\n'
+        '[[models]]\nname = "a"\nmodel = "a.gguf"\nctx_tokens = "8k"\nslots = 2\n'
+        '[[models]]\nmodel = "b.gguf"\nload = "first-use"\n'
+    )
+    settings = load(config=file)
+    first, second = settings.models
+    assert (first.load, second.load) == ("start", "first-use")
+    one, two = settings.of(first), settings.of(second)
+    assert (one.model, one.ctx_tokens, one.slots) == ("a.gguf", 8192, 2)
+    assert (two.model, two.ctx_tokens, two.slots) == ("b.gguf", 0, 4)
+    assert one.host_cache_bytes == two.host_cache_bytes == 2**29, "shared out"
+    assert settings.models_memory_bytes == 8 * 2**30
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('model = "a.gguf"\n[[models]]\nmodel = "b.gguf"\n', "leave them out where there are models"),
+        ('[[models]]\nmodel = "b.gguf"\nctx = 4\n', "models in"),
+        ('[[models]]\nflash_attn = "off"\nkv_type_v = "q8_0"\n', "needs flash attention"),
+        ("[[models]]\nslots = 0\n", "greater than or equal to 1"),
+    ],
+)
+def test_models_that_cannot_be_are_refused(tmp_path: Path, text: str, says: str) -> None:
+    file = tmp_path / "corral.toml"
+    file.write_text(text)
+    with pytest.raises(SettingsError, match=says):
+        load(config=file)
+
+
 def test_old_names_are_taken_with_a_warning_wherever_they_come_from(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -9,14 +9,16 @@ import pytest
 
 from corral import wiring
 from corral.dialects.routes import DialectOptions
+from corral.engine.contract import Capacity
 from corral.engine.local.cache.cache import KeepOptions
 from corral.engine.local.llama.modelfile import ModelFile
 from corral.engine.local.llama.options import LlamaOptions
 from corral.engine.local.options import EngineOptions
 from corral.engine.upstream.options import FleetOptions
+from corral.errors import StartupError
 from corral.http.options import HttpOptions
 from corral.serving.service import ServiceOptions
-from corral.settings import Settings
+from corral.settings import LocalModel, Settings
 from corral.transport.limits import Limits
 
 
@@ -65,6 +67,36 @@ def test_a_draft_model_makes_no_vectors(monkeypatch: pytest.MonkeyPatch) -> None
     )
     wiring.open_draft(Settings(draft_model="small.gguf", pooling="mean"))
     assert [options.pooling for options in opened] == ["off"]
+
+
+@pytest.mark.model
+def test_models_of_a_shelf_are_found_with_what_they_will_take() -> None:
+    one = LocalModel(name="one", ctx_tokens=2048, host_cache_bytes=0)
+    two = LocalModel(ctx_tokens=1024, kv_cache="per-slot", load="first-use")
+    settings = Settings(slots=4, host_cache_bytes=2**20, models=(one, two))
+    first, second = wiring.find_models(settings)
+    assert (first.name, second.name) == ("one", "SmolLM2-135M-Instruct")
+    assert (first.loads_at_start, second.loads_at_start) == (True, False)
+    assert (first.capacity.slots, first.capacity.request_ctx_tokens) == (4, 2048)
+    assert first.settings.kv_cache == "shared", "what it takes must be known"
+    caches = second.memory_bytes - 2**19 - first.memory_bytes
+    assert caches == 2048 * 23_040, "4 times 1,024 tokens against 2,048"
+
+
+def test_models_that_do_not_fit_are_refused_with_what_they_need() -> None:
+    settings = Settings(models_memory_bytes=10)
+    assert wiring.shelf_bytes(settings) == 10
+    assert wiring.shelf_bytes(Settings()) > 2**28
+
+    def shelved(size_bytes: int, at_start: bool) -> wiring.Shelved:
+        return wiring.Shelved(
+            "m", settings, Capacity(1, 9, 9), size_bytes, lambda _: pytest.fail("it was loaded"), at_start
+        )
+
+    with pytest.raises(StartupError, match="models_memory_bytes"):
+        wiring.shelve([shelved(11, False)], 10)
+    with pytest.raises(StartupError, match="first-use"):
+        wiring.shelve([shelved(6, True), shelved(6, True)], 10)
 
 
 WIRED = {

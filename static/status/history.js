@@ -9,7 +9,6 @@ const outcomeOf = (row) => OUTCOMES[row.outcome] ?? row.outcome;
 const COLUMNS = [
   ["Ended", (row) => row.finished_at, (row) => clock(row.finished_at)],
   ["Request", (row) => row.id, (row) => shortId(row.id)],
-  ["Model", (row) => row.model, (row) => row.model ?? "–"],
   ["Outcome", outcomeOf, outcomeOf],
   ["Status", (row) => row.status, (row) => row.status ?? "–", true],
   ["Client", (row) => row.client, (row) => row.client || "–"],
@@ -24,6 +23,7 @@ const COLUMNS = [
   ["Calls", (row) => row.calls, (row) => (row.calls ? count(row.calls) : ""), true],
   ["Prefill/s", (row) => row.prefill_tok_s || undefined, (row) => rate(row.prefill_tok_s || undefined), true],
   ["Decode/s", (row) => row.decode_tok_s, (row) => rate(row.decode_tok_s), true],
+  ["Model", (row) => row.model, (row) => row.model ?? "–"],
 ];
 const CLASSES = { Ended: "dim", Model: "of-model" };
 const SESSION_CHARS = 14;

@@ -22,7 +22,9 @@ def _honoured() -> Iterator[Field]:
         "neither of them to be cited; redacted_thinking is passed over; a last assistant message is "
         "continued",
     )
-    yield row("model", "m", "any name: there is one model, and the answer names it")
+    yield row(
+        "model", "m", "which one of several; with one model any name will do, and the answer names what it is"
+    )
     yield row("max_tokens", 5, "1 and more; lowered to what the context has room for")
     yield row(
         "system", "be brief", "a string or text blocks; one with Claude Code's billing header is dropped"

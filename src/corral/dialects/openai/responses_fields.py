@@ -21,7 +21,9 @@ def _honoured() -> Iterator[Field]:
         [],
         "a string, or items: messages, reasoning, calls that clients run and their outputs, references",
     )
-    yield row("model", "m", "any name: there is one model, and the answer names it")
+    yield row(
+        "model", "m", "which one of several; with one model any name will do, and the answer names what it is"
+    )
     yield row("instructions", "be brief", "not carried over by `previous_response_id`")
     yield row("previous_response_id", "resp_1", "if it is still stored, for the same client")
     yield row("max_output_tokens", 5, "1 and more; lowered to what the context has room for")

@@ -106,7 +106,7 @@ class ShelvedEngine:
 
     @property
     def failure(self) -> EngineFailed | None:
-        """Of an engine that runs, which is loaded anew then. One that could not be loaded is tried again."""
+        """Of an engine that runs; a model that could not be loaded is tried again."""
         return None if self._inner is None else self._inner.failure
 
     @property
@@ -133,11 +133,12 @@ class ShelvedEngine:
     def check(self, request: GenerationRequest) -> None:
         """As the engine does that is loaded; while none is, only whether it could be.
 
-        One that has failed is no longer waited for: it leaves, to be loaded anew.
+        One that has failed for good makes way for the next attempt, when nobody uses it any more.
         """
-        if self.failure is not None and self.is_idle:
-            self._shelf.drop(self)
         self._shelf.room.used(self.name)
+        if self.failure is not None and self.is_idle:
+            self._shelf.failed(self)
+            self.leave()
         if self._inner is not None:
             self._inner.check(request)
         elif self._attempt is None:
@@ -189,9 +190,7 @@ class ShelvedEngine:
     def leave(self) -> None:
         """Free the memory; what the shelf does, while it is idle."""
         assert self._attempt is not None
-        logger.info(
-            "%s leaves the memory%s", self.name, " to others" if self.failure is None else ": it failed"
-        )
+        logger.info("%s leaves the memory", self.name)
         self._attempt.scope.cancel()
         self._inner = self._attempt = None
         self._residence = Residence("leaving", self.size_bytes)

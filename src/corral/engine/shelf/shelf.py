@@ -54,13 +54,9 @@ class Shelf:
     def claim(self, book: Book) -> None:
         """Have those leave that must, and take their place. Raises Overloaded as `check` does."""
         for name in self._leaving_for(book):
-            self.drop(self._books[name])
+            self.room.going(name)
+            self._books[name].leave()
         self.room.claim(book.name, book.size_bytes)
-
-    def drop(self, book: Book) -> None:
-        """Have one leave that is idle."""
-        self.room.going(book.name)
-        book.leave()
 
     async def come(self, book: Book) -> None:
         """Wait until the memory that it has claimed is free; a checkpoint, cancel-safe."""

@@ -167,6 +167,13 @@ def test_a_context_that_cannot_fit_is_refused_in_one_line(model_path: Path) -> N
     assert "\n" not in str(caught.value)
 
 
+def test_loading_ends_with_the_tensor_at_which_nobody_wants_it_any_more(model_path: Path) -> None:
+    asked = iter([True, True, False])
+    with pytest.raises(StartupError):
+        LlamaBackend(model_path, LlamaOptions(EngineOptions(slots=1)), is_wanted=lambda: next(asked, False))
+    assert next(asked, None) is None, "it went on as long as it was wanted"
+
+
 def test_a_file_that_is_no_model_is_refused_in_one_line(tmp_path: Path) -> None:
     file = tmp_path / "x.gguf"
     file.write_bytes(b"GGUF" + bytes(100))
