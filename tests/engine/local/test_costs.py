@@ -93,6 +93,19 @@ def test_a_machine_that_becomes_slower_is_followed_also_where_nothing_is_measure
     assert costs.step_ms(64, 100) > 2 * gpu(64, 100)
 
 
+def test_what_was_measured_once_while_the_machine_was_slow_does_not_hold_up_what_is_measured_now() -> None:
+    costs = Costs()
+    for _ in range(3):
+        costs.observe_step(3, 70, 45.0)
+    for _ in range(5):
+        costs.observe_step(4, 70, 46.0)
+    for _ in range(40):
+        costs.observe_step(4, 70, 15.0)
+    assert costs.step_ms(4, 70) == pytest.approx(15, rel=0.35)
+    assert costs.step_ms(3, 70) <= costs.step_ms(4, 70)
+    assert costs.step_ms(8, 70) < 40
+
+
 def test_the_table_shows_what_was_measured() -> None:
     table = learned(gpu, (1, 8)).table().splitlines()
     row = {line.split()[0]: line for line in table[1:-1]}

@@ -21,7 +21,7 @@ machine may have had more to do then.
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -217,12 +217,14 @@ class Curve:
 
     def _bend(self) -> None:
         """Draw the seed's shape through what was measured; a larger step never takes less time."""
-        ratios, factors = self._ratios, self._factors
+        ratios = self._ratios
         known = [index for index, trust in enumerate(self._trust) if trust >= LEAST_TRUST]
+        rising = _rising([(self._factors[index] * ratios[index], self._trust[index]) for index in known])
+        factors = {index: ms / ratios[index] for index, ms in zip(known, rising, strict=True)}
         times = [factors[known[0]] * ratio for ratio in ratios[: known[0] + 1]]
         for low, high in pairwise(known):
             floor_ms = times[low]
-            ceiling_ms = max(floor_ms, factors[high] * ratios[high])
+            ceiling_ms = factors[high] * ratios[high]
             slope = (factors[high] - factors[low]) / (high - low)
             for index in range(low + 1, high):
                 time_ms = (factors[low] + slope * (index - low)) * ratios[index]
@@ -232,7 +234,7 @@ class Curve:
         last_ms, last = times[-1], known[-1]
         times += [last_ms * ratio / ratios[last] for ratio in ratios[last + 1 :]]
         self._kernels_ms = times
-        self._quickest_ms = min(factors[index] for index in known)
+        self._quickest_ms = min(factors.values())
         self._moved = 0.0
 
     def _place(self, size: int) -> tuple[int, float]:
@@ -250,6 +252,21 @@ class Curve:
         if index + 1 == len(values):
             return values[index] * size / self.sizes[index]  # such a step is computed in several passes
         return values[index] + weight * (values[index + 1] - values[index])
+
+
+def _rising(measured: Sequence[tuple[float, float]]) -> list[float]:
+    """The times that do not fall and are nearest to those `measured`, each with its weight, of ever larger
+    steps. Where one falls, the machine was slower when the other was measured, and both take their mean."""
+    pools: list[tuple[float, float, int]] = []
+    for ms, weight in measured:
+        steps = 1
+        while pools and pools[-1][0] > ms:
+            last_ms, last_weight, last_steps = pools.pop()
+            ms = (last_weight * last_ms + weight * ms) / (last_weight + weight)
+            weight += last_weight
+            steps += last_steps
+        pools.append((ms, weight, steps))
+    return [ms for ms, _, steps in pools for _ in range(steps)]
 
 
 class Costs:
