@@ -35,7 +35,9 @@ from pathlib import Path
 import trio
 from rich.console import Console
 
-from tools.clients.target import Target
+from tools.clients.http1 import chat
+from tools.clients.prompts import messages
+from tools.clients.target import Chat, Target
 from tools.load.company import Company, references, side_by_side
 from tools.load.hostility import rehearse
 from tools.load.upstreams import Upstreams, told, upstreams
@@ -50,6 +52,7 @@ from tools.sheets.sheet import WIDTH, Sheet, write
 # serves, since a token that is drawn from 49,152 would take 0.3 ms longer.
 HONEST_HEAP = {"MALLOC_MMAP_THRESHOLD_": "131072"}
 
+HELD = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}}}
 SCRIPTED = f"{SCRIPTED_COMMAND} --script rambling --step-ms 4"
 
 
@@ -66,7 +69,8 @@ async def soak(args: argparse.Namespace) -> Sheet:
         texts = await references(server.target, args.output_tokens)
         await rehearse(server.target, args.clients, args.rehearsals, random.Random(args.seed))
         await side_by_side(server.target, args.slots)
-        # Every thread and buffer that is ever needed exists now.
+        await chat(server.target, Chat(messages(0), 16, stream=True, response_format=HELD))
+        # Every thread, every buffer and the process that compiles grammars exist now.
         await trio.sleep(args.settle)
         before = footprint(server.pid)
         company = Company(
