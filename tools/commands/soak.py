@@ -13,7 +13,7 @@ through /proc while clients come, leave and misbehave over HTTP/1.1 and HTTP/2, 
   threads       no more than before the load
   slots         as many streams as there are slots run side by side: none is held by somebody gone
   memory        resident memory grew by less than 2 % after minute 5 (in runs of less than 10 minutes: by less
-                than 15 % after the first quarter)
+                than 30 % after the first quarter)
   exit          SIGTERM ends it with code 0
 
 With --upstreams the server has no model: it stands in front of so many on the scripted backend, of which one

@@ -14,8 +14,9 @@ from tools.sheets.sheet import Sheet
 SAMPLE_S = 2.0
 SETTLED_S = 300.0
 GROWTH_LIMIT = 0.02
-EARLY_GROWTH_LIMIT = 0.15
-"""In a run that ends before memory has settled: histories and caches, which have bounds, are being filled."""
+EARLY_GROWTH_LIMIT = 0.3
+"""In a run that ends before memory has settled: histories and caches, which have bounds, are being filled,
+and bodies of 1 MB meet by chance. The same three minutes grew by 2 to 12 %."""
 
 
 class Sample(msgspec.Struct, frozen=True):

@@ -36,7 +36,7 @@ FINE = Soaked(Counter({"stay: done": 9}), 1, [], CALM, CALM, together=8, exit_co
         ({"together": 7}, {"slots"}),
         ({"samples": samples(*[50] * 20, *[55] * 20)}, {"memory"}),
         ({"samples": samples(*[50] * 20, *[55] * 20, every_s=5)}, set()),
-        ({"samples": samples(*[50] * 20, *[60] * 20, every_s=5)}, {"memory"}),
+        ({"samples": samples(*[50] * 20, *[70] * 20, every_s=5)}, {"memory"}),
         ({"exit_code": -9}, {"exit"}),
     ],
 )
