@@ -232,8 +232,14 @@ def test_half_of_a_surrogate_pair_is_a_clear_error(template: str) -> None:
 
 
 def test_nesting_without_end_is_a_clear_error() -> None:
-    with pytest.raises(InvalidRequest):
-        prompt(SHOWS_ALL, call('{"a":' * 600 + "1" + "}" * 600))
+    refused: dict[int, str] = {}
+    for depth in (10, 600, 800, 1500, 3000, 10_000):  # how deep is too deep depends on the interpreter
+        try:
+            prompt(SHOWS_ALL, call('{"a":' * depth + "1" + "}" * depth))
+        except InvalidRequest as error:
+            refused[depth] = error.message
+    assert set(refused.values()) == {"the conversation is nested too deeply"}
+    assert 10 not in refused
 
 
 def test_what_a_template_raises_is_told_briefly() -> None:
