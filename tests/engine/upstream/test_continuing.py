@@ -23,7 +23,7 @@ from corral.request import GenerationRequest, Grammar, Message, RawPrompt, Sampl
 
 
 def heard(*texts: str, kind: str = "text") -> Heard:
-    said = Heard()
+    said = Heard(keeps_text=True)
     events: list[Event] = [Started(9, 3), BlockOpened(0, kind)]  # type: ignore[arg-type]
     for text in texts:
         events += [Sampled(1), BlockDelta(0, text)]

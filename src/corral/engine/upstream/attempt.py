@@ -43,11 +43,14 @@ class Attempt:
         measure: Measure,
         silence_s: float,
         rest: Rest | None = None,
+        *,
+        keeps_text: bool,
     ) -> None:
-        """`measure` learns how long the prompt was. `silence_s` may pass without a word; 0: no limit."""
+        """`measure` learns how long the prompt was. `silence_s` may pass without a word; 0: no limit. What is
+        to be gone on with elsewhere has its text kept."""
         self.lease: Lease | None = None
         self.rest = rest
-        self.heard = Heard()
+        self.heard = Heard(keeps_text=keeps_text)
         """What its client was told by it."""
         self._sequence = sequence
         self._fleet = fleet

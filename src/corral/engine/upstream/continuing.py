@@ -35,9 +35,10 @@ TEXT: Final = "text"
 
 
 class Heard:
-    """What a client has of an answer so far, as it comes."""
+    """What a client has of an answer so far, as it comes; its text only if that is kept."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, keeps_text: bool) -> None:
+        self._keeps_text = keeps_text
         self.tokens = 0
         self.prompt_tokens = 0
         self.knows_prompt = False
@@ -62,7 +63,7 @@ class Heard:
         self.knows_prompt = knows_prompt
         for event in events:
             match event:
-                case BlockDelta():
+                case BlockDelta() if self._keeps_text:
                     self._pieces.append(event.text)
                 case Sampled():
                     self.tokens += event.tokens

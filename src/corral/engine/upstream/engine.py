@@ -302,7 +302,15 @@ class UpstreamEngine:
         raise told
 
     def _attempt(self, sequence: UpstreamSequence, rest: Rest | None = None) -> Attempt:
-        return Attempt(sequence, self.fleet, self._measure, self._options.upstream_silence_s, rest)
+        options = self._options
+        return Attempt(
+            sequence,
+            self.fleet,
+            self._measure,
+            options.upstream_silence_s,
+            rest,
+            keeps_text=options.upstream_continues,
+        )
 
     def _following(self, sequence: UpstreamSequence, attempt: Attempt, failed_at: Replica) -> Attempt | None:
         """What is made after an attempt that failed; None if nothing may be."""
