@@ -120,3 +120,14 @@ def _of_response(response: Any) -> str:
         return f"error {response['error']['code']}"
     details = response["incomplete_details"]
     return f"{response['status']} {details and details['reason']}"
+
+
+ASK_OF_TEXTS: list[tuple[str, dict[str, Any]]] = [
+    ("/tokenize", {"content": "ab"}),
+    ("/detokenize", {"tokens": [97, 98]}),
+    ("/apply-template", {"messages": [{"role": "user", "content": "hi"}]}),
+    ("/v1/embeddings", {"input": "ab"}),
+    ("/v1/messages/count_tokens", {"messages": [{"role": "user", "content": "hi"}]}),
+    ("/v1/responses/input_tokens", {"input": "hi"}),
+]
+"""What generates nothing and has a model all the same: paths, and bodies without the model's name."""

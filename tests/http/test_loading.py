@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 from tests.harness import GATE_S, Client, Gate, serving_app
-from tests.http.apis import APIS, CHAT, Api, end_of, end_of_whole, frames, text_of
+from tests.http.apis import APIS, ASK_OF_TEXTS, CHAT, Api, end_of, end_of_whole, frames, text_of
 
 from corral.application import Application
 from corral.engine.contract import Capacity
@@ -384,17 +384,7 @@ async def test_models_that_fit_together_are_loaded_one_at_a_time() -> None:
             assert exchange.status == 200
 
 
-@pytest.mark.parametrize(
-    ("path", "body"),
-    [
-        ("/tokenize", {"content": "ab"}),
-        ("/detokenize", {"tokens": [97, 98]}),
-        ("/apply-template", {"messages": [{"role": "user", "content": "hi"}]}),
-        ("/v1/embeddings", {"input": "ab"}),
-        ("/v1/messages/count_tokens", {"messages": [{"role": "user", "content": "hi"}]}),
-        ("/v1/responses/input_tokens", {"input": "hi"}),
-    ],
-)
+@pytest.mark.parametrize(("path", "body"), ASK_OF_TEXTS)
 async def test_what_tells_of_texts_loads_the_model_too(path: str, body: dict[str, Any]) -> None:
     disk = Disk("a")
     async with shelf(disk) as client:

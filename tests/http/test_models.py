@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.engine.upstream.scripted import DONE, LAST, Play, ScriptedUpstream, Visit, delta, serving, usage
 from tests.harness import Client, serving_app
-from tests.http.apis import APIS, MESSAGES, Api, text_of
+from tests.http.apis import APIS, ASK_OF_TEXTS, MESSAGES, Api, text_of
 
 from corral.application import Application
 from corral.engine.local.scripted import ScriptedBackend, embeds, replying
@@ -139,17 +139,7 @@ async def test_props_are_those_of_the_model_in_the_query() -> None:
     assert missing.status == 404
 
 
-@pytest.mark.parametrize(
-    ("path", "body"),
-    [
-        ("/tokenize", {"content": "ab"}),
-        ("/detokenize", {"tokens": [97, 98]}),
-        ("/apply-template", {"messages": [{"role": "user", "content": "hi"}]}),
-        ("/v1/embeddings", {"input": "ab"}),
-        ("/v1/messages/count_tokens", {"messages": [{"role": "user", "content": "hi"}]}),
-        ("/v1/responses/input_tokens", {"input": "hi"}),
-    ],
-)
+@pytest.mark.parametrize(("path", "body"), ASK_OF_TEXTS)
 async def test_what_tells_of_texts_goes_by_the_name_too(path: str, body: dict[str, Any]) -> None:
     async with several() as front:
         here = front.client.send("POST", path, {**body, "model": "scripted"})
