@@ -68,6 +68,24 @@ def test_a_bias_of_a_token_that_the_model_does_not_have_is_refused() -> None:
         engine.check(request)
 
 
+async def test_the_first_prompt_goes_by_what_was_timed_before_it() -> None:
+    async def first_chunk(*times: StepTime) -> int:
+        class Timed(ScriptedBackend):
+            def warm_up(self) -> Sequence[StepTime]:
+                return times
+
+        backend, listener = Timed(), Listener()
+        engine = engine_on(backend)
+        async with started(engine):
+            prepared = await engine.prepare(asking("x" * 600), client="me")
+            engine.submit(prepared, 0, listener, max_tokens=1)
+            await listener.is_released.wait()
+        return len(backend.steps[0][0].tokens)
+
+    is_quick = StepTime(256, is_prefill=True, elapsed_ms=2.0)
+    assert await first_chunk(is_quick) > 2 * await first_chunk()
+
+
 async def test_a_model_that_cannot_compute_a_token_ends_the_start() -> None:
     class Broken(ScriptedBackend):
         def warm_up(self) -> Sequence[StepTime]:
