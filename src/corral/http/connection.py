@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
+import trio
 from quart import Request, request
 from quart.wrappers.request import Body
 from quart_trio.asgi import TrioASGIHTTPConnection
@@ -45,6 +46,11 @@ class ScopedHTTPConnection(TrioASGIHTTPConnection):
         with Held() as held:
             scope[_HELD] = held
             await super().__call__(receive, send)
+
+    async def _send_response(self, send: Any, response: Any) -> None:
+        if getattr(self, "_disconnected", False):  # of Quart 0.23; quart-trio lets out what that raises
+            await trio.lowlevel.checkpoint()  # cancelled since the client left
+        await super()._send_response(send, response)
 
 
 class Held:
