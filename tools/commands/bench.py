@@ -83,6 +83,7 @@ async def run(args: argparse.Namespace, what: str, console: Console) -> Sheet:
         omp=tuple(OMP_SETTINGS) if args.omp == "all" else (args.omp,),
         loads=args.loads,
         load_share=args.load_share,
+        has_raw=args.raw,
         lab=LabPlan(
             machines=args.lab_machines,
             loads=args.lab_loads,
@@ -181,6 +182,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--api-key")
     add("--loads", type=_loads, default=(), metavar="NAME,NAME", help=f"of load, in turn [{','.join(LOADS)}]")
     add("--load-share", type=float, default=1.0, help="of each load's questions [%(default)s]")
+    add("--raw", action="store_true", help="load: what llama.cpp's bare batch loop makes of the same loads")
     add("--spin-count", default="1000", help="GOMP_SPINCOUNT of the raw loop [%(default)s]")
     add("--omp", choices=[*OMP_SETTINGS, "all"], default="default", help="OpenMP's setting, for steps")
     lab = LabPlan()

@@ -3,9 +3,10 @@
 Ratios are taken within a round and their median is printed: a shared machine changes its speed by the minute.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 from random import Random
 
 import msgspec
@@ -16,11 +17,13 @@ from tools.clients.prompts import PromptSource
 from tools.clients.target import Target
 from tools.measures.bed import Bed, dot
 from tools.measures.demand import LIMIT_S
-from tools.measures.loads import GAP_P95, LOADS, Load, Looked, Seen
+from tools.measures.loads import ANSWERS, GAP, GAP_P95, LOADS, RATE, TTFT, Closed, Load, Looked, Script, Seen
 from tools.measures.plan import Plan
 from tools.measures.promised import pace_of, promised_gap_ms
+from tools.servers.yardstick import RawLoad, raw_load
 from tools.sheets.goal import Goal
 from tools.sheets.sheet import Sheet, middle, number
+from tools.sheets.summary import percentile
 
 WARM_UP_SHARE = 0.25
 
@@ -36,6 +39,7 @@ class LoadRow(msgspec.Struct, frozen=True):
     figure: str
     ours: list[float | None]
     peers: list[float | None]
+    raws: list[float | None]
     ratios: list[float]
     limit: float | None
     by_peer: bool
@@ -53,18 +57,27 @@ class LoadRow(msgspec.Struct, frozen=True):
         return _folded(self.peers, self.is_worst)
 
     @property
+    def raw(self) -> float | None:
+        return _folded(self.raws, self.is_worst)
+
+    @property
     def ratio(self) -> float | None:
         return middle(self.ratios)
 
+    @property
+    def raw_ratio(self) -> float | None:
+        return middle(_ratios(self.ours, self.raws))
+
 
 class LoadRounds(msgspec.Struct, frozen=True):
-    """One load: its figures, and its rounds in full; no peer, no rounds of one."""
+    """One load: its figures, and its rounds in full; no peer, no rounds of one, and so with the raw loop."""
 
     load: str
     pace: str
     figures: list[LoadRow]
     ours: list[Seen]
     peers: list[Seen]
+    raws: list[Seen]
 
 
 def load_row(
@@ -72,10 +85,11 @@ def load_row(
     looked: Looked,
     ours: Sequence[Seen],
     peers: Sequence[Seen],
+    raws: Sequence[Seen] = (),
     *,
     limit: float | None,
 ) -> LoadRow:
-    """One figure; `ours` and `peers` are paired. Pure."""
+    """One figure; `ours`, `peers` and `raws` are paired. Pure."""
     own = [seen.figures[looked.name] for seen in ours]
     other = [seen.figures[looked.name] for seen in peers]
     return LoadRow(
@@ -83,7 +97,8 @@ def load_row(
         figure=looked.name,
         ours=own,
         peers=other,
-        ratios=[mine / its for mine, its in zip(own, other, strict=False) if mine is not None and its],
+        raws=[seen.figures[looked.name] for seen in raws],
+        ratios=_ratios(own, other),
         limit=limit,
         by_peer=looked.by_peer,
         is_rate=looked.is_rate,
@@ -114,23 +129,26 @@ async def load(bed: Bed, plan: Plan) -> Sheet:
     notes: list[str] = []
     for name in plan.loads or tuple(LOADS):
         each = LOADS[name]
-        ours, peers = await _rounds(each, bed, plan, name)
-        rows = [load_row(name, looked, ours, peers, limit=_limit(looked, pace)) for looked in each.looked]
-        done.append(LoadRounds(name, pace, rows, ours, peers))
+        ours, peers, raws = await _rounds(each, bed, plan, name)
+        rows = [
+            load_row(name, looked, ours, peers, raws, limit=_limit(looked, pace)) for looked in each.looked
+        ]
+        done.append(LoadRounds(name, pace, rows, ours, peers, raws))
         broken += [f"{name}: {why}" for seen in ours for why in seen.broken]
         broken += [f"{name}, peer: {why}" for seen in peers for why in seen.broken]
         notes.append(_note(name, each, ours, peers))
     rows = [row for rounds in done for row in rounds.figures]
     return Sheet(
         name=f"load, pace {pace}",
-        columns=["load", "figure", "corral", "peer", "ratio", "least", "most", "to reach"],
+        columns=["load", "figure", "corral", "peer", "ratio", "least", "most", "raw", "/ raw", "to reach"],
         cells=[_cells(row) for row in rows],
         rows=done,
         goals=goals(rows, has_peer=any(rounds.peers for rounds in done)),
         definitions=f"""\
 Rounds: {plan.repeats}, each asked of both servers in turns, with prompts that were never asked before.
   corral, peer: medians of the rounds (worst: the largest of all). ratio: median of the rounds' ratios, and
-  the least and the most of them.
+  the least and the most of them. raw: llama.cpp's batch loop with nothing around it, which knows all prompts'
+  tokens beforehand, the better of two ways to fill a batch; / raw: what the server reaches of it.
 tokens/s: of all answers of a round / its time, from the first request to the last answer. TTFT: last byte of
   a try sent to the first delta with text. longest gap: between two deltas of one stream. A round that takes
   longer than {LIMIT_S:g} s is ended and broken. Of `behind` and `beside` a try is void that did not come to
@@ -144,29 +162,62 @@ def _limit(looked: Looked, pace: str) -> float | None:
     return promised_gap_ms(pace) if looked.name == GAP_P95 else looked.limits.get(pace)
 
 
-async def _rounds(each: Load, bed: Bed, plan: Plan, name: str) -> tuple[list[Seen], list[Seen]]:
-    """The rounds of the server and of the peer; who begins changes with every round."""
+async def _rounds(each: Load, bed: Bed, plan: Plan, name: str) -> tuple[list[Seen], list[Seen], list[Seen]]:
+    """The rounds of the server, of the peer and of the raw loop; who begins changes with every round."""
     prompts = PromptSource()
     ours: list[Seen] = []
     peers: list[Seen] = []
+    raws: list[Seen] = []
     flags = ("--slots", str(each.slots), "--ctx-tokens", str(each.ctx_tokens))
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(bed.server(*flags))
-        sides = [(server.target, ours)]
+        sides: list[tuple[Callable[[Script], Awaitable[Seen]], list[Seen]]] = [(_player(server.target), ours)]
         peer = await stack.enter_async_context(bed.rival(each.slots, each.ctx_tokens))
         if peer is not None and await has_slots(peer, each.slots):
-            sides.append((peer, peers))
+            sides.append((_player(peer), peers))
         warm_up = replace(plan, load_share=plan.load_share * WARM_UP_SHARE)
         script = each.draw(prompts, Random(name), warm_up)
-        for target, _ in sides:
-            await script(target)
+        if plan.has_raw and isinstance(script, Closed) and script.can_be_raw:
+            loop = await stack.enter_async_context(
+                raw_load(
+                    bed.model_file,
+                    slots=each.slots,
+                    threads=bed.threads,
+                    ctx_tokens=each.ctx_tokens,
+                    spin_count=plan.spin_count,
+                )
+            )
+            sides.append((partial(_play_raw, loop), raws))
+        for play, _ in sides:
+            await play(script)
             dot()
         for repetition in range(plan.repeats):
             script = each.draw(prompts, Random(f"{name} {repetition}"), plan)
-            for target, seen in sides if repetition % 2 else reversed(sides):
-                seen.append(await script(target))
+            for play, seen in sides if repetition % 2 else reversed(sides):
+                seen.append(await play(script))
                 dot()
-    return ours, peers
+    return ours, peers, raws
+
+
+def _player(target: Target) -> Callable[[Script], Awaitable[Seen]]:
+    return lambda script: script(target)
+
+
+async def _play_raw(loop: RawLoad, script: Script) -> Seen:
+    assert isinstance(script, Closed)
+    asked = script.questions
+    result = await loop.play(
+        [question.prompt for question in asked],
+        [question.output_tokens for question in asked],
+        script.clients,
+    )
+    figures: dict[str, float | None] = {
+        RATE: result.output_tokens / result.wall_s,
+        TTFT: percentile(result.ttft_s, 0.5),
+        GAP: result.longest_gap_s,
+        ANSWERS: 60 * len(result.ttft_s) / result.wall_s,
+    }
+    return Seen(figures, len(result.ttft_s), wall_s=result.wall_s)
 
 
 async def has_slots(peer: Target, slots: int) -> bool:
@@ -176,6 +227,10 @@ async def has_slots(peer: Target, slots: int) -> bool:
         return status != 200 or msgspec.json.decode(body, type=_Props).total_slots >= slots
     except (OSError, FramingError, msgspec.MsgspecError):
         return True
+
+
+def _ratios(ours: Sequence[float | None], others: Sequence[float | None]) -> list[float]:
+    return [mine / its for mine, its in zip(ours, others, strict=False) if mine is not None and its]
 
 
 def _folded(values: Sequence[float | None], is_worst: bool) -> float | None:
@@ -215,5 +270,7 @@ def _cells(row: LoadRow) -> list[str]:
         number(row.ratio, 3),
         number(min(row.ratios, default=None), 3),
         number(max(row.ratios, default=None), 3),
+        number(row.raw, digits),
+        number(row.raw_ratio, 3),
         "" if row.limit is None else f"{sign} {row.limit:g}{' of the peer' if row.by_peer else ''}",
     ]

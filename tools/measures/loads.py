@@ -53,6 +53,30 @@ class Seen(msgspec.Struct, frozen=True):
 Script = Callable[[Target], Awaitable[Seen]]
 """One round, drawn and ready to be played to a server."""
 
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """A Script of so many clients, who go on asking until all has been asked."""
+
+    questions: Sequence[Question]
+    clients: int
+
+    async def __call__(self, target: Target) -> Seen:
+        round_ = await ask_all(target, self.questions, self.clients)
+        figures = {
+            RATE: round_.tokens_s,
+            TTFT: round_.ttft_p50_s,
+            GAP: round_.longest_gap_s,
+            ANSWERS: round_.answers_min,
+        }
+        return _seen(round_, figures)
+
+    @property
+    def can_be_raw(self) -> bool:
+        """Whether the raw loop can play it: nobody leaves there."""
+        return all(question.tries_s == STAYS for question in self.questions)
+
+
 Draw = Callable[[PromptSource, Random, Plan], Script]
 
 
@@ -115,22 +139,8 @@ def _some(count: int, plan: Plan) -> int:
 
 
 def _closed(clients: int, draw: Callable[[PromptSource, Random, Plan], list[Question]]) -> Draw:
-    """So many clients, who go on asking until all has been asked."""
-
     def drawn(prompts: PromptSource, random: Random, plan: Plan) -> Script:
-        questions = draw(prompts, random, plan)
-
-        async def play(target: Target) -> Seen:
-            round_ = await ask_all(target, questions, clients)
-            figures = {
-                RATE: round_.tokens_s,
-                TTFT: round_.ttft_p50_s,
-                GAP: round_.longest_gap_s,
-                ANSWERS: round_.answers_min,
-            }
-            return _seen(round_, figures)
-
-        return play
+        return Closed(draw(prompts, random, plan), clients)
 
     return drawn
 

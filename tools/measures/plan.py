@@ -34,7 +34,6 @@ class Plan:
     """Of each of these streams, and of those beside watchers."""
     slots: int | None = None
     """For throughput and cost; None: as many as there are streams."""
-    """Settings of the server to be compared; none: its default alone."""
     spin_count: str = "1000"
     """GOMP_SPINCOUNT of the raw loop."""
     omp: tuple[str, ...] = ("default",)
@@ -44,6 +43,8 @@ class Plan:
     """By their names, of those that two servers are held against each other with; none: all."""
     load_share: float = 1.0
     """Of the questions of each load."""
+    has_raw: bool = False
+    """Whether the raw loop plays the loads too, of those in which nobody leaves."""
     behind_s: float = 1.0
     """Seconds between a long prompt and the short one behind it."""
 

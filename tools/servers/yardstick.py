@@ -1,4 +1,4 @@
-"""The raw loop (rawloop.py, rawsteps.py) in a process of its own: no llama.cpp in this one."""
+"""The raw loop (rawloop.py, rawload.py, rawsteps.py) in a process of its own: no llama.cpp in this one."""
 
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -31,6 +31,23 @@ class RoundResult(msgspec.Struct, frozen=True):
     llama_s: float
     cpu_s: float
     step_ms: list[float]
+
+
+class LoadRequest(msgspec.Struct, frozen=True):
+    """One line on stdin of rawload.py: prompts as above, tokens of their answers, how many ask at a time."""
+
+    prompts: list[str]
+    output_tokens: list[int]
+    clients: int
+
+
+class LoadResult(msgspec.Struct, frozen=True):
+    """What came of it, one way; all times in seconds. `ttft_s` are in the order in which answers ended."""
+
+    wall_s: float
+    output_tokens: int
+    ttft_s: list[float]
+    longest_gap_s: float
 
 
 class StepCosts(msgspec.Struct, frozen=True):
@@ -74,6 +91,35 @@ async def yardstick(
     env = {"GOMP_SPINCOUNT": spin_count, **os.environ}  # who set it in the environment means it
     async with program("tools.servers.rawloop", *arguments, env=env) as lines:
         yield Yardstick(lines)
+
+
+class RawLoad:
+    """The running loop that plays loads."""
+
+    def __init__(self, lines: LineProcess) -> None:
+        self._lines = lines
+
+    async def play(
+        self, prompts: Sequence[list[dict[str, str]]], output_tokens: Sequence[int], clients: int
+    ) -> LoadResult:
+        """The load, each way that the loop knows; the quicker one counts. Not cancel-safe."""
+        request = LoadRequest([chatml(prompt) for prompt in prompts], list(output_tokens), clients)
+        results = msgspec.json.decode(
+            await self._lines.ask(msgspec.json.encode(request)), type=list[LoadResult]
+        )
+        return min(results, key=lambda result: result.wall_s)
+
+
+@asynccontextmanager
+async def raw_load(
+    model: Path, *, slots: int, threads: int, ctx_tokens: int, spin_count: str
+) -> AsyncIterator[RawLoad]:
+    """As `yardstick`, for loads."""
+    sizes = {"--slots": slots, "--threads": threads, "--ctx-tokens": ctx_tokens}
+    arguments = ["--model", str(model), *(part for name, size in sizes.items() for part in (name, str(size)))]
+    env = {"GOMP_SPINCOUNT": spin_count, **os.environ}
+    async with program("tools.servers.rawload", *arguments, env=env) as lines:
+        yield RawLoad(lines)
 
 
 async def step_costs(model: Path, *, threads: int, repeats: int, env: Mapping[str, str]) -> StepCosts:
