@@ -21,7 +21,7 @@ from corral.engine.local.scripted import ScriptedBackend
 from corral.serving.models import Models
 from corral.serving.service import Service
 from corral.settings import Settings
-from corral.wiring import Routes
+from corral.wiring.running import Routes
 
 GATE_S = 60.0
 """Nobody stands longer at a gate: where a test has failed, its engine's thread must end too."""

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from corral import wiring
 from corral.dialects.routes import DialectOptions
 from corral.engine.contract import Capacity
 from corral.engine.local.cache.cache import KeepOptions
@@ -20,6 +19,9 @@ from corral.http.options import HttpOptions
 from corral.serving.service import ServiceOptions
 from corral.settings import LocalModel, Settings
 from corral.transport.limits import Limits
+from corral.wiring.local import open_draft, open_llama
+from corral.wiring.options import pick
+from corral.wiring.shelf import Shelved, find_models, shelf_bytes, shelve
 
 
 def test_every_option_of_llama_cpp_is_the_setting_of_its_name(
@@ -53,8 +55,8 @@ def test_every_option_of_llama_cpp_is_the_setting_of_its_name(
     }
     assert {"engine", *values} == {own.name for own in fields(LlamaOptions)}
     settings = Settings(slots=3, deterministic=True, **values)
-    wiring.open_llama(settings, None)
-    assert opened == [LlamaOptions(wiring.pick(EngineOptions, settings), **values)]
+    open_llama(settings, None)
+    assert opened == [LlamaOptions(pick(EngineOptions, settings), **values)]
 
 
 def test_a_draft_model_makes_no_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +67,7 @@ def test_a_draft_model_makes_no_vectors(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(
         "corral.engine.local.llama.modelfile.resolve", lambda model: ModelFile(Path("m"), "m", "here", False)
     )
-    wiring.open_draft(Settings(draft_model="small.gguf", pooling="mean"))
+    open_draft(Settings(draft_model="small.gguf", pooling="mean"))
     assert [options.pooling for options in opened] == ["off"]
 
 
@@ -74,7 +76,7 @@ def test_models_of_a_shelf_are_found_with_what_they_will_take() -> None:
     one = LocalModel(name="one", ctx_tokens=2048, host_cache_bytes=0)
     two = LocalModel(ctx_tokens=1024, kv_cache="per-slot", load="first-use")
     settings = Settings(slots=4, host_cache_bytes=2**20, models=(one, two))
-    first, second = wiring.find_models(settings)
+    first, second = find_models(settings)
     assert (first.name, second.name) == ("one", "SmolLM2-135M-Instruct")
     assert (first.loads_at_start, second.loads_at_start) == (True, False)
     assert (first.capacity.slots, first.capacity.request_ctx_tokens) == (4, 2048)
@@ -85,18 +87,18 @@ def test_models_of_a_shelf_are_found_with_what_they_will_take() -> None:
 
 def test_models_that_do_not_fit_are_refused_with_what_they_need() -> None:
     settings = Settings(models_memory_bytes=10)
-    assert wiring.shelf_bytes(settings) == 10
-    assert wiring.shelf_bytes(Settings()) > 2**28
+    assert shelf_bytes(settings) == 10
+    assert shelf_bytes(Settings()) > 2**28
 
-    def shelved(size_bytes: int, at_start: bool) -> wiring.Shelved:
-        return wiring.Shelved(
+    def shelved(size_bytes: int, at_start: bool) -> Shelved:
+        return Shelved(
             "m", settings, Capacity(1, 9, 9), size_bytes, lambda _: pytest.fail("it was loaded"), at_start
         )
 
     with pytest.raises(StartupError, match="models_memory_bytes"):
-        wiring.shelve([shelved(11, False)], 10)
+        shelve([shelved(11, False)], 10)
     with pytest.raises(StartupError, match="first-use"):
-        wiring.shelve([shelved(6, True), shelved(6, True)], 10)
+        shelve([shelved(6, True), shelved(6, True)], 10)
 
 
 WIRED = {

@@ -15,23 +15,11 @@ from corral.errors import StartupError
 from corral.serving.models import Models
 from corral.serving.service import Service, ServiceOptions
 from corral.settings import Settings
-from corral.wiring import (
-    Offer,
-    OpenModel,
-    Routes,
-    Running,
-    Shelved,
-    find_models,
-    fleets_of,
-    open_draft,
-    open_engine,
-    open_fleets,
-    open_llama,
-    pick,
-    shelf_bytes,
-    shelve,
-    start,
-)
+from corral.wiring.fleets import fleets_of, open_fleets
+from corral.wiring.local import OpenModel, open_draft, open_engine, open_llama
+from corral.wiring.options import pick
+from corral.wiring.running import Offer, Routes, Running, start
+from corral.wiring.shelf import Shelved, find_models, shelf_bytes, shelve
 
 Message = Any  # ASGI's typed dictionaries say less here than they cost
 Receive = Callable[[], Awaitable[Message]]

@@ -3,7 +3,8 @@
 from corral import transport
 from corral.application import application
 from corral.settings import load
-from corral.wiring import configure_process, limits
+from corral.wiring.options import limits
+from corral.wiring.process import configure_process
 
 _settings = load()
 configure_process(_settings)

@@ -15,7 +15,8 @@ from corral import transport
 from corral.application import Application, application
 from corral.errors import EngineFailed, StartupError
 from corral.settings import Settings, SettingsError
-from corral.wiring import configure_process, limits
+from corral.wiring.options import limits
+from corral.wiring.process import configure_process
 
 logger = logging.getLogger("corral")
 

@@ -15,7 +15,7 @@ from corral.engine.local.scripted import ScriptedBackend, replying
 from corral.engine.shelf.engine import Opened
 from corral.errors import StartupError
 from corral.settings import Settings, load
-from corral.wiring import Shelved
+from corral.wiring.shelf import Shelved
 
 SLOTS = 2
 MIB = 2**20

@@ -24,7 +24,8 @@ from corral.engine.local.prompts.pool import PromptProcesses
 from corral.engine.local.prompts.writer import CHATML, PromptWriter
 from corral.engine.local.scripted import ScriptedBackend, ScriptedModel, babble
 from corral.settings import Settings, load
-from corral.wiring import configure_process, limits
+from corral.wiring.options import limits
+from corral.wiring.process import configure_process
 
 STEP_S = 0.005
 LOOP = (

@@ -21,7 +21,7 @@ from corral.engine.local.scripted import ScriptedBackend, embeds, replying
 from corral.engine.shelf.engine import Opened
 from corral.errors import StartupError
 from corral.settings import Settings
-from corral.wiring import Shelved
+from corral.wiring.shelf import Shelved
 
 SLOTS = 2
 SOON_S = 20.0

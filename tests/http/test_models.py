@@ -16,7 +16,7 @@ from corral.application import Application
 from corral.engine.local.scripted import ScriptedBackend, embeds, replying
 from corral.errors import StartupError
 from corral.settings import Settings, Upstream
-from corral.wiring import fleets_of
+from corral.wiring.fleets import fleets_of
 
 NAMES = ["scripted", "far", "wide"]
 

@@ -16,7 +16,8 @@ from corral.serving.service import ServiceOptions
 from corral.settings import Settings
 from corral.transport.limits import Limits
 from corral.transport.serve import serve
-from corral.wiring import Offer, pick
+from corral.wiring.options import pick
+from corral.wiring.running import Offer
 
 KEEPALIVE_S = 0.1
 SLOTS = 4

@@ -10,7 +10,7 @@ def engine_options(flags: Sequence[str], slots: int) -> EngineOptions:
     """The options of an engine of so many slots. Raises SettingsError, and SystemExit for no flag of ours."""
     from corral.flags import add_flags
     from corral.settings import load
-    from corral.wiring import pick  # it takes a second, and few figures need it
+    from corral.wiring.options import pick  # it takes a second, and few figures need it
 
     parser = ArgumentParser(prog="bench policy --", allow_abbrev=False)
     source = add_flags(parser)

@@ -9,7 +9,7 @@ from tests.fuzz.gguf import UINT32, Gguf, number, small_model
 
 from corral.errors import StartupError
 from corral.settings import LocalModel, Settings
-from corral.wiring import Shelved, find_models
+from corral.wiring.shelf import Shelved, find_models
 
 pytestmark = pytest.mark.model
 

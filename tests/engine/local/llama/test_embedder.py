@@ -21,7 +21,7 @@ from corral.errors import StartupError
 from corral.events import collect
 from corral.request import Embed, GenerationRequest, RawPrompt
 from corral.settings import Settings
-from corral.wiring import open_llama
+from corral.wiring.local import open_llama
 
 TEXTS = (
     "The cat sat on the mat.",

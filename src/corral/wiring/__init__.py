@@ -1,0 +1,1 @@
+"""Settings to a running service: the one place that knows how the layers are put together."""
