@@ -56,6 +56,16 @@ def test_quick_steps_go_out_together_and_none_waits_longer_than_the_interval(
     assert all(later - sooner <= 0.02 for sooner, later in pairwise(times))
 
 
+def test_held_text_and_what_sends_it_off_are_one_delta(clock: Clock, told: list[Delivery]) -> None:
+    box = Outbox(told.append, 0.02)
+    box.put(text(1, "a"), STEP_S)
+    clock.now_s += STEP_S
+    box.put(text(1, "b"), STEP_S)
+    clock.now_s += STEP_S
+    box.put(Delivery([*text(1, "c").events, *text(2, "x").events]), 0.1)
+    assert told[1].events == [(1, [Sampled(2), BlockDelta(0, "bc")]), (2, [Sampled(1), BlockDelta(0, "x")])]
+
+
 def test_slow_steps_go_out_one_by_one(clock: Clock, told: list[Delivery]) -> None:
     box = Outbox(told.append, 0.02)
     for letter in "abc":

@@ -15,6 +15,7 @@ from corral.engine.contract import Capacity, Embedding, Holdings, Prepared, Sink
 from corral.engine.local.backend import Backend
 from corral.engine.local.chores import Chores
 from corral.engine.local.costs import StepTime
+from corral.engine.local.crossing import Crossing, open_crossing
 from corral.engine.local.drafts.model import DraftModel
 from corral.engine.local.embedding.inputs import Inputs
 from corral.engine.local.grammars.constraints import Constraint
@@ -175,21 +176,27 @@ class LocalEngine:
         is never abandoned, since it holds the model. If the worker dies, every task gets Failed, later
         ones are refused by `submit`, and this goes on waiting to be cancelled.
         """
-        to_trio = trio.lowlevel.current_trio_token()
-
-        def deliver(delivery: Delivery) -> None:
-            to_trio.run_sync_soon(self._deliver, delivery)
-
         timed = await trio.to_thread.run_sync(self._warm_up)
         learned = await self._prompts.ready()
         self._shaping = await trio.to_thread.run_sync(Shaping, learned, self._backend.model.vocabulary)
-        worker = Worker(
-            self._backend, self._options, deliver=deliver, draft_model=self._draft_model, timed=timed
-        )
+        with open_crossing(self._deliver) as crossing:
+            worker = Worker(
+                self._backend,
+                self._options,
+                deliver=crossing.send_nowait,
+                draft_model=self._draft_model,
+                timed=timed,
+            )
+            await self._run(worker, crossing, task_status)
+
+    async def _run(
+        self, worker: Worker, crossing: Crossing[Delivery], task_status: trio.TaskStatus[None]
+    ) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._prompts.run)
             nursery.start_soon(self._chores.run)
-            nursery.start_soon(self._supervise, worker)
+            nursery.start_soon(crossing.run)
+            nursery.start_soon(self._supervise, worker, crossing)
             self._worker = worker
             task_status.started()
             try:
@@ -329,11 +336,14 @@ class LocalEngine:
             raise prompt_too_long(prompt_tokens, limit, beside=asked, param=param)
         return wanted or room
 
-    async def _supervise(self, worker: Worker) -> None:
+    async def _supervise(self, worker: Worker, crossing: Crossing[Delivery]) -> None:
         try:
-            await trio.to_thread.run_sync(
-                worker.run, limiter=trio.CapacityLimiter(1), thread_name="corral-engine"
-            )
+            try:
+                await trio.to_thread.run_sync(
+                    worker.run, limiter=trio.CapacityLimiter(1), thread_name="corral-engine"
+                )
+            finally:
+                crossing.drain()
         except EngineFailed as error:
             logger.error("the engine cannot be rebuilt: %s", error.message)
             self._fail(EngineFailed(f"the engine failed and cannot be rebuilt: {error.message}"))

@@ -38,7 +38,7 @@ class Outbox:
         urgent = Delivery(released=delivery.released)
         released = {key for key, _ in delivery.released}
         for key, events in delivery.events:
-            if key in released or not all(isinstance(event, BlockDelta | Sampled) for event in events):
+            if key in released or not _is_text(events):
                 urgent.events.append((key, events))
             else:
                 self._hold(key, events)
@@ -70,6 +70,8 @@ class Outbox:
             if delivery:
                 self._deliver(delivery)
             return
+        if all_held:
+            self._join(delivery)
         keys = [key for key, _ in delivery.events] + [key for key, _ in delivery.released]
         told: dict[int, list[Event]] = {}
         for key in [*self._held] if all_held else keys:
@@ -83,6 +85,23 @@ class Outbox:
         delivery.events = list(told.items())
         if delivery:
             self._deliver(delivery)
+
+    def _join(self, delivery: Delivery) -> None:
+        """Hold, for this moment, the text of a delivery behind held text: both become one delta."""
+        rest = []
+        for key, events in delivery.events:
+            if key in self._held and _is_text(events):
+                self._hold(key, events)
+            else:
+                rest.append((key, events))
+        delivery.events = rest
+
+
+def _is_text(events: list[Event]) -> bool:
+    return all(isinstance(event, _TEXT) for event in events)
+
+
+_TEXT = (BlockDelta, Sampled)
 
 
 @dataclass(slots=True)

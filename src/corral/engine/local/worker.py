@@ -242,6 +242,7 @@ class Worker:
     def _embed(self, embeds: EmbedSteps, delivery: Delivery) -> None:
         """A step of texts to embed, as long as one of a prompt where others decode; then it is their turn."""
         load = self._scheduler.load()
+        self._outbox.flush()
         began_s = perf_counter()
         embeds.step(self._pace.budget_ms(load) if load.decoding else IDLE_STEP_MS, delivery)
         self._owed_ms = 1e3 * (perf_counter() - began_s)
@@ -250,6 +251,8 @@ class Worker:
         step = self._planner.plan(self._running)
         self._depth = step.depth
         self._apply(self._cache.take_operations())
+        if step.is_prefill:
+            self._outbox.flush()  # held for a step that was to be quick
         began_s = perf_counter()
         try:
             elapsed_ms = self._decode(step)

@@ -169,7 +169,7 @@ class LlamaBackend:
 
     def sampler(self, sampling: Sampling, prompt: Sequence[int]) -> Sampler:
         if GreedySampler.serves(sampling):
-            return GreedySampler(self._row)
+            return GreedySampler(self._row, sampling, self.model.vocabulary.end_tokens)
         if TopKSampler.serves(sampling, self._vocabulary_tokens):
             return TopKSampler(self._row, sampling, self.model)
         return ChainSampler(self._context, self.model, sampling, prompt, self._row, self._batch.index_of_row)

@@ -15,7 +15,7 @@ from __future__ import annotations  # the bindings define their pointer types fo
 import ctypes
 import math
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from typing import Final
@@ -48,18 +48,22 @@ class GreedySampler:
     """The likeliest token. 10 us over 49,152 logits where llama.cpp's chain takes 154: it builds a
     candidate array of the whole vocabulary first."""
 
-    reads = ("temperature", "top_k", "top_p", "min_p", "seed", "stop_tokens")
-    """What may differ from the defaults: it chooses among the likeliest, or has no part in choosing."""
+    reads = ("temperature", "top_k", "top_p", "min_p", "seed", "stop_tokens", "ignores_end")
+    """What may differ from the defaults: it chooses among the likeliest, or has no part in choosing; or never
+    is an end what is picked."""
 
-    def __init__(self, row: Row) -> None:
+    def __init__(self, row: Row, sampling: Sampling, end_tokens: Collection[int]) -> None:
         self._row = row
+        self._banned = frozenset(end_tokens if sampling.ignores_end else ())
 
     def sample(self, row: int, allowed: Allowed | None = None) -> int:
         logits = self._row(row)
-        if allowed is None:
-            return int(logits.argmax())
-        tokens = np.flatnonzero(allowed)
-        return int(tokens[logits[tokens].argmax()])
+        token = _likeliest(logits, allowed)
+        if token in self._banned:
+            logits = logits.copy()
+            logits[list(self._banned)] = -np.inf
+            token = _likeliest(logits, allowed)
+        return token
 
     def close(self) -> None:
         pass
@@ -68,6 +72,13 @@ class GreedySampler:
     def serves(sampling: Sampling) -> bool:
         """Whether the likeliest token is all that is asked for."""
         return sampling.is_greedy and has_only(sampling, GreedySampler.reads)
+
+
+def _likeliest(logits: NDArray[np.float32], allowed: Allowed | None) -> int:
+    if allowed is None:
+        return int(logits.argmax())
+    tokens = np.flatnonzero(allowed)
+    return int(tokens[logits[tokens].argmax()])
 
 
 class TopKSampler:
