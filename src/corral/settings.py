@@ -197,7 +197,7 @@ class Settings(BaseSettings):
     pace: Literal["smooth", "balanced", "throughput"] = Field(
         "balanced",
         description="What streams are promised while prompts are computed: the longest gap between two "
-        "tokens, and the least share of the time that is theirs. smooth: 100 ms and a third; balanced: 300 "
+        "tokens, and the least share of the time that is theirs. smooth: 100 ms and a third; balanced: 250 "
         "ms and a tenth; throughput: 1 s and a fiftieth.",
     )
     step_budget_ms: float | None = Field(

@@ -1,18 +1,20 @@
 """Budgets and turns, by costs that were measured."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from corral.engine.local.costs import LEAST_TOKENS, Costs
 from corral.engine.local.options import EngineOptions
-from corral.engine.local.pace import DECODE_SHARE, IDLE_STEP_MS, PROMISES, Load, Pace, Promise
+from corral.engine.local.pace import DECODE_SHARE, IDLE_STEP_MS, MOST_EXTRA, PROMISES, Load, Pace, Promise
 
 CHUNKS = (4, 8, 16, 32, 64, 128, 256, 512)
-BALANCED = PROMISES["balanced"]
+PROMISE = Promise(gap_ms=300.0, decode_share=0.1)
 
 
-def measured(token_ms: float, decode_ms: float = 1e-3, promise: Promise = BALANCED) -> Pace:
+def measured(token_ms: float, decode_ms: float = 1e-3, promise: Promise = PROMISE) -> Pace:
     """On a machine where a prompt token costs the same in every chunk, and a decode step of any size too."""
     costs = Costs()
     for _ in range(100):
@@ -31,7 +33,7 @@ def test_the_budget_is_what_the_measured_speed_allows_down_to_a_whole_tile() -> 
     for token_ms in (0.7, 1.7):
         tokens = budget(measured(token_ms), decoding=4)
         assert tokens % 16 == 0
-        assert 0.9 < tokens * token_ms / BALANCED.gap_ms < 1.02
+        assert 0.9 < tokens * token_ms / PROMISE.gap_ms < 1.02
 
 
 def test_where_less_than_a_tile_fits_the_budget_still_holds() -> None:
@@ -68,7 +70,7 @@ def test_with_nothing_decoding_a_chunk_is_never_so_small_that_its_tokens_are_dea
     for _ in range(100):
         for tokens in CHUNKS:  # the weights are read once a step, in 1,000 ms
             costs.observe_prefill(tokens, 0, 1000 + 10 * tokens)
-    assert budget(Pace(BALANCED, 512, costs), decoding=0) == 512
+    assert budget(Pace(PROMISE, 512, costs), decoding=0) == 512
 
 
 def test_short_prompts_share_a_gap_and_then_streams_have_their_turn() -> None:
@@ -108,8 +110,8 @@ def test_a_gap_is_kept_where_steps_take_longer_than_was_learned() -> None:
         gaps.append(1.2 * expected_ms + 20)
         while not budget(pace, decoding=4):
             pace.observe_decode(4, 0, 20)
-    assert gaps[0] > 1.1 * BALANCED.gap_ms
-    assert max(gaps[5:]) <= 1.05 * BALANCED.gap_ms
+    assert gaps[0] > 1.1 * PROMISE.gap_ms
+    assert max(gaps[5:]) <= 1.05 * PROMISE.gap_ms
 
 
 def test_what_was_waited_with_nobody_there_is_not_made_up_for() -> None:
@@ -144,6 +146,23 @@ def test_a_promise_is_kept_whatever_steps_cost(promise: Promise, decode_ms: floa
 
 
 def test_a_gap_of_ones_own_takes_the_place_of_the_one_by_name() -> None:
-    assert EngineOptions(slots=1).promise is BALANCED
+    assert EngineOptions(slots=1).promise is PROMISES["balanced"]
     own = EngineOptions(slots=1, pace="smooth", step_budget_ms=50).promise
     assert own == Promise(50, PROMISES["smooth"].decode_share)
+
+
+def test_who_has_half_a_character_does_not_wait_for_the_next_prompt_too() -> None:
+    pace = measured(token_ms=1.0, decode_ms=20)
+    owes = Load(4, 1, 10_000, owes_text=True)
+    for _ in range(3):
+        pace.observe_prefill(180, 0, 180)
+        turns = 0
+        while pace.prefill_tokens(owes) == 0:
+            pace.observe_decode(4, 0, 20)
+            turns += 1
+        assert turns == 1 + MOST_EXTRA, (
+            "one that is owed, and no more for somebody who never ends a character"
+        )
+    pace.observe_prefill(180, 0, 180)
+    pace.observe_decode(4, 0, 20)
+    assert pace.prefill_tokens(replace(owes, owes_text=False)) > 0

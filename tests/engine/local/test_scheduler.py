@@ -514,3 +514,27 @@ def test_who_is_in_the_step_does_not_step_back_for_who_is_older_and_behind() -> 
     step = kv.advance(prefill_tokens=2, prefill_first=True)
     assert [lane for lane, _ in step.chunks] == [young]
     assert young.is_decoding
+
+
+@pytest.mark.parametrize(
+    ("budget", "chunks"),
+    [(64, [64, 64, 62]), (150, [96, 94]), (180, [96, 94]), (190, [190]), (12, [12] * 15 + [10])],
+)
+def test_a_prompt_that_does_not_fit_is_computed_in_chunks_of_one_size(budget: int, chunks: list[int]) -> None:
+    kv = cache(ctx_tokens=400, batch_tokens=512)
+    lane = kv.add(range(190))
+    seen = []
+    while not lane.is_decoding:
+        seen += sizes(kv.advance(prefill_tokens=budget))
+    assert seen == chunks
+
+
+def test_text_is_owed_while_a_token_was_only_part_of_a_character() -> None:
+    kv = cache()
+    kv.add(range(5))
+    lane = kv.add(range(10, 15))
+    kv.advance()
+    owed = []
+    for lane.unsaid in (0, 1, 3, 4):  # four of them are no character: something else holds the text back
+        owed.append(kv.scheduler.load().owes_text)
+    assert owed == [False, True, True, False]

@@ -439,6 +439,18 @@ def test_text_does_not_wait_for_a_step_that_prefills(arrives: int) -> None:
     assert not any(untold)
 
 
+def test_a_token_that_is_no_text_yet_is_counted_until_the_character_is_whole() -> None:
+    letter = list("é".encode())
+    bench = Bench(ScriptedBackend(lambda tokens: letter[len(tokens) % 2]))
+    bench.submit(1, [97], max_tokens=5)
+    unsaid = []
+    for _ in range(4):
+        bench.turn()
+        [lane] = bench.worker._scheduler.running
+        unsaid.append(lane.unsaid)
+    assert unsaid == [0, 1, 0, 1]
+
+
 def test_what_still_waits_when_the_worker_stops_is_told() -> None:
     def stop(_chunks: Sequence[Chunk]) -> None:
         if len(bench.backend.steps) == 4:

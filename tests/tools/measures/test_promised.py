@@ -16,6 +16,6 @@ def test_the_goals_are_those_of_the_pace_that_the_server_has(flags: tuple[str, .
 
 
 def test_what_is_promised_is_the_servers_own_figure() -> None:
-    assert promised_gap_ms("balanced") == 300
+    assert promised_gap_ms("balanced") == 250
     with pytest.raises(ValueError):
         promised_gap_ms("none of them")

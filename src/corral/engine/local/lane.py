@@ -30,6 +30,8 @@ class Lane:
     found: Found | None = None
     is_scored: bool = False
     prompt_tokens: int = 0
+    unsaid: int = 0
+    """Tokens sampled since any of them was text to be told."""
     _wanted: Tokens | None = None
 
     @classmethod

@@ -32,7 +32,7 @@ class Promise:
 
 PROMISES: Final[Mapping[PaceName, Promise]] = {
     "smooth": Promise(gap_ms=100.0, decode_share=1 / 3),
-    "balanced": Promise(gap_ms=300.0, decode_share=1 / 10),
+    "balanced": Promise(gap_ms=250.0, decode_share=1 / 10),
     "throughput": Promise(gap_ms=1000.0, decode_share=1 / 50),
 }
 
@@ -42,6 +42,8 @@ MOST_SLIP = 1.5  # one step that something else disturbed makes no difference fo
 SLIP_SMOOTHING = 0.3
 WORTHWHILE = 0.5
 """What is left of a gap is used for another chunk only if it is so much of the whole."""
+MOST_EXTRA = 2
+"""Decode steps beyond those that are owed, so that nobody waits for the next prompt with half a character."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,8 @@ class Load:
 
     So many sequences are `decoding`, each of which looks at `decode_depth` cells; so many are `prefilling`,
     with `prefill_tokens` still to be computed, unless they are found in the cache; the first of them has
-    `prefill_depth` behind it. `has_begun_prompts`: some of these are in the cache already.
+    `prefill_depth` behind it. `has_begun_prompts`: some of these are in the cache already. `owes_text`: the
+    last token of somebody who decodes was only part of a character.
     """
 
     decoding: int
@@ -59,6 +62,7 @@ class Load:
     decode_depth: float = 0.0
     prefill_depth: float = 0.0
     has_begun_prompts: bool = False
+    owes_text: bool = False
 
 
 @dataclass(slots=True)
@@ -72,6 +76,8 @@ class Pace:
     """How long those who decode have been waiting for prompts since their last step."""
     _owed_ms: float = 0.0
     """How long they may decode before the next prompt's turn."""
+    _extra: int = 0
+    """Decode steps since the last prompt's, beyond those that were owed."""
     _slip: float = 1.0
     """How many times as long as expected prompts' steps took lately, at least 1: as much shorter are gaps
     planned."""
@@ -81,7 +87,7 @@ class Pace:
         if not load.decoding:
             self._waited_ms = self._owed_ms = 0.0
             return max(self.full_speed_tokens, self._tokens(IDLE_STEP_MS, load))
-        if self._owed_ms > 0 and not self._waited_ms:
+        if not self._waited_ms and (self._owed_ms > 0 or (load.owes_text and self._extra < MOST_EXTRA)):
             return 0
         budget_ms = self.budget_ms(load)
         left_ms = budget_ms - self._waited_ms
@@ -112,11 +118,13 @@ class Pace:
     def observe_aborted(self, elapsed_ms: float) -> None:
         """A prefill step was cut short: nothing to learn from, but streams have waited for it."""
         share = self.promise.decode_share
+        self._extra = 0
         self._waited_ms += elapsed_ms
         self._owed_ms += elapsed_ms * share / (1 - share)
 
     def observe_decode(self, rows: int, depth: float, elapsed_ms: float) -> None:
         """Learn from a decode step."""
         self._waited_ms = 0.0
+        self._extra += self._owed_ms <= 0
         self._owed_ms = max(0.0, self._owed_ms - elapsed_ms)
         self.costs.observe_step(rows, depth, elapsed_ms)

@@ -11,6 +11,8 @@ Rules
 - What is left of a budget behind a prompt goes to the next one only if that is done with it, or gets a chunk
   of `least_chunk` tokens: where each lane has a cache of its own, llama.cpp computes their chunks one after
   the other.
+- What does not fit is computed in chunks of one size, as few as it takes: in a small one at the end a token
+  would cost up to twice as much.
 - A decoding lane may bring drafted tokens along; they are verified in the same step.
 - A prompt begins with what the cache has of it (cache/cache.py). If another is just computing what they
   share, it waits for that instead of computing it too.
@@ -31,8 +33,12 @@ from dataclasses import dataclass, field
 from corral.engine.local.backend import Chunk
 from corral.engine.local.cache.cache import KEPT_TOKENS, CacheBooks
 from corral.engine.local.cache.prefixes import common_prefix
+from corral.engine.local.costs import TILE_TOKENS
 from corral.engine.local.lane import Lane
 from corral.engine.local.pace import Load
+
+PART_TOKENS = 3
+"""A character may come in so many tokens; text that more of them hold back waits for something else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +72,13 @@ class Scheduler:
     def load(self) -> Load:
         """What waits for the next steps."""
         decoding = prefill_tokens = decode_cells = 0
+        owes_text = False
         waiting: list[Lane] = []
         for lane in self.running:
             if lane.is_decoding:
                 decoding += 1
                 decode_cells += lane.computed
+                owes_text = owes_text or 0 < lane.unsaid <= PART_TOKENS
             else:
                 waiting.append(lane)
                 prefill_tokens += lane.pending
@@ -80,7 +88,7 @@ class Scheduler:
             decode_depth = decode_cells / decoding if decoding else 0.0
             prefill_depth = float(min(waiting, key=self._rank).computed) if waiting else 0.0
         has_begun = any(lane.has_begun for lane in waiting)
-        return Load(decoding, len(waiting), prefill_tokens, decode_depth, prefill_depth, has_begun)
+        return Load(decoding, len(waiting), prefill_tokens, decode_depth, prefill_depth, has_begun, owes_text)
 
     def add(self, key: int, prompt: Sequence[int], *, is_scored: bool = False) -> Lane:
         """Take a prompt in. The caller never has more in at once than the cache has sequences.
@@ -178,7 +186,8 @@ class Scheduler:
                 if not lane.has_begun:
                     continue
             start = lane.computed
-            own = min(lane.pending, budget - taken)
+            own = budget if self.chunk_tokens else _even(lane.pending, budget - taken)
+            own = min(own, lane.pending, budget - taken)
             if chunks and own < min(lane.pending, least_chunk):
                 break
             stop = start + own
@@ -232,3 +241,9 @@ class Scheduler:
             if not lane.has_begun:
                 return False
         return True
+
+
+def _even(pending: int, room: int) -> int:
+    """The first of as few equal chunks as it takes, in whole tiles."""
+    chunk = -(-pending // -(-pending // room))
+    return chunk + -chunk % TILE_TOKENS

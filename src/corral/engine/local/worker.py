@@ -36,7 +36,7 @@ from corral.engine.local.running import Running
 from corral.engine.local.scheduler import Step
 from corral.engine.local.task import Cancel, Command, Delivery, EmbedTask, EndThought, Stop, Submit, Task
 from corral.errors import CorralError, EngineFailed
-from corral.events import Failed, Prefill, TokenLogprob
+from corral.events import BlockDelta, Failed, Prefill, TokenLogprob
 
 logger = logging.getLogger("corral.engine")
 
@@ -324,6 +324,8 @@ class Worker:
                 events, is_over = [_failed(error)], True
             if events:
                 delivery.events.append((lane.key, events))
+            has_said = any(isinstance(event, BlockDelta) for event in events)
+            lane.unsaid = 0 if has_said else lane.unsaid + 1
             if is_over:
                 self._release(running, delivery)
 
