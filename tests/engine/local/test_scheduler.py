@@ -148,10 +148,12 @@ def test_a_step_is_what_the_caller_says_and_where_there_are_no_prompts_it_decode
     assert steps == [([3], True), ([1], False), ([3], True), ([2], True), ([1, 1], False)]
 
 
-def test_a_short_prompt_is_not_behind_the_whole_of_a_long_one() -> None:
+@pytest.mark.parametrize("steps", [1, 3, 4])
+def test_a_short_prompt_is_not_behind_the_whole_of_a_long_one(steps: int) -> None:
     kv = cache(ctx_tokens=400)
     long = kv.add(range(100))
-    kv.advance(prefill_tokens=20)
+    for _ in range(steps):
+        kv.advance(prefill_tokens=20)
     short = kv.add(range(200, 210))
     step = kv.advance(prefill_tokens=20)
     assert [(lane, len(chunk.tokens)) for lane, chunk in step.chunks] == [(short, 10), (long, 10)]

@@ -6,8 +6,8 @@ Rules
   so says whose turn it is. One batch of both would cost more than one after the other, since attention looks
   at every pairing (docs/benchmarks.md, "What a step costs").
 - Of prompts the one goes first that has least left to compute, so a short one is never behind the whole of a
-  long one; each token of prompts that was computed since it came counts as one of its own, so a long one
-  waits for no more than its own length of others. Among equals the oldest goes first.
+  long one; each token of other prompts that was computed since it came counts as one of its own, so a long
+  one waits for no more than its own length of others. Among equals the oldest goes first.
 - What is left of a budget behind a prompt goes to the next one only if that is done with it, or gets a chunk
   of `least_chunk` tokens: where each lane has a cache of its own, llama.cpp computes their chunks one after
   the other.
@@ -67,7 +67,7 @@ class Scheduler:
     _prefilled: int = 0
     """Tokens of prompts computed so far: the clock by which a prompt has waited."""
     _came: dict[Lane, int] = field(default_factory=dict)
-    """What it showed when each lane came."""
+    """What it showed when each lane came, and how much later it is for what was the lane's own."""
 
     def load(self) -> Load:
         """What waits for the next steps."""
@@ -132,6 +132,8 @@ class Scheduler:
         """The step's chunks are in the cache now."""
         for lane, chunk in step.chunks:
             self.cache.grow(lane, len(chunk.tokens))
+            if step.is_prefill:
+                self._came[lane] += len(chunk.tokens)
         if step.is_prefill:
             self._prefilled += step.tokens
 
