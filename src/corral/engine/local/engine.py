@@ -187,23 +187,18 @@ class LocalEngine:
                 draft_model=self._draft_model,
                 timed=timed,
             )
-            await self._run(worker, crossing, task_status)
-
-    async def _run(
-        self, worker: Worker, crossing: Crossing[Delivery], task_status: trio.TaskStatus[None]
-    ) -> None:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._prompts.run)
-            nursery.start_soon(self._chores.run)
-            nursery.start_soon(crossing.run)
-            nursery.start_soon(self._supervise, worker, crossing)
-            self._worker = worker
-            task_status.started()
-            try:
-                await trio.sleep_forever()
-            finally:
-                self._worker = None
-                worker.stop_nowait()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._prompts.run)
+                nursery.start_soon(self._chores.run)
+                nursery.start_soon(crossing.run)
+                nursery.start_soon(self._supervise, worker, crossing)
+                self._worker = worker
+                task_status.started()
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    self._worker = None
+                    worker.stop_nowait()
 
     async def load(self) -> None:
         """Its backend's model is loaded."""
