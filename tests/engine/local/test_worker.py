@@ -439,6 +439,19 @@ def test_text_does_not_wait_for_a_step_that_prefills(arrives: int) -> None:
     assert not any(untold)
 
 
+def test_held_text_goes_out_before_a_prompt_that_came_when_it_was_held_already() -> None:
+    bench = Bench(ScriptedBackend(), stream_interval_ms=3.6e6)
+    bench.submit(1, [1], max_tokens=30)
+    for _ in range(4):
+        delivery = bench.worker.run_once()
+        assert delivery is not None
+        bench.worker._outbox.put(delivery, 0.001)
+    assert sampled(bench.events[1]) == 1, "the others are held"
+    bench.submit(2, list(range(64)))
+    bench.worker.run_once()
+    assert sampled(bench.events[1]) == 4
+
+
 def test_a_token_that_is_no_text_yet_is_counted_until_the_character_is_whole() -> None:
     letter = list("é".encode())
     bench = Bench(ScriptedBackend(lambda tokens: letter[len(tokens) % 2]))

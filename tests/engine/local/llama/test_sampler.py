@@ -158,6 +158,17 @@ def test_the_end_is_not_picked_too_early_or_never(llama: LlamaBackend, prompt: l
     assert end not in draws(llama, replace(eager, ignores_end=True), prompt, 5)
 
 
+@pytest.mark.parametrize("ignores_end", [True, False])
+def test_the_quick_way_to_the_likeliest_token_knows_an_end_that_is_ignored(ignores_end: bool) -> None:
+    logits = np.array([1, 9, 3, 8, 2], np.float32)
+    kept = logits.copy()
+    sampler = GreedySampler(lambda row: logits, replace(GREEDY, ignores_end=ignores_end), end_tokens=(1, 3))
+    assert sampler.sample(0) == (2 if ignores_end else 1)
+    allowed = np.array([True, False, False, True, True])
+    assert sampler.sample(0, allowed) == (4 if ignores_end else 3)
+    assert (logits == kept).all(), "they are llama.cpp's"
+
+
 def test_what_the_request_itself_ends_with_is_not_picked_too_early_either(
     llama: LlamaBackend, prompt: list[int]
 ) -> None:
