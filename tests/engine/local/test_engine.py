@@ -8,6 +8,7 @@ import trio
 import trio.lowlevel
 from tests.engine.tales import asking
 from tests.engine.test_contract import Listener, started, submitted
+from tests.harness import Gate
 
 from corral.engine.local.backend import Chunk
 from corral.engine.local.costs import StepTime
@@ -15,7 +16,7 @@ from corral.engine.local.engine import LocalEngine
 from corral.engine.local.options import EngineOptions
 from corral.engine.local.scripted import ScriptedBackend
 from corral.errors import EngineFailed, InvalidRequest, StartupError
-from corral.events import Failed
+from corral.events import Failed, Sampled
 from corral.request import Sampling
 
 
@@ -39,6 +40,26 @@ async def test_cancelling_the_engine_ends_its_thread() -> None:
     seen = len(steps)
     await trio.lowlevel.checkpoint()
     assert len(steps) == seen
+
+
+async def test_what_the_last_step_said_is_told_although_nobody_runs_the_engine_any_more() -> None:
+    gate = Gate()
+    rows: list[int] = []
+
+    def step(chunks: Sequence[Chunk]) -> None:
+        gate(chunks)
+        rows.append(sum(chunk.rows for chunk in chunks))
+
+    engine = engine_on(ScriptedBackend(on_step=step))
+    listener = Listener()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(engine.run)
+        await submitted(engine, listener, 4000)
+        await gate.wait_arrived()
+        nursery.cancel_scope.cancel()
+        gate.open()
+    told = sum(event.tokens for event in listener.events_so_far if isinstance(event, Sampled))
+    assert told == sum(rows) > 0
 
 
 async def test_a_thread_that_dies_fails_every_task_and_refuses_new_ones(
