@@ -13,6 +13,7 @@ from corral.engine.contract import Waste
 from corral.engine.local.backend import BackendLost, CacheShape, Chunk, SavedSequence
 from corral.engine.local.drafts.model import DraftModel
 from corral.engine.local.options import EngineOptions
+from corral.engine.local.planner import Planner
 from corral.engine.local.pace import Load
 from corral.engine.local.scripted import ScriptedBackend, ScriptedCache, rambling, replying
 from corral.engine.local.task import Delivery, Task
@@ -420,8 +421,12 @@ def test_text_that_waits_is_told_before_a_failure() -> None:
 
 
 @pytest.mark.parametrize("arrives", [0, 5])
-def test_text_does_not_wait_for_a_step_that_prefills(arrives: int) -> None:
+@pytest.mark.parametrize("prefill_ms", [1e3, 1e7])
+def test_text_does_not_wait_for_a_prompt_that_takes_longer_than_it_may(
+    arrives: int, prefill_ms: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The other prompt is there from the start, or comes while a step decodes."""
+    monkeypatch.setattr(Planner, "expected_ms", lambda _self, step: prefill_ms if step.is_prefill else 0.0)
     untold: list[int] = []
 
     def look(chunks: Sequence[Chunk]) -> None:
@@ -436,20 +441,7 @@ def test_text_does_not_wait_for_a_step_that_prefills(arrives: int) -> None:
     bench.submit(1, [1], max_tokens=30)
     bench.run_until_released(1, 2)
     assert len(untold) >= 4
-    assert not any(untold)
-
-
-def test_held_text_goes_out_before_a_prompt_that_came_when_it_was_held_already() -> None:
-    bench = Bench(ScriptedBackend(), stream_interval_ms=3.6e6)
-    bench.submit(1, [1], max_tokens=30)
-    for _ in range(4):
-        delivery = bench.worker.run_once()
-        assert delivery is not None
-        bench.worker._outbox.put(delivery, 0.001)
-    assert sampled(bench.events[1]) == 1, "the others are held"
-    bench.submit(2, list(range(64)))
-    bench.worker.run_once()
-    assert sampled(bench.events[1]) == 4
+    assert not any(untold) if prefill_ms > 3.6e6 else all(untold)
 
 
 def test_a_token_that_is_no_text_yet_is_counted_until_the_character_is_whole() -> None:

@@ -30,9 +30,9 @@ class Outbox:
         self._held: dict[int, _Held] = {}
         self._delivered_s = 0.0
 
-    def put(self, delivery: Delivery, next_s: float | None) -> None:
-        """Deliver, or hold. `next_s` from now more is expected; None if that is not known."""
-        if not self._holds(delivery, next_s):
+    def put(self, delivery: Delivery) -> None:
+        """Deliver what does not wait, and hold the rest for the next `before_step` or `flush`."""
+        if not self._interval_s or delivery.failure or delivery.has_recovered:
             self._send(delivery, all_held=True)
             return
         urgent = Delivery(released=delivery.released)
@@ -45,15 +45,16 @@ class Outbox:
         if urgent:
             self._send(urgent, all_held=False)
 
+    def before_step(self, step_s: float) -> None:
+        """Deliver what cannot wait for the end of a step that is to take so long."""
+        if self._held:
+            waits_s = self._interval_s + STREAM_S * len(self._held)
+            if perf_counter() + step_s - self._delivered_s >= waits_s:
+                self.flush()
+
     def flush(self) -> None:
         """Deliver what is held."""
         self._send(Delivery(), all_held=True)
-
-    def _holds(self, delivery: Delivery, next_s: float | None) -> bool:
-        if next_s is None or not self._interval_s or delivery.failure or delivery.has_recovered:
-            return False
-        streams = max(len(self._held), len(delivery.events))
-        return perf_counter() + next_s - self._delivered_s < self._interval_s + STREAM_S * streams
 
     def _hold(self, key: int, events: list[Event]) -> None:
         held = self._held.get(key)

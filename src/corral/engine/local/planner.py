@@ -85,6 +85,11 @@ class Planner:
             return self._scheduler.plan(0, self._propose(running, load.decode_depth))
         return self._scheduler.plan(budget, least_chunk=self._pace.full_speed_tokens)
 
+    def expected_ms(self, step: Step) -> float:
+        """How long a step that was planned is likely to take."""
+        costs = self._pace.costs
+        return (costs.prefill_ms if step.is_prefill else costs.step_ms)(step.tokens, step.depth)
+
     def computed(self, step: Step, elapsed_ms: float) -> None:
         """A step was computed in so long: it is in the cache, and something was learned."""
         if step.is_prefill:

@@ -78,7 +78,6 @@ class Worker:
         self._step_tokens: dict[int, int] = {}  # of the running step, by key, of those not cancelled
         self._step_size = 0
         self._step_began_s: float | None = None
-        self._depth = 0.0  # of the last step
         self._beginnings: tuple[Tokens, ...] = ()  # replaced as a whole, since other threads read it
 
     @property
@@ -137,7 +136,7 @@ class Worker:
         """Work until stopped. Raises only if the backend is beyond repair, or on a bug."""
         try:
             while (delivery := self.run_once()) is not None:
-                self._outbox.put(delivery, self._next_s())
+                self._outbox.put(delivery)
         finally:
             self._outbox.flush()
             self._release_all()
@@ -176,6 +175,8 @@ class Worker:
     def _drain(self, delivery: Delivery) -> bool:
         """Take all commands, waiting for one if nothing runs; False on Stop."""
         block = not self._running and not self._embeds
+        if block:
+            self._outbox.flush()
         while True:
             try:
                 command = self._commands.get(block=block)
@@ -249,10 +250,8 @@ class Worker:
 
     def _step(self, delivery: Delivery) -> None:
         step = self._planner.plan(self._running)
-        self._depth = step.depth
         self._apply(self._cache.take_operations())
-        if step.is_prefill:
-            self._outbox.flush()  # held for a step that was to be quick
+        self._outbox.before_step(1e-3 * self._planner.expected_ms(step))
         began_s = perf_counter()
         try:
             elapsed_ms = self._decode(step)
@@ -383,7 +382,7 @@ class Worker:
         """Fail everything, tell so at once, and begin again with an empty cache."""
         logger.error("llama.cpp failed and is being rebuilt: %s", error.message)
         self._release_all(error, delivery)
-        self._outbox.put(Delivery(delivery.events, delivery.released, failure=error), None)
+        self._outbox.put(Delivery(delivery.events, delivery.released, failure=error))
         delivery.events, delivery.released = [], []
         self._saved.clear()
         self._backend.reset()
@@ -418,16 +417,6 @@ class Worker:
         if self._options.prompt_lookup:
             proposers.append(PromptLookup())
         return proposers if self._draft_model is None else [*proposers, self._draft_model]
-
-    def _next_s(self) -> float | None:
-        """How long until the next step's text, if nothing comes between."""
-        if not self._running or not self._commands.empty():
-            return None
-        if self._embeds and self._owed_ms <= 0:
-            return None  # texts to embed come next, for as long as a step of a prompt
-        if not all(running.lane.is_decoding for running in self._running.values()):
-            return None
-        return 1e-3 * self._costs.step_ms(len(self._running), self._depth)
 
 
 def _failed(error: Exception) -> Failed:
