@@ -13,8 +13,8 @@ from corral.engine.contract import Waste
 from corral.engine.local.backend import BackendLost, CacheShape, Chunk, SavedSequence
 from corral.engine.local.drafts.model import DraftModel
 from corral.engine.local.options import EngineOptions
-from corral.engine.local.planner import Planner
 from corral.engine.local.pace import Load
+from corral.engine.local.planner import Planner
 from corral.engine.local.scripted import ScriptedBackend, ScriptedCache, rambling, replying
 from corral.engine.local.task import Delivery, Task
 from corral.engine.local.worker import Worker
