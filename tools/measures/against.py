@@ -127,7 +127,7 @@ async def compare(bed: Bed, name: str, slots: int, run: Run, broken: list[str]) 
         log.seek(0)
         text = log.read().decode(errors="replace")
     if seen is None:
-        broken.append(f"{name}: void, a stream ended too early")
+        broken.append(f"{name}: void, an answer is missing or ended too early")
         return []
     try:
         machine = learned(text)
@@ -169,6 +169,8 @@ def _crowd_run(crowd: Crowd) -> Run:
             ]
             for client, own in answers.items()
         }
+        if not all(lengths.values()):
+            return None
         began_s = min(answer.sent_s for answer in every)
         ended_s = max(answer.ended_s or 0.0 for answer in every) - began_s
         return _crowd_figures(

@@ -177,7 +177,7 @@ async def _rounds(each: Load, bed: Bed, plan: Plan, name: str) -> tuple[list[See
             sides.append((_player(peer), peers))
         warm_up = replace(plan, load_share=plan.load_share * WARM_UP_SHARE)
         script = each.draw(prompts, Random(name), warm_up)
-        if plan.has_raw and isinstance(script, Closed) and script.can_be_raw:
+        if plan.has_raw and isinstance(script, Closed):
             loop = await stack.enter_async_context(
                 raw_load(
                     bed.model_file,
@@ -209,6 +209,7 @@ async def _play_raw(loop: RawLoad, script: Script) -> Seen:
     result = await loop.play(
         [question.prompt for question in asked],
         [question.output_tokens for question in asked],
+        [question.tries_s for question in asked],
         script.clients,
     )
     figures: dict[str, float | None] = {

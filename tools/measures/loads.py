@@ -71,11 +71,6 @@ class Closed:
         }
         return _seen(round_, figures)
 
-    @property
-    def can_be_raw(self) -> bool:
-        """Whether the raw loop can play it: nobody leaves there."""
-        return all(question.tries_s == STAYS for question in self.questions)
-
 
 Draw = Callable[[PromptSource, Random, Plan], Script]
 

@@ -2,6 +2,7 @@
 
 A slot takes the next question as soon as it is free. Two ways to fill a batch are known and both are tried:
 prompts before answers, so that answers are computed side by side, and all in one batch, as llama-server does.
+Who gives up is gone before the next batch, and what was computed of its prompt is there when it asks again.
 
     python -m tools.servers.rawload --model FILE     answers one JSON line on stdout per JSON line on stdin
 """
@@ -10,7 +11,7 @@ import argparse
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -23,11 +24,17 @@ from tools.servers.yardstick import BATCH_TOKENS, LoadRequest, LoadResult
 
 @dataclass(slots=True)
 class Asked:
-    """A question, from the moment that it is asked."""
+    """A question, from the moment that it is asked.
+
+    Each of `tries_s` is the seconds after which that try is given up; None: it stays.
+    """
 
     prompt: list[int]
     output_tokens: int
-    asked_s: float
+    tries_s: deque[float | None]
+    asked_s: float = 0.0
+    sequence: int | None = None
+    """Where in the cache it lies, if it does."""
     computed: int = 0
     """Of prompt and answer."""
     last: int = 0
@@ -39,83 +46,129 @@ class Asked:
     def is_decoding(self) -> bool:
         return bool(self.told_s)
 
-    def rows(self, sequence: int, most: int) -> list[Row]:
+    def has_had_enough(self, now_s: float) -> bool:
+        """Whether this try is to be given up by now."""
+        patience_s = self.tries_s[0]
+        return patience_s is not None and now_s - self.asked_s >= patience_s
+
+    def rows(self, most: int) -> list[Row]:
         """What of it comes next, at most so many rows; the last has logits where a token follows."""
+        assert self.sequence is not None
         if self.is_decoding:
-            return [Row(self.last, self.computed, sequence, True)][:most]
+            return [Row(self.last, self.computed, self.sequence, True)][:most]
         end = min(len(self.prompt), self.computed + most)
-        return [
-            Row(self.prompt[at], at, sequence, at == len(self.prompt) - 1) for at in range(self.computed, end)
-        ]
+        last = len(self.prompt) - 1
+        return [Row(self.prompt[at], at, self.sequence, at == last) for at in range(self.computed, end)]
 
 
-def filled(slots: Sequence[Asked | None], *, is_together: bool) -> list[tuple[int, list[Row]]]:
-    """The next batch, by slots: answers, then prompts; not `is_together`, answers wait for prompts. Pure."""
-    decoding = [index for index, asked in enumerate(slots) if asked is not None and asked.is_decoding]
-    prompts = [index for index, asked in enumerate(slots) if asked is not None and not asked.is_decoding]
+def filled(running: Sequence[Asked], *, is_together: bool) -> list[tuple[Asked, list[Row]]]:
+    """The next batch: answers, then prompts; not `is_together`, answers wait for prompts. Pure."""
+    decoding = [asked for asked in running if asked.is_decoding]
+    prompts = [asked for asked in running if not asked.is_decoding]
     turns = decoding + prompts if is_together else prompts or decoding
-    batch: list[tuple[int, list[Row]]] = []
+    batch: list[tuple[Asked, list[Row]]] = []
     room = BATCH_TOKENS
-    for index in turns:
-        asked = slots[index]
-        assert asked is not None
-        rows = asked.rows(index, room)
-        room -= len(rows)
-        if rows:
-            batch.append((index, rows))
+    for asked in turns:
+        if rows := asked.rows(room):
+            room -= len(rows)
+            batch.append((asked, rows))
     return batch
 
 
-def play(loop: RawLoop, request: LoadRequest, slots: int, *, is_together: bool) -> LoadResult:
-    """All questions, in their order; prompts are tokenized before the clock runs."""
-    prompts = [loop.tokenize(text) for text in request.prompts]
-    loop.forget()
-    running: list[Asked | None] = [None] * slots
-    began_s = time.perf_counter()
-    coming = (
-        Asked(prompt, tokens, began_s) for prompt, tokens in zip(prompts, request.output_tokens, strict=True)
-    )
-    waiting: deque[Asked] = deque()
-    done: list[Asked] = []
-    _ask(coming, waiting, request.clients, began_s)
-    while waiting or any(running):
-        for index, asked in enumerate(running):
-            if asked is None and waiting:
-                running[index] = waiting.popleft()
-        batch = filled(running, is_together=is_together)
-        loop.decode([row for _, rows in batch for row in rows])
-        told = [(index, rows) for index, rows in batch if rows[-1].wants_logits]
-        picked = loop.pick(len(told)) if told else []
+class Play:
+    """One load on a loop that has twice as many sequences as there are `slots`.
+
+    Prompts are tokenized before the clock runs.
+    """
+
+    def __init__(self, loop: RawLoop, request: LoadRequest, slots: int) -> None:
+        self._loop = loop
+        self._slots = slots
+        asked = zip(request.prompts, request.output_tokens, request.tries_s, strict=True)
+        self._coming = deque(Asked(loop.tokenize(text), count, deque(tries)) for text, count, tries in asked)
+        self._clients = request.clients
+        self._waiting: deque[Asked] = deque()
+        self._running: list[Asked] = []
+        self._done: list[Asked] = []
+        self._free = list(range(2 * slots))
+
+    def run(self, *, is_together: bool) -> LoadResult:
+        """All questions, in their order. To be called once."""
+        self._loop.forget()
+        began_s = time.perf_counter()
+        for _ in range(self._clients):
+            self._ask_next(began_s)
+        while self._waiting or self._running:
+            self._give_up(time.perf_counter())
+            self._begin()
+            if self._running:
+                self._step(is_together)
+        gaps = (after - before for asked in self._done for before, after in pairwise(asked.told_s))
+        return LoadResult(
+            wall_s=time.perf_counter() - began_s,
+            output_tokens=sum(len(asked.told_s) for asked in self._done),
+            ttft_s=[asked.told_s[0] - asked.asked_s for asked in self._done],
+            longest_gap_s=max(gaps, default=0.0),
+        )
+
+    def _step(self, is_together: bool) -> None:
+        batch = filled(self._running, is_together=is_together)
+        self._loop.decode([row for _, rows in batch for row in rows])
+        told = [asked for asked, rows in batch if rows[-1].wants_logits]
+        picked = self._loop.pick(len(told)) if told else []
         now_s = time.perf_counter()
-        for index, rows in batch:
-            asked = running[index]
-            assert asked is not None
+        for asked, rows in batch:
             asked.computed += len(rows)
-        for (index, _), token in zip(told, picked, strict=True):
-            asked = running[index]
-            assert asked is not None
+        for asked, token in zip(told, picked, strict=True):
             asked.last = token
             asked.told_s.append(now_s)
             if len(asked.told_s) == asked.output_tokens:
-                done.append(asked)
-                running[index] = None
-                loop.forget(index)
-                _ask(coming, waiting, 1, now_s)
-    return LoadResult(
-        wall_s=time.perf_counter() - began_s,
-        output_tokens=sum(len(asked.told_s) for asked in done),
-        ttft_s=[asked.told_s[0] - asked.asked_s for asked in done],
-        longest_gap_s=max(
-            (after - before for asked in done for before, after in pairwise(asked.told_s)), default=0.0
-        ),
-    )
+                self._done.append(asked)
+                self._running.remove(asked)
+                self._forget(asked)
+                self._ask_next(now_s)
 
+    def _ask_next(self, now_s: float) -> None:
+        """A client asks what is next to be asked, if anything is."""
+        if self._coming:
+            self._ask(self._coming.popleft(), now_s)
 
-def _ask(coming: Iterator[Asked], waiting: deque[Asked], count: int, now_s: float) -> None:
-    for _ in range(count):
-        if (asked := next(coming, None)) is not None:
-            asked.asked_s = now_s
-            waiting.append(asked)
+    def _ask(self, asked: Asked, now_s: float) -> None:
+        asked.asked_s = now_s
+        self._waiting.append(asked)
+
+    def _give_up(self, now_s: float) -> None:
+        """Take out who has had enough: its client asks again, or something else."""
+        for place in (self._waiting, self._running):
+            for asked in [asked for asked in place if asked.has_had_enough(now_s)]:
+                place.remove(asked)
+                asked.tries_s.popleft()
+                asked.told_s.clear()
+                if not asked.tries_s:
+                    self._forget(asked)
+                    self._ask_next(now_s)
+                    continue
+                if asked.sequence is not None:  # the last token of a prompt is computed for its logits
+                    asked.computed = min(asked.computed, len(asked.prompt) - 1)
+                    self._loop.cut(asked.sequence, asked.computed)
+                self._ask(asked, now_s)
+
+    def _begin(self) -> None:
+        while self._waiting and len(self._running) < self._slots:
+            asked = self._waiting.popleft()
+            if asked.sequence is None:
+                if not self._free:
+                    self._forget(
+                        next(other for other in reversed(self._waiting) if other.sequence is not None)
+                    )
+                asked.sequence = self._free.pop()
+            self._running.append(asked)
+
+    def _forget(self, asked: Asked) -> None:
+        if asked.sequence is not None:
+            self._loop.forget(asked.sequence)
+            self._free.append(asked.sequence)
+        asked.sequence, asked.computed = None, 0
 
 
 def main() -> None:
@@ -128,12 +181,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--ctx-tokens", type=int, required=True)
     args = parser.parse_args()
-    loop = RawLoop(args.model, sequences=args.slots, threads=args.threads, ctx_tokens=args.ctx_tokens)
+    loop = RawLoop(args.model, sequences=2 * args.slots, threads=args.threads, ctx_tokens=2 * args.ctx_tokens)
     decoder = msgspec.json.Decoder(LoadRequest)
     print('{"ready":true}', flush=True)
     for line in sys.stdin:
         request = decoder.decode(line)
-        results = [play(loop, request, args.slots, is_together=each) for each in (False, True)]
+        results = [Play(loop, request, args.slots).run(is_together=each) for each in (False, True)]
         print(msgspec.json.encode(results).decode(), flush=True)
     loop.close()
 

@@ -34,10 +34,12 @@ class RoundResult(msgspec.Struct, frozen=True):
 
 
 class LoadRequest(msgspec.Struct, frozen=True):
-    """One line on stdin of rawload.py: prompts as above, tokens of their answers, how many ask at a time."""
+    """One line on stdin of rawload.py: prompts as above, tokens of their answers, after how many seconds each
+    of their tries is given up (None: never), how many ask at a time."""
 
     prompts: list[str]
     output_tokens: list[int]
+    tries_s: list[tuple[float | None, ...]]
     clients: int
 
 
@@ -100,14 +102,19 @@ class RawLoad:
         self._lines = lines
 
     async def play(
-        self, prompts: Sequence[list[dict[str, str]]], output_tokens: Sequence[int], clients: int
+        self,
+        prompts: Sequence[list[dict[str, str]]],
+        output_tokens: Sequence[int],
+        tries_s: Sequence[tuple[float | None, ...]],
+        clients: int,
     ) -> LoadResult:
         """The load, each way that the loop knows; the quicker one counts. Not cancel-safe."""
-        request = LoadRequest([chatml(prompt) for prompt in prompts], list(output_tokens), clients)
+        texts = [chatml(prompt) for prompt in prompts]
+        request = LoadRequest(texts, list(output_tokens), list(tries_s), clients)
         results = msgspec.json.decode(
             await self._lines.ask(msgspec.json.encode(request)), type=list[LoadResult]
         )
-        return min(results, key=lambda result: result.wall_s)
+        return max(results, key=lambda result: result.output_tokens / result.wall_s)
 
 
 @asynccontextmanager
