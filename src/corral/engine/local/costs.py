@@ -181,7 +181,7 @@ class Curve:
     def observe(self, size: int, depth: float, elapsed_ms: float) -> None:
         """A step was measured."""
         index, weight = self._place(size)
-        ratio = self._at(self._ratios, size)
+        ratio = self._between(self._ratios, size, index, weight)
         if not self.is_measured:
             self.assume(elapsed_ms / (ratio + self._cell_ratio * size * depth))
             self.is_measured = True
@@ -246,12 +246,15 @@ class Curve:
         return index, (size - low) / (high - low)
 
     def _at(self, values: list[float], size: int) -> float:
-        index, weight = self._place(size)
-        if not weight and size == self.sizes[index]:
-            return values[index]
+        return self._between(values, size, *self._place(size))
+
+    def _between(self, values: list[float], size: int, index: int, weight: float) -> float:
+        value = values[index]
+        if weight:
+            return value + weight * (values[index + 1] - value)
         if index + 1 == len(values):
-            return values[index] * size / self.sizes[index]  # such a step is computed in several passes
-        return values[index] + weight * (values[index + 1] - values[index])
+            return value * size / self.sizes[index]  # a larger step than any is computed in several passes
+        return value
 
 
 def _rising(measured: Sequence[tuple[float, float]]) -> list[float]:

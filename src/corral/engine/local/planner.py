@@ -117,8 +117,9 @@ class Planner:
         """
         if not self._scheduler.cache.shape.can_cut or self.load.has_begun_prompts:
             return {}
-        is_forced = any(one.can_be_forced for one in running.values())
-        if not is_forced and not self._drafter.can_pay(self.load.decoding, depth):
+        if not self._drafter.can_pay(self.load.decoding, depth) and not any(
+            one.can_be_forced for one in running.values()
+        ):
             return {}
         wants = {
             one.lane: one.tokens_left - 1  # beside each draft a token of its own comes out

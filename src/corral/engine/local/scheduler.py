@@ -43,15 +43,16 @@ PART_TOKENS = 3
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One batch: a chunk of each lane that takes part, each token of which looks at `depth` cells."""
+    """One batch: a chunk of each lane that takes part; of `tokens` in all each looks at `depth` cells."""
 
     chunks: tuple[tuple[Lane, Chunk], ...]
     is_prefill: bool
+    tokens: int
     depth: float = 0.0
 
-    @property
-    def tokens(self) -> int:
-        return sum(len(chunk.tokens) for _, chunk in self.chunks)
+    def shares(self) -> list[tuple[int, int]]:
+        """How many of the tokens are whose, by the lanes' keys."""
+        return [(lane.key, len(chunk.tokens)) for lane, chunk in self.chunks]
 
 
 @dataclass(slots=True)
@@ -68,27 +69,41 @@ class Scheduler:
     """Tokens of prompts computed so far: the clock by which a prompt has waited."""
     _came: dict[Lane, int] = field(default_factory=dict)
     """What it showed when each lane came, and how much later it is for what was the lane's own."""
+    _decoding: list[Lane] = field(default_factory=list)
+    _waiting: list[Lane] = field(default_factory=list)
+    """Who decodes and who waits for its prompt, as of the last `load`."""
+    _is_sorted: bool = False
+    """Nothing has happened since."""
 
     def load(self) -> Load:
         """What waits for the next steps."""
-        decoding = prefill_tokens = decode_cells = 0
+        prefill_tokens = decode_cells = 0
         owes_text = False
+        decoding: list[Lane] = []
         waiting: list[Lane] = []
         for lane in self.running:
             if lane.is_decoding:
-                decoding += 1
+                decoding.append(lane)
                 decode_cells += lane.computed
                 owes_text = owes_text or 0 < lane.unsaid <= PART_TOKENS
             else:
                 waiting.append(lane)
                 prefill_tokens += lane.pending
+        self._decoding, self._waiting, self._is_sorted = decoding, waiting, True
         if self.cache.shape.shares_cells:
             decode_depth = prefill_depth = float(self.cache.used)
         else:
-            decode_depth = decode_cells / decoding if decoding else 0.0
+            decode_depth = decode_cells / len(decoding) if decoding else 0.0
             prefill_depth = float(min(waiting, key=self._rank).computed) if waiting else 0.0
-        has_begun = any(lane.has_begun for lane in waiting)
-        return Load(decoding, len(waiting), prefill_tokens, decode_depth, prefill_depth, has_begun, owes_text)
+        return Load(
+            decoding=len(decoding),
+            prefilling=len(waiting),
+            prefill_tokens=prefill_tokens,
+            decode_depth=decode_depth,
+            prefill_depth=prefill_depth,
+            has_begun_prompts=any(lane.has_begun for lane in waiting),
+            owes_text=owes_text,
+        )
 
     def add(self, key: int, prompt: Sequence[int], *, is_scored: bool = False) -> Lane:
         """Take a prompt in. The caller never has more in at once than the cache has sequences.
@@ -97,12 +112,14 @@ class Scheduler:
         """
         lane = Lane.of(key, prompt, is_scored=is_scored)
         self.running.append(lane)
+        self._is_sorted = False
         self._came[lane] = self._prefilled
         return lane
 
     def remove(self, lane: Lane) -> None:
         """Take a lane out; what is computed of it stays until its room is needed."""
         self.running.remove(lane)
+        self._is_sorted = False
         del self._came[lane]
         self.cache.end(lane)
 
@@ -120,37 +137,41 @@ class Scheduler:
         token as far as there is room without forgetting anything. The cache's operations are to be done
         before it.
         """
+        if not self._is_sorted:
+            self.load()
+        self._is_sorted = False
         budget = self.chunk_tokens or min(prefill_tokens, self.batch_tokens)
         least_chunk = 1 if self.cache.shape.shares_cells else least_chunk
         chunks = self._prefill_chunks(budget, least_chunk) if prefill_tokens else []
         is_prefill = bool(chunks)
         chunks = chunks or self._decode_chunks(drafts or {})
         self.cache.trim(len(self.running))
-        return Step(tuple(chunks), is_prefill, self._depth(chunks))
+        tokens, cells = _size(chunks)
+        depth = float(self.cache.used) if self.cache.shape.shares_cells else cells / max(1, tokens)
+        return Step(tuple(chunks), is_prefill, tokens, depth)
 
     def commit(self, step: Step) -> None:
         """The step's chunks are in the cache now."""
-        for lane, chunk in step.chunks:
-            self.cache.grow(lane, len(chunk.tokens))
-            if step.is_prefill:
-                self._came[lane] += len(chunk.tokens)
+        if step.tokens == len(step.chunks):  # as nearly every step that decodes
+            self.cache.grow_each([lane for lane, _ in step.chunks])
+        else:
+            for lane, chunk in step.chunks:
+                self.cache.grow(lane, len(chunk.tokens))
         if step.is_prefill:
             self._prefilled += step.tokens
-
-    def _depth(self, chunks: list[tuple[Lane, Chunk]]) -> float:
-        if self.cache.shape.shares_cells:
-            return float(self.cache.used)
-        cells = tokens = 0
-        for _, chunk in chunks:
-            own = len(chunk.tokens)
-            tokens += own
-            cells += chunk.position * own
-        return cells / max(1, tokens)
+            for lane, chunk in step.chunks:
+                self._came[lane] += len(chunk.tokens)
 
     # Decode
 
     def _decode_chunks(self, drafts: Mapping[Lane, Sequence[int]]) -> list[tuple[Lane, Chunk]]:
         decoding = self._with_room()
+        if not drafts:
+            return [
+                (lane, Chunk(lane.sequence, lane.computed, lane.tokens[-1:], 1))
+                for lane in decoding
+                if lane.sequence is not None
+            ]
         spare = min(self.cache.free, self.batch_tokens, self.batch_rows) - len(decoding)
         chunks: list[tuple[Lane, Chunk]] = []
         for lane in decoding:
@@ -164,7 +185,7 @@ class Scheduler:
 
     def _with_room(self) -> list[Lane]:
         """Who decodes, each with a free cell: kept prefixes leave, then the youngest steps back."""
-        decoding = [lane for lane in self.running if lane.is_decoding]
+        decoding = [lane for lane in self._decoding if lane.has_begun]  # others stepped back for prompts
         while self.cache.free < len(decoding):
             if not self.cache.evict():
                 self.cache.end(self._youngest())
@@ -180,7 +201,7 @@ class Scheduler:
         chunks: list[tuple[Lane, Chunk]] = []
         taken = rows = 0
         may_begin = True
-        for lane in sorted((lane for lane in self.running if not lane.is_decoding), key=self._rank):
+        for lane in sorted(self._waiting, key=self._rank):
             if taken >= budget:
                 break
             if not lane.has_begun:
@@ -225,7 +246,7 @@ class Scheduler:
             (
                 self.cache.reusable(common_prefix(other.prompt, lane.wanted))
                 for other in self.running
-                if other.has_begun and other.computed < len(other.prompt)
+                if other.computed < other.prompt_tokens and other.has_begun
             ),
             default=0,
         )
@@ -243,6 +264,16 @@ class Scheduler:
             if not lane.has_begun:
                 return False
         return True
+
+
+def _size(chunks: list[tuple[Lane, Chunk]]) -> tuple[int, int]:
+    """Of a batch: its tokens, and the cells of their own sequences that they all look at together."""
+    tokens = cells = 0
+    for _, chunk in chunks:
+        own = len(chunk.tokens)
+        tokens += own
+        cells += chunk.position * own
+    return tokens, cells
 
 
 def _even(pending: int, room: int) -> int:

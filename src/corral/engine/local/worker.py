@@ -9,9 +9,7 @@ Texts to embed have steps of their own, after those that decode.
 """
 
 import logging
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from queue import Empty, SimpleQueue
 from time import perf_counter
 
@@ -20,6 +18,7 @@ from corral.engine.local.backend import Backend, BackendLost, Chunk, SavedSequen
 from corral.engine.local.cache.operations import Copy, Cut, Drop, Forget, Load, Operation, Save
 from corral.engine.local.cache.prefixes import common_prefix, may_share_more
 from corral.engine.local.costs import StepTime
+from corral.engine.local.current import CurrentStep
 from corral.engine.local.drafts.drafter import Drafter
 from corral.engine.local.drafts.forced import ForcedRuns
 from corral.engine.local.drafts.lookup import PromptLookup
@@ -72,19 +71,15 @@ class Worker:
         self._commands: SimpleQueue[Command] = SimpleQueue()
         self._running: dict[int, Running] = {}
         embedder = backend.embedder
-        self._embeds = None if embedder is None else EmbedSteps(embedder, self._watched)
+        self._current = CurrentStep(backend.abort, backend.rearm)
+        self._embeds = None if embedder is None else EmbedSteps(embedder, self._current)
         self._owed_ms = 0.0  # to those who generate, before the next step of texts to embed
-        self._step_lock = threading.Lock()
-        self._step_tokens: dict[int, int] = {}  # of the running step, by key, of those not cancelled
-        self._step_size = 0
-        self._step_began_s: float | None = None
         self._beginnings: tuple[Tokens, ...] = ()  # replaced as a whole, since other threads read it
 
     @property
     def step_age_s(self) -> float | None:
         """How long the running step has lasted, None if none runs. From any thread."""
-        began_s = self._step_began_s
-        return None if began_s is None else perf_counter() - began_s
+        return self._current.age_s
 
     @property
     def holdings(self) -> Holdings:
@@ -113,16 +108,9 @@ class Worker:
         self._commands.put(Submit(task))
 
     def cancel_nowait(self, key: int) -> None:
-        """Take a task out before the next step, and cut the running one short if that pays. From any thread.
-
-        A step is aborted when those who left own at least half of it: what the others lose by doing it
-        again is then no more than what is saved.
-        """
+        """Take a task out before the next step; cut the current one short if that pays. From any thread."""
         self._commands.put(Cancel(key, perf_counter()))
-        with self._step_lock:
-            # The lock makes sure that the step which is aborted is the one that was looked at.
-            if self._step_tokens.pop(key, 0) and 2 * sum(self._step_tokens.values()) <= self._step_size:
-                self._backend.abort()
+        self._current.leave(key)
 
     def end_thought_nowait(self, key: int) -> None:
         """Have a task answer now, if it is thinking. From any thread."""
@@ -275,24 +263,9 @@ class Worker:
     def _decode(self, step: Step) -> float:
         """Compute a step, abortable; its time in ms."""
         began_s = perf_counter()
-        with self._watched({lane.key: len(chunk.tokens) for lane, chunk in step.chunks}):
+        with self._current.computing(step.shares):
             self._backend.decode([chunk for _, chunk in step.chunks])
         return 1e3 * (perf_counter() - began_s)
-
-    @contextmanager
-    def _watched(self, tokens: Mapping[int, int]) -> Iterator[None]:
-        """What is computed in the block is for these keys, so much for each: it can be aborted."""
-        with self._step_lock:
-            self._step_tokens = dict(tokens)
-            self._step_size = sum(tokens.values())
-        self._step_began_s = perf_counter()
-        try:
-            yield
-        finally:
-            self._step_began_s = None
-            with self._step_lock:
-                self._step_tokens = {}
-                self._backend.rearm()
 
     def _advance(self, step: Step, delivery: Delivery) -> None:
         """Tell what a computed step says of each of its lanes."""
@@ -341,7 +314,7 @@ class Worker:
     def _isolate(self, step: Step, error: EngineFailed, delivery: Delivery) -> None:
         """A batch failed: run its chunks one by one, so that only who is at fault fails."""
         for lane, chunk in step.chunks:
-            single = Step(((lane, chunk),), step.is_prefill)
+            single = Step(((lane, chunk),), step.is_prefill, len(chunk.tokens))
             try:
                 if len(step.chunks) == 1:
                     raise error

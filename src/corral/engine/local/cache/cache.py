@@ -16,6 +16,7 @@ What has to be done to the cache itself is booked as operations, in order: `take
 by which they leave. Until they are done the cache is behind its books.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from corral.engine.local.backend import CacheShape
@@ -141,10 +142,11 @@ class CacheBooks:
 
     def begin(self, lane: Lane, source: Source) -> bool:
         """Give a lane its sequence and what was found for it, if all the rest of it fits; whether it does."""
-        promised = sum(len(other.tokens) - other.computed for other in self._lanes)
-        promised += GROWTH_TOKENS * len(self._lanes)
-        if self._cells_needed(lane, source) + promised > self._cells.reclaimable:
-            return False
+        if self.shape.shares_cells:  # else there is a context's worth of them for each
+            promised = sum(len(other.tokens) - other.computed for other in self._lanes)
+            promised += GROWTH_TOKENS * len(self._lanes)
+            if self._cells_needed(lane, source) + promised > self._cells.reclaimable:
+                return False
         if source.state is not None:
             self._begin_from_state(lane, source.state, source.length)
         else:
@@ -156,6 +158,12 @@ class CacheBooks:
         """So many more tokens of a lane were computed; the caller has seen to it that there are cells."""
         self._cells.append(_sequence(lane), tokens)
         lane.computed += tokens
+
+    def grow_each(self, lanes: Sequence[Lane]) -> None:
+        """As `grow`, by a token of each."""
+        self._cells.append_each([_sequence(lane) for lane in lanes])
+        for lane in lanes:
+            lane.computed += 1
 
     def cut(self, lane: Lane, length: int) -> None:
         """Drop what was computed of a lane from position `length` on."""

@@ -9,6 +9,8 @@ A split cache has a context's worth of cells for each slot, so there the books a
 lengths count.
 """
 
+from collections.abc import Sequence
+
 
 class CellTable:
     """Books of `cells` cells and `sequences` sequences, each a run of cells by position."""
@@ -41,13 +43,6 @@ class CellTable:
     def append(self, sequence: int, count: int) -> None:
         """Take `count` free cells; the caller has seen to it that there are as many."""
         pinned = int(self._is_pinned[sequence])
-        if count == 1:  # as every lane has with every token
-            cell = self._free.pop()
-            self._owners[cell] = 1
-            self._pins[cell] = pinned
-            self._cells[sequence].append(cell)
-            self.pinned += pinned
-            return
         free, owners, pins, cells = self._free, self._owners, self._pins, self._cells[sequence]
         for _ in range(count):
             cell = free.pop()
@@ -56,42 +51,53 @@ class CellTable:
             cells.append(cell)
         self.pinned += pinned * count
 
+    def append_each(self, sequences: Sequence[int]) -> None:
+        """Take a free cell for each, as in every step that decodes: they are pinned."""
+        free, owners, pins, cells = self._free, self._owners, self._pins, self._cells
+        for sequence in sequences:
+            cell = free.pop()
+            owners[cell] = pins[cell] = 1
+            cells[sequence].append(cell)
+        self.pinned += len(sequences)
+
     def share(self, source: int, target: int, length: int) -> None:
         """Give the empty, pinned sequence `target` the first `length` cells of `source` too."""
         shared = self._cells[source][:length]
         for cell in shared:
             self._owners[cell] += 1
-            self._pin(cell)
+        self._pin(shared)
         self._cells[target] = shared
 
     def truncate(self, sequence: int, length: int) -> None:
         """Let go of everything from position `length` on."""
-        cells = self._cells[sequence]
-        is_pinned = self._is_pinned[sequence]
-        while len(cells) > length:
-            cell = cells.pop()
-            if is_pinned:
-                self._unpin(cell)
-            self._owners[cell] -= 1
-            if self._owners[cell] == 0:
-                self._free.append(cell)
+        cells, owners, free = self._cells[sequence], self._owners, self._free
+        gone = cells[length:]
+        del cells[length:]
+        if self._is_pinned[sequence]:
+            self._unpin(gone)
+        for cell in reversed(gone):
+            owners[cell] -= 1
+            if not owners[cell]:
+                free.append(cell)
 
     def pin(self, sequence: int) -> None:
         """The sequence runs now."""
         self._is_pinned[sequence] = True
-        for cell in self._cells[sequence]:
-            self._pin(cell)
+        self._pin(self._cells[sequence])
 
     def unpin(self, sequence: int) -> None:
         """The sequence runs no more."""
         self._is_pinned[sequence] = False
-        for cell in self._cells[sequence]:
-            self._unpin(cell)
+        self._unpin(self._cells[sequence])
 
-    def _pin(self, cell: int) -> None:
-        self._pins[cell] += 1
-        self.pinned += self._pins[cell] == 1
+    def _pin(self, cells: Sequence[int]) -> None:
+        pins = self._pins
+        for cell in cells:
+            pins[cell] += 1
+            self.pinned += pins[cell] == 1
 
-    def _unpin(self, cell: int) -> None:
-        self._pins[cell] -= 1
-        self.pinned -= self._pins[cell] == 0
+    def _unpin(self, cells: Sequence[int]) -> None:
+        pins = self._pins
+        for cell in cells:
+            pins[cell] -= 1
+            self.pinned -= not pins[cell]

@@ -6,7 +6,6 @@ drafts/room.py says how long a draft may be, by the chance that is learned from 
 they fail it falls until only a long match is followed any more.
 """
 
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -35,8 +34,9 @@ class Lookup:
     def __init__(self, tokens: Sequence[int]) -> None:
         self.chance = Chance()
         self._tokens = tokens
-        self._ends: dict[tuple[int, ...], deque[int]] = {}
-        """Where each run of KEY_TOKENS tokens ended, but for the newest."""
+        self._ends: dict[tuple[int, ...], tuple[int, ...]] = {}
+        """Where each run of KEY_TOKENS tokens ended the last PLACES times, but for the newest. Most occur
+        once: a tuple of one takes a tenth of what a deque does."""
         self._indexed = KEY_TOKENS
 
     def match(self) -> Match | None:
@@ -61,12 +61,11 @@ class Lookup:
 
     def _index(self) -> None:
         tokens, size = self._tokens, len(self._tokens)
+        ends = self._ends
         for end in range(self._indexed, size):
             key = tuple(tokens[end - KEY_TOKENS : end])
-            places = self._ends.get(key)
-            if places is None:
-                places = self._ends[key] = deque(maxlen=PLACES)
-            places.append(end)
+            places = ends.get(key)
+            ends[key] = (end,) if places is None else (*places[1 - PLACES :], end)
         self._indexed = max(self._indexed, size)
 
     def _match_tokens(self, place: int) -> int:

@@ -32,16 +32,25 @@ class DraftRoom:
     """The room of a decode step of so many lanes, each of which looks at `depth` cells."""
 
     def __init__(self, costs: Costs, *, lanes: int, depth: float, most_rows: int) -> None:
-        self.step_ms = costs.step_ms(lanes, depth)
-        """The step without drafts."""
         self._costs = costs
         self._depth = depth
         self._most_rows = most_rows
+        self._lanes = lanes
         self._rows = lanes
         self._tokens = float(lanes)
         self._extra_ms = 0.0
-        self._rate = lanes / self.step_ms
-        self._least_rate = self._rate if lanes == 1 else BESIDE_OTHERS * self._rate
+        self._rate = 0.0  # of the drafts that were taken
+
+    @cached_property
+    def step_ms(self) -> float:
+        """The step without drafts."""
+        return self._costs.step_ms(self._lanes, self._depth)
+
+    @cached_property
+    def _least_rate(self) -> float:
+        """What a step with drafts must give."""
+        rate = self._lanes / self.step_ms
+        return rate if self._lanes == 1 else BESIDE_OTHERS * rate
 
     @cached_property
     def _sizes(self) -> list[tuple[int, float]]:

@@ -5,8 +5,7 @@ for one of these steps between two tokens, as it does for a step of a prompt.
 """
 
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from time import perf_counter
 
 import numpy as np
@@ -14,6 +13,7 @@ import numpy as np
 from corral.engine.contract import Waste
 from corral.engine.local.backend import BackendLost, Embedder, StepAborted
 from corral.engine.local.costs import Costs
+from corral.engine.local.current import CurrentStep
 from corral.engine.local.embedding.turns import Embedding, Piece, Turns, Vector
 from corral.engine.local.task import Delivery, EmbedTask
 from corral.errors import EngineFailed
@@ -21,16 +21,13 @@ from corral.events import Embedded, Event, Failed, Finished, Prefill, Usage
 
 logger = logging.getLogger("corral.engine")
 
-Watched = Callable[[dict[int, int]], AbstractContextManager[None]]
-"""What a step runs in, told how many tokens of each key it computes: it is timed there, and can be cut."""
-
 
 class EmbedSteps:
-    """The tasks of one embedder; on the worker's thread."""
+    """The tasks of one embedder; on the worker's thread. Its steps are `current` while they run."""
 
-    def __init__(self, embedder: Embedder, watched: Watched) -> None:
+    def __init__(self, embedder: Embedder, current: CurrentStep) -> None:
         self._embedder = embedder
-        self._watched = watched
+        self._current = current
         self._turns = Turns(embedder.shape)
         self._costs = Costs()
         self._running: dict[int, Embedding] = {}
@@ -86,11 +83,8 @@ class EmbedSteps:
         self._told(pieces, vectors, delivery)
 
     def _computed(self, pieces: Sequence[Piece]) -> Sequence[Vector]:
-        tokens: dict[int, int] = {}
-        for piece in pieces:
-            key = piece.embedding.key
-            tokens[key] = tokens.get(key, 0) + len(piece.chunk.tokens)
-        with self._watched(tokens):
+        shares = [(piece.embedding.key, len(piece.chunk.tokens)) for piece in pieces]
+        with self._current.computing(lambda: shares):
             return list(self._embedder.embed([piece.chunk for piece in pieces]))
 
     def _undo(self, pieces: Sequence[Piece]) -> None:

@@ -40,6 +40,8 @@ class Batch:
 
     def fill(self, chunks: Sequence[Chunk], ids: Sequence[int]) -> int:
         """Lay the chunks out by the ids of their sequences; returns how many rows of logits they ask for."""
+        if all(len(chunk.tokens) == 1 == chunk.rows for chunk in chunks):
+            return self._fill_one_each(chunks, ids)
         rows: list[list[int]] = [[] for _ in chunks]
         end = 0
         for index in sorted(range(len(chunks)), key=ids.__getitem__):
@@ -57,6 +59,21 @@ class Batch:
         ranks = {at: rank for rank, at in enumerate(sorted(self._rows))}
         self._outputs = [ranks[at] for at in self._rows]
         return len(self._rows)
+
+    def _fill_one_each(self, chunks: Sequence[Chunk], ids: Sequence[int]) -> int:
+        """As `fill`, for a step that decodes without drafts, as most do."""
+        count = len(chunks)
+        order = sorted(range(count), key=ids.__getitem__)
+        self._tokens[:count] = [chunks[index].tokens[0] for index in order]
+        self._positions[:count] = [chunks[index].position for index in order]
+        self._sequences[:count] = [ids[index] for index in order]
+        self._logits[:count] = 1
+        self.struct.n_tokens = count
+        rows = [0] * count
+        for at, index in enumerate(order):
+            rows[index] = at
+        self._rows = self._outputs = rows
+        return count
 
     def index_of_row(self, row: int) -> int:
         """Where in the batch the token is whose logits are row `row`, in the order of the chunks."""
