@@ -1,12 +1,14 @@
 """How a step lies in llama.cpp's batch."""
 
+from typing import Any
+
 from corral.engine.local.backend import Chunk
 from corral.engine.local.llama.batch import Batch
 
 
 def laid_out(batch: Batch) -> list[tuple[int, int, int, int]]:
     """Token, position, sequence and whether logits are wanted, as llama.cpp reads them."""
-    struct = batch.struct
+    struct: Any = batch.struct  # its pointers of pointers are not what they are declared to be
     return [
         (struct.token[at], struct.pos[at], struct.seq_id[at][0], struct.logits[at])
         for at in range(struct.n_tokens)
