@@ -238,12 +238,18 @@ def test_what_is_left_of_a_step_begins_another_prompt_only_where_that_is_no_step
     ]
 
 
-@pytest.mark.parametrize("second_tokens", [12, 100])
-def test_a_short_prompt_or_a_large_chunk_shares_a_step_with_another_prompt(second_tokens: int) -> None:
+@pytest.mark.parametrize(
+    ("first_tokens", "second_tokens", "together"),
+    [(8, 8, [8, 8]), (40, 200, [40, 24]), (20, 25, [20]), (20, 200, [20])],
+    ids=["as short", "a chunk that hardly counts", "twice as long", "many times as long"],
+)
+def test_what_shares_a_step_with_the_end_of_a_prompt_makes_it_hardly_longer(
+    first_tokens: int, second_tokens: int, together: list[int]
+) -> None:
     kv = cache(ctx_tokens=400, shares_cells=False)
-    kv.add(range(20))
+    kv.add(range(first_tokens))
     kv.add(range(100, 100 + second_tokens))
-    assert sizes(kv.scheduler.plan(64, least_chunk=32)) == sorted([20, min(44, second_tokens)])
+    assert sizes(kv.scheduler.plan(64, least_chunk=16)) == together
 
 
 def test_a_cancelled_prefill_goes_on_where_it_stopped() -> None:

@@ -1,5 +1,6 @@
 """The worker, turn by turn and without a thread, on the scripted backend."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import count
@@ -10,6 +11,7 @@ import pytest
 from tests.engine.local.drive import FixedPace, run_tasks
 
 from corral.engine.contract import Waste
+from corral.engine.local import scheduler
 from corral.engine.local.backend import BackendLost, CacheShape, Chunk, SavedSequence
 from corral.engine.local.drafts.model import DraftModel
 from corral.engine.local.options import EngineOptions
@@ -328,8 +330,11 @@ def test_saved_sequences_are_forgotten_when_the_backend_is_lost() -> None:
 
 
 @pytest.mark.parametrize("leaver_tokens", [60, 10])
-def test_leaving_aborts_the_step_if_that_saves_more_than_it_costs(leaver_tokens: int) -> None:
+def test_leaving_aborts_the_step_if_that_saves_more_than_it_costs(
+    leaver_tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two prompts share a step; the survivor's text is the same either way."""
+    monkeypatch.setattr(scheduler, "LONGER", math.inf)
     undisturbed = Bench(ScriptedBackend())
     undisturbed.submit(1, list(range(30)))
     [expected] = undisturbed.finish(1)

@@ -35,6 +35,8 @@ from corral.request import GenerationRequest
 
 logger = logging.getLogger("corral.engine")
 
+THREAD_NAME = "corral-engine"
+"""Of whatever thread is in llama.cpp, whose own helpers inherit it."""
 READS_ONLY = (
     "this server's model only reads: it makes vectors of texts (POST /v1/embeddings), and writes no answer"
 )
@@ -176,7 +178,7 @@ class LocalEngine:
         is never abandoned, since it holds the model. If the worker dies, every task gets Failed, later
         ones are refused by `submit`, and this goes on waiting to be cancelled.
         """
-        timed = await trio.to_thread.run_sync(self._warm_up)
+        timed = await trio.to_thread.run_sync(self._warm_up, thread_name=THREAD_NAME)
         learned = await self._prompts.ready()
         self._shaping = await trio.to_thread.run_sync(Shaping, learned, self._backend.model.vocabulary)
         with open_crossing(self._deliver) as crossing:
@@ -335,7 +337,7 @@ class LocalEngine:
         try:
             try:
                 await trio.to_thread.run_sync(
-                    worker.run, limiter=trio.CapacityLimiter(1), thread_name="corral-engine"
+                    worker.run, limiter=trio.CapacityLimiter(1), thread_name=THREAD_NAME
                 )
             finally:
                 crossing.drain()

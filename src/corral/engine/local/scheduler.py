@@ -10,7 +10,8 @@ Rules
   one waits for no more than its own length of others. Among equals the oldest goes first.
 - What is left of a budget behind a prompt goes to the next one only if that is done with it, or gets a chunk
   of `least_chunk` tokens: where each lane has a cache of its own, llama.cpp computes their chunks one after
-  the other.
+  the other. And not where a prompt ends in the step and the other would make it more than LONGER times as
+  long: who waits for its first token has it sooner, and the other is none the later.
 - What does not fit is computed in chunks of one size, as few as it takes: in a small one at the end a token
   would cost up to twice as much.
 - A decoding lane may bring drafted tokens along; they are verified in the same step.
@@ -37,6 +38,7 @@ from corral.engine.local.costs import TILE_TOKENS
 from corral.engine.local.lane import Lane
 from corral.engine.local.pace import Load
 
+LONGER = 1.75  # small prompts together cost little more than one, larger ones twice as much
 PART_TOKENS = 3
 """A character may come in so many tokens; text that more of them hold back waits for something else."""
 
@@ -211,7 +213,7 @@ class Scheduler:
             start = lane.computed
             own = budget if self.chunk_tokens else _even(lane.pending, budget - taken)
             own = min(own, lane.pending, budget - taken)
-            if chunks and own < min(lane.pending, least_chunk):
+            if chunks and (own < min(lane.pending, least_chunk) or self._delays(chunks, taken, own)):
                 break
             stop = start + own
             if lane.wants_scores:
@@ -226,6 +228,12 @@ class Scheduler:
             if self.chunk_tokens:
                 break
         return chunks
+
+    def _delays(self, chunks: Sequence[tuple[Lane, Chunk]], taken: int, own: int) -> bool:
+        """Whether the end of a prompt would come much later with `own` more tokens in a step of `taken`."""
+        costs = self.cache.costs
+        ends = any(chunk.position + len(chunk.tokens) == len(lane.tokens) for lane, chunk in chunks)
+        return ends and costs.prefill_ms(taken + own) > LONGER * costs.prefill_ms(taken)
 
     def _rank(self, lane: Lane) -> int:
         """The least goes first."""

@@ -68,7 +68,7 @@ class CacheBooks:
         self.shape = shape
         self.saved = SavedStates(options.saved_tokens, can_cut=shape.can_cut)
         self._options = options
-        self._costs = costs
+        self.costs = costs
         self._cells = CellTable(shape.ctx_tokens, shape.sequences)
         self._kept = PrefixIndex()
         self._lanes: list[Lane] = []
@@ -205,7 +205,7 @@ class CacheBooks:
         if oldest is None:
             return False
         tokens = self._kept[oldest]
-        if self._costs.prefill_ms(len(tokens)) > 2 * self._costs.copy_ms(len(tokens)):
+        if self.costs.prefill_ms(len(tokens)) > 2 * self.costs.copy_ms(len(tokens)):
             self._operations += self.saved.save(oldest, tokens)
         self._forget(oldest)
         return True
@@ -214,7 +214,7 @@ class CacheBooks:
         limit = self._options.kept_tokens
         if limit is None or not self.saved.most_tokens or not self.shape.shares_cells:
             return limit
-        return min(limit, self._costs.idle_cells(running, SLOWED_SHARE))
+        return min(limit, self.costs.idle_cells(running, SLOWED_SHARE))
 
     # How
 
@@ -238,7 +238,7 @@ class CacheBooks:
         if gained <= 0:
             return False
         size = len(self.saved.tokens(state))
-        return 2 * self._costs.copy_ms(size) < self._costs.prefill_ms(gained)
+        return 2 * self.costs.copy_ms(size) < self.costs.prefill_ms(gained)
 
     def _cells_needed(self, lane: Lane, source: Source) -> int:
         """Cells that are neither free nor reclaimable any more once `lane` is computed from `source`."""
