@@ -253,8 +253,8 @@ class Scheduler:
         promised = max(
             (
                 self.cache.reusable(common_prefix(other.prompt, lane.wanted))
-                for other in self.running
-                if other.computed < other.prompt_tokens and other.has_begun
+                for other in self._waiting
+                if other.has_begun and other.computed < other.prompt_tokens
             ),
             default=0,
         )

@@ -101,14 +101,15 @@ class PrefixIndex:
         With `whole_only` an entry counts only if all of it is a prefix: where the memory cannot be cut.
         """
         best: tuple[int, int] | None = None
-        view, found = tokens.data, 0
-        for entry in reversed(self._views):  # of several, the most recently used
-            if found == len(view):
-                break
-            own = self._views[entry]
-            if len(own) <= found or own[found] != view[found]:
+        view, size, found = tokens.data, len(tokens), 0
+        token = view[0] if size else None
+        for entry, own in reversed(self._views.items()):  # of several, the most recently used
+            if len(own) <= found or own[found] != token:
                 continue
             length = common_prefix(self._entries[entry], tokens)
             if length > found and not (whole_only and length < len(own)):
                 best, found = (entry, length), length
+                if found == size:
+                    break
+                token = view[found]
         return best
