@@ -162,7 +162,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         type=int,
         help="[5; drafting, fair: 3; steps: 7; waits: 2; engine: 2 or 3 of each]",
     )
-    add("--streams", type=_numbers, metavar="N,N", help="of throughput [1,8,16; cost: 1,16,64]")
+    add("--streams", type=_numbers, metavar="N,N", help="of throughput [1,8,16; cost: 1,16,64,256]")
     add("--output-tokens", type=int, default=64, help="of a stream, for throughput [%(default)s]")
     add("--threads", type=int, default=2)
     add("--slots", type=int, help="for throughput [the largest number of streams]")

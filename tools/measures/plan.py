@@ -44,7 +44,7 @@ class Plan:
     load_share: float = 1.0
     """Of the questions of each load."""
     has_raw: bool = False
-    """Whether the raw loop plays the loads too, of those in which nobody leaves."""
+    """Whether the raw loop plays the loads too, of those whose clients ask one question after the other."""
     behind_s: float = 1.0
     """Seconds between a long prompt and the short one behind it."""
 

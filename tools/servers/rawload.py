@@ -2,7 +2,8 @@
 
 A slot takes the next question as soon as it is free. Two ways to fill a batch are known and both are tried:
 prompts before answers, so that answers are computed side by side, and all in one batch, as llama-server does.
-Who gives up is gone before the next batch, and what was computed of its prompt is there when it asks again.
+Who gives up is gone before the next batch, and what was computed of its prompt is there when it asks again,
+for as many as there are slots.
 
     python -m tools.servers.rawload --model FILE     answers one JSON line on stdout per JSON line on stdin
 """
@@ -11,7 +12,7 @@ import argparse
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -22,7 +23,7 @@ from tools.servers.rawloop import RawLoop, Row
 from tools.servers.yardstick import BATCH_TOKENS, LoadRequest, LoadResult
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Asked:
     """A question, from the moment that it is asked.
 
@@ -34,7 +35,7 @@ class Asked:
     tries_s: deque[float | None]
     asked_s: float = 0.0
     sequence: int | None = None
-    """Where in the cache it lies, if it does."""
+    """Where in the cache it lies, if it does: in one of those that run, or put aside."""
     computed: int = 0
     """Of prompt and answer."""
     last: int = 0
@@ -72,40 +73,51 @@ def filled(running: Sequence[Asked], *, is_together: bool) -> list[tuple[Asked, 
         if rows := asked.rows(room):
             room -= len(rows)
             batch.append((asked, rows))
-    return batch
+    # In a cache that is split llama.cpp takes neighbours together only if they come in their order.
+    return sorted(batch, key=lambda each: each[1][0].sequence)
 
 
 class Play:
-    """One load on a loop that has twice as many sequences as there are `slots`.
+    """One load on a loop that has twice as many sequences as there are `slots`: the first of them run.
 
-    Prompts are tokenized before the clock runs.
+    Prompts are tokenized before the clock runs. `clock` is for tests.
     """
 
-    def __init__(self, loop: RawLoop, request: LoadRequest, slots: int) -> None:
+    def __init__(
+        self,
+        loop: RawLoop,
+        request: LoadRequest,
+        slots: int,
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self._loop = loop
         self._slots = slots
+        self._clock = clock
         asked = zip(request.prompts, request.output_tokens, request.tries_s, strict=True)
         self._coming = deque(Asked(loop.tokenize(text), count, deque(tries)) for text, count, tries in asked)
         self._clients = request.clients
         self._waiting: deque[Asked] = deque()
         self._running: list[Asked] = []
         self._done: list[Asked] = []
-        self._free = list(range(2 * slots))
+        self._free = set(range(slots))
+        self._aside = set(range(slots, 2 * slots))
+        """Free ones for what was computed for somebody who asks again."""
 
     def run(self, *, is_together: bool) -> LoadResult:
         """All questions, in their order. To be called once."""
         self._loop.forget()
-        began_s = time.perf_counter()
+        began_s = self._clock()
         for _ in range(self._clients):
             self._ask_next(began_s)
         while self._waiting or self._running:
-            self._give_up(time.perf_counter())
+            self._give_up(self._clock())
             self._begin()
             if self._running:
                 self._step(is_together)
         gaps = (after - before for asked in self._done for before, after in pairwise(asked.told_s))
         return LoadResult(
-            wall_s=time.perf_counter() - began_s,
+            wall_s=self._clock() - began_s,
             output_tokens=sum(len(asked.told_s) for asked in self._done),
             ttft_s=[asked.told_s[0] - asked.asked_s for asked in self._done],
             longest_gap_s=max(gaps, default=0.0),
@@ -116,7 +128,7 @@ class Play:
         self._loop.decode([row for _, rows in batch for row in rows])
         told = [asked for asked, rows in batch if rows[-1].wants_logits]
         picked = self._loop.pick(len(told)) if told else []
-        now_s = time.perf_counter()
+        now_s = self._clock()
         for asked, rows in batch:
             asked.computed += len(rows)
         for asked, token in zip(told, picked, strict=True):
@@ -148,27 +160,44 @@ class Play:
                     self._forget(asked)
                     self._ask_next(now_s)
                     continue
-                if asked.sequence is not None:  # the last token of a prompt is computed for its logits
-                    asked.computed = min(asked.computed, len(asked.prompt) - 1)
-                    self._loop.cut(asked.sequence, asked.computed)
+                if place is self._running:
+                    self._put_aside(asked)
                 self._ask(asked, now_s)
 
     def _begin(self) -> None:
-        while self._waiting and len(self._running) < self._slots:
+        while self._waiting and self._free:
             asked = self._waiting.popleft()
-            if asked.sequence is None:
-                if not self._free:
-                    self._forget(
-                        next(other for other in reversed(self._waiting) if other.sequence is not None)
-                    )
-                asked.sequence = self._free.pop()
+            slot = min(self._free)
+            self._free.remove(slot)
+            if asked.sequence is not None:
+                self._move(asked, slot)
+            asked.sequence = slot
             self._running.append(asked)
+
+    def _put_aside(self, asked: Asked) -> None:
+        """Keep what was computed of its prompt while there is room; its last token is for the logits."""
+        assert asked.sequence is not None
+        if not asked.computed or not self._aside:
+            self._forget(asked)
+            return
+        asked.computed = min(asked.computed, len(asked.prompt) - 1)
+        self._loop.cut(asked.sequence, asked.computed)
+        self._move(asked, self._aside.pop())
+
+    def _move(self, asked: Asked, target: int) -> None:
+        assert asked.sequence is not None
+        self._loop.copy(asked.sequence, target)
+        self._release(asked.sequence)
+        asked.sequence = target
 
     def _forget(self, asked: Asked) -> None:
         if asked.sequence is not None:
-            self._loop.forget(asked.sequence)
-            self._free.append(asked.sequence)
+            self._release(asked.sequence)
         asked.sequence, asked.computed = None, 0
+
+    def _release(self, sequence: int) -> None:
+        self._loop.forget(sequence)
+        (self._free if sequence < self._slots else self._aside).add(sequence)
 
 
 def main() -> None:

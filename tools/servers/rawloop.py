@@ -105,6 +105,10 @@ class RawLoop:
         else:
             lc.llama_memory_seq_rm(self._memory, sequence, -1, -1)
 
+    def copy(self, source: int, target: int) -> None:
+        """Have the empty `target` hold all that `source` does."""
+        lc.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+
     def cut(self, sequence: int, length: int) -> None:
         """Drop what `sequence` holds from position `length` on."""
         lc.llama_memory_seq_rm(self._memory, sequence, length, -1)

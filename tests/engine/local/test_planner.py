@@ -75,3 +75,16 @@ def test_a_prompt_is_not_begun_with_a_chunk_that_is_not_worth_a_step_where_cache
     first, second = scheduler.add(1, range(40)), scheduler.add(2, range(100, 160))
     step = tried.plan({1: Talker(first), 2: Talker(second)})
     assert [len(chunk.tokens) for _, chunk in step.chunks] == sizes
+
+
+def test_what_a_step_is_likely_to_take_is_what_such_steps_took() -> None:
+    tried, scheduler = planner()
+    lane = scheduler.add(1, range(20))
+    running: dict[int, Generating] = {1: Talker(lane)}
+    prompt = tried.plan(running)
+    tried.computed(prompt, 70.0)
+    assert tried.expected_ms(prompt) == pytest.approx(70.0)
+    lane.tokens.append(7)
+    decode = tried.plan(running)
+    tried.computed(decode, 9.0)
+    assert tried.expected_ms(decode) == pytest.approx(9.0)

@@ -248,8 +248,9 @@ def test_what_shares_a_step_with_the_end_of_a_prompt_makes_it_hardly_longer(
 ) -> None:
     kv = cache(ctx_tokens=400, shares_cells=False)
     kv.add(range(first_tokens))
-    kv.add(range(100, 100 + second_tokens))
+    second = kv.add(range(100, 100 + second_tokens))
     assert sizes(kv.scheduler.plan(64, least_chunk=16)) == together
+    assert second.has_begun == (len(together) == 2), "nor is anything loaded for it before that step"
 
 
 def test_a_cancelled_prefill_goes_on_where_it_stopped() -> None:

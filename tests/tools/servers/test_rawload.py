@@ -1,6 +1,5 @@
 """The loop that plays loads, with a model that counts."""
 
-import time
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, cast
@@ -9,7 +8,9 @@ import pytest
 
 from tools.servers.rawload import Asked, Play, filled
 from tools.servers.rawloop import Row
-from tools.servers.yardstick import LoadRequest
+from tools.servers.yardstick import LoadRequest, LoadResult
+
+STEP_S = 0.02
 
 
 class Counting:
@@ -17,7 +18,7 @@ class Counting:
 
     def __init__(self) -> None:
         self.steps: list[Sequence[Row]] = []
-        self.step_s = 0.0
+        self.now_s = 100.0
         self._held: dict[int, int] = {}
 
     def tokenize(self, text: str) -> list[int]:
@@ -34,8 +35,13 @@ class Counting:
             assert row.position == self._held.get(row.sequence, 0), "each token once, in order"
             self._held[row.sequence] = row.position + 1
         self.steps.append(rows)
-        time.sleep(self.step_s)
-        return self.step_s
+        assert [row.sequence for row in rows] == sorted(row.sequence for row in rows)
+        self.now_s += STEP_S
+        return STEP_S
+
+    def copy(self, source: int, target: int) -> None:
+        assert not self._held.get(target)
+        self._held[target] = self._held[source]
 
     def cut(self, sequence: int, length: int) -> None:
         assert length <= self._held[sequence]
@@ -47,38 +53,60 @@ class Counting:
         return told
 
 
+def played(loop: Counting, request: LoadRequest, slots: int, *, is_together: bool = True) -> LoadResult:
+    play = Play(cast(Any, loop), request, slots, clock=lambda: loop.now_s)
+    return play.run(is_together=is_together)
+
+
+def sequences(loop: Counting) -> list[list[int]]:
+    """Those of each batch."""
+    return [list(dict.fromkeys(row.sequence for row in rows)) for rows in loop.steps]
+
+
 @pytest.mark.parametrize("is_together", [True, False])
 def test_every_question_is_answered_in_full_on_the_slots_there_are(is_together: bool) -> None:
     loop = Counting()
     request = LoadRequest([letter * 700 for letter in "abcde"], [3, 1, 5, 2, 4], [(None,)] * 5, clients=3)
-    result = Play(cast(Any, loop), request, 2).run(is_together=is_together)
+    result = played(loop, request, 2, is_together=is_together)
     assert result.output_tokens == 15
     assert len(result.ttft_s) == 5
     assert all(len(rows) <= 512 for rows in loop.steps)
-    assert len({row.sequence for row in loop.steps[0]}) <= 2
+    assert max(map(len, sequences(loop))) == 2
+    assert {sequence for batch in sequences(loop) for sequence in batch} == {0, 1}
+
+
+def test_those_who_decode_are_neighbours_in_the_cache() -> None:
+    loop = Counting()
+    count = 12
+    request = LoadRequest(["abcd"] * count, [3 + n % 4 for n in range(count)], [(None,)] * count, clients=6)
+    played(loop, request, 4)
+    assert [0, 1, 2, 3] in sequences(loop)
+    assert all(batch == sorted(batch) for batch in sequences(loop))
+    assert all(max(batch) < 4 for batch in sequences(loop))
 
 
 def test_who_gives_up_is_gone_before_the_next_batch_and_computes_the_rest_when_it_asks_again() -> None:
-    """A slot, and somebody who asks three times; then one who has had enough before it begins."""
-    loop = Counting()
-    texts = ["a" * 1200, "b" * 600]
-    request = LoadRequest(texts, [2, 2], [(0.0, 0.03, None), (0.0,)], clients=2)
-    loop.step_s = 0.02
-    result = Play(cast(Any, loop), request, 1).run(is_together=True)
-    assert (result.output_tokens, len(result.ttft_s)) == (2, 1)
-    assert [len(rows) for rows in loop.steps] == [512, 512, 176, 1]
-    assert result.ttft_s[0] < 0.03, "from the last try"
-
-
-def test_who_waits_with_something_computed_makes_room_for_who_begins() -> None:
+    """A slot, and somebody who asks three times; another has had enough before it begins."""
     loop = Counting()
     request = LoadRequest(
-        ["a" * 1200, "b" * 1200, "c" * 1200], [1, 1, 1], [(0.01, None), (0.01, None), (None,)], clients=3
+        ["a" * 1200, "b" * 600], [2, 2], [(STEP_S / 2, 1.5 * STEP_S, None), (STEP_S / 2,)], clients=2
     )
-    loop.step_s = 0.02
-    result = Play(cast(Any, loop), request, 1).run(is_together=True)
+    result = played(loop, request, 1)
+    assert (result.output_tokens, len(result.ttft_s)) == (2, 1)
+    assert [len(rows) for rows in loop.steps] == [512, 512, 176, 1, 1], (
+        "the last of a prompt is for its logits"
+    )
+    assert result.ttft_s == [pytest.approx(STEP_S)], "from the last try"
+
+
+def test_of_more_who_ask_again_than_there_is_room_for_the_last_begins_anew() -> None:
+    loop = Counting()
+    texts = [letter * 1200 for letter in "abc"]
+    request = LoadRequest(texts, [1, 1, 1], [(STEP_S / 2, None), (1.5 * STEP_S, None), (None,)], clients=3)
+    result = played(loop, request, 1)
     assert len(result.ttft_s) == 3
-    assert len({row.sequence for rows in loop.steps for row in rows}) == 2
+    prompts = "".join(chr(row.token) for rows in loop.steps for row in rows)
+    assert [prompts.count(letter) for letter in "abc"] == [1200, 1200 + 512, 1200]
 
 
 def test_answers_wait_for_prompts_unless_both_are_together() -> None:

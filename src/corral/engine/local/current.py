@@ -13,8 +13,9 @@ Shares = Callable[[], Iterable[tuple[int, int]]]
 class CurrentStep:
     """Around each step in turns: `with current.computing(step.shares):`.
 
-    `abort` makes what is computed return soon, `rearm` is called behind a step for which that was done. Both
-    may be called from any thread, but never while no step runs.
+    `abort` makes what is computed return soon, and is called from the thread of whoever leaves: at the latest
+    when the step has just been computed, which does no harm, and never once its block is left. `rearm` is
+    called behind a step for which that was done, by the thread that computes.
     """
 
     def __init__(self, abort: Callable[[], None], rearm: Callable[[], None]) -> None:
@@ -33,7 +34,10 @@ class CurrentStep:
         return None if began_s is None else perf_counter() - began_s
 
     def computing(self, shares: Shares) -> Self:
-        """What is computed in the block is for these; they are looked at only if somebody leaves."""
+        """What is computed in the block is for these; they are looked at only if somebody leaves.
+
+        Only the thread that computes writes here, while nothing else can: so it takes no lock.
+        """
         self._shares = shares
         return self
 
@@ -46,10 +50,12 @@ class CurrentStep:
         with self._lock:  # so that the step which is aborted is the one that was looked at
             if self._shares is None or key in self._left:
                 return
-            self._left.add(key)
             shares = list(self._shares())
+            if all(each != key for each, _ in shares):
+                return
+            self._left.add(key)
             gone = sum(tokens for each, tokens in shares if each in self._left)
-            if any(each == key for each, _ in shares) and 2 * gone >= sum(tokens for _, tokens in shares):
+            if 2 * gone >= sum(tokens for _, tokens in shares):
                 self._is_aborted = True
                 self._abort()
 
@@ -62,8 +68,7 @@ class CurrentStep:
         self._began_s = None
         with self._lock:
             self._shares = None
-            if self._left:
-                self._left.clear()
+            self._left.clear()
             if self._is_aborted:
                 self._is_aborted = False
                 self._rearm()

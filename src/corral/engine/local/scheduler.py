@@ -10,8 +10,9 @@ Rules
   one waits for no more than its own length of others. Among equals the oldest goes first.
 - What is left of a budget behind a prompt goes to the next one only if that is done with it, or gets a chunk
   of `least_chunk` tokens: where each lane has a cache of its own, llama.cpp computes their chunks one after
-  the other. And not where a prompt ends in the step and the other would make it more than LONGER times as
-  long: who waits for its first token has it sooner, and the other is none the later.
+  the other. And not where a prompt ends in the step and another one would make it more than LONGER times as
+  long as it is by then: who waits for its first token has it sooner, and the other one hardly later. Several
+  small prompts may join so, one after the other, since together they cost little more than one.
 - What does not fit is computed in chunks of one size, as few as it takes: in a small one at the end a token
   would cost up to twice as much.
 - A decoding lane may bring drafted tokens along; they are verified in the same step.
@@ -38,7 +39,7 @@ from corral.engine.local.costs import TILE_TOKENS
 from corral.engine.local.lane import Lane
 from corral.engine.local.pace import Load
 
-LONGER = 1.75  # small prompts together cost little more than one, larger ones twice as much
+LONGER = 1.75  # two small prompts take little longer than one, and two larger ones twice as long
 PART_TOKENS = 3
 """A character may come in so many tokens; text that more of them hold back waits for something else."""
 
@@ -207,12 +208,19 @@ class Scheduler:
             if taken >= budget:
                 break
             if not lane.has_begun:
-                may_begin = may_begin and self._begin(lane)
-                if not lane.has_begun:
+                if not may_begin:
+                    continue
+                source = self.cache.find(lane)
+                if self._is_being_computed(lane, source.length):
+                    continue
+                pending = len(lane.tokens) - source.length
+                if chunks and self._delays(chunks, taken, self._own(pending, budget - taken)):
+                    break  # before what was found for it is loaded
+                may_begin = self.cache.begin(lane, source)
+                if not may_begin:
                     continue
             start = lane.computed
-            own = budget if self.chunk_tokens else _even(lane.pending, budget - taken)
-            own = min(own, lane.pending, budget - taken)
+            own = self._own(lane.pending, budget - taken)
             if chunks and (own < min(lane.pending, least_chunk) or self._delays(chunks, taken, own)):
                 break
             stop = start + own
@@ -229,6 +237,10 @@ class Scheduler:
                 break
         return chunks
 
+    def _own(self, pending: int, room: int) -> int:
+        """How much of what a lane has left goes into a step that has room for so much."""
+        return min(room if self.chunk_tokens else _even(pending, room), pending, room)
+
     def _delays(self, chunks: Sequence[tuple[Lane, Chunk]], taken: int, own: int) -> bool:
         """Whether the end of a prompt would come much later with `own` more tokens in a step of `taken`."""
         costs = self.cache.costs
@@ -238,13 +250,6 @@ class Scheduler:
     def _rank(self, lane: Lane) -> int:
         """The least goes first."""
         return lane.pending - (self._prefilled - self._came[lane])
-
-    def _begin(self, lane: Lane) -> bool:
-        """Begin a lane, unless it waits for another; False if there is no room for it."""
-        source = self.cache.find(lane)
-        if self._is_being_computed(lane, source.length):
-            return True
-        return self.cache.begin(lane, source)
 
     def _is_being_computed(self, lane: Lane, found: int) -> bool:
         """Somebody will soon have computed a longer prefix of this than was `found`."""

@@ -164,7 +164,7 @@ class Worker:
         """Take all commands, waiting for one if nothing runs; False on Stop."""
         block = not self._running and not self._embeds
         if block:
-            self._outbox.flush()
+            self._outbox.flush()  # whoever ended has taken its own along: nothing may wait for a next step
         while True:
             try:
                 command = self._commands.get(block=block)
@@ -238,8 +238,13 @@ class Worker:
 
     def _step(self, delivery: Delivery) -> None:
         step = self._planner.plan(self._running)
-        self._apply(self._cache.take_operations())
-        self._outbox.before_step(1e-3 * self._planner.expected_ms(step))
+        operations = self._cache.take_operations()
+        if any(isinstance(operation, (Copy, Load, Save)) for operation in operations):
+            self._outbox.flush()  # they may take as long as a step
+            self._apply(operations)
+        else:
+            self._apply(operations)
+            self._outbox.before_step(1e-3 * self._planner.expected_ms(step))
         began_s = perf_counter()
         try:
             elapsed_ms = self._decode(step)

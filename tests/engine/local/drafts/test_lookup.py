@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from tests.engine.local.drive import FixedCosts
 
-from corral.engine.local.drafts.lookup import LONG_MATCH_TOKENS, Lookup, PromptLookup
+from corral.engine.local.drafts.lookup import LONG_MATCH_TOKENS, PLACES, Lookup, PromptLookup
 from corral.engine.local.drafts.room import DraftRoom
 from corral.engine.local.lane import Lane
 
@@ -50,6 +50,16 @@ def test_a_draft_grows_with_success_up_to_what_a_step_may_carry() -> None:
     assert sizes == sorted(sizes)
     assert sizes[0] < sizes[-1] == 15
     assert len(reader.propose(3)) == 3
+
+
+def test_only_the_last_places_of_what_occurs_often_are_known() -> None:
+    """The longest match is of the first time, which is forgotten by now."""
+    long = [50, 51, 52, 53, 54, 1, 2, 3]
+    others = [token for n in range(PLACES) for token in (100 + n, 1, 2, 3)]
+    assert (match := Lookup([*long, 77, *others, 9, *long]).match()) is not None
+    assert match.place > len(long)
+    assert (match := Lookup([*long, 77, *others[4:], 9, *long]).match()) is not None
+    assert match.place == len(long)
 
 
 def test_a_text_that_repeats_itself_is_drafted_past_its_own_end() -> None:
