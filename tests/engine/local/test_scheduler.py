@@ -547,3 +547,11 @@ def test_text_is_owed_while_a_token_was_only_part_of_a_character() -> None:
     for lane.unsaid in (0, 1, 3, 4):  # four of them are no character: something else holds the text back
         owed.append(kv.scheduler.load().owes_text)
     assert owed == [False, True, True, False]
+
+
+def test_who_leaves_between_the_load_and_the_plan_is_in_no_step() -> None:
+    kv = cache()
+    gone, stays = kv.add(range(10)), kv.add(range(100, 120))
+    kv.scheduler.load()
+    kv.scheduler.remove(gone)
+    assert [lane for lane, _ in kv.scheduler.plan(64).chunks] == [stays]

@@ -449,6 +449,35 @@ def test_text_does_not_wait_for_a_prompt_that_takes_longer_than_it_may(
     assert not any(untold) if prefill_ms > 3.6e6 else all(untold)
 
 
+def test_held_text_goes_before_a_prefix_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps take no time, and text may wait for an hour: only the copy sends it off."""
+    monkeypatch.setattr(Planner, "expected_ms", lambda _self, _step: 0.0)
+    bench = Bench(ScriptedBackend(), stream_interval_ms=3.6e6)
+
+    def turns(count: int) -> None:
+        for _ in range(count):
+            delivery = bench.worker.run_once()
+            assert delivery is not None
+            bench.worker._outbox.put(delivery)
+
+    bench.submit(1, list(range(40)), max_tokens=1)
+    turns(1)
+    bench.submit(2, [1], max_tokens=30)
+    turns(5)
+    assert sampled(bench.events[2]) == 1, "the others are held"
+    told: list[int] = []
+    copy = bench.backend.cache.copy
+
+    def look(source: int, target: int, length: int) -> None:
+        told.append(sampled(bench.events[2]))
+        copy(source, target, length)
+
+    monkeypatch.setattr(bench.backend.cache, "copy", look)
+    bench.submit(3, list(range(50)), max_tokens=1)
+    turns(2)
+    assert told == [5]
+
+
 def test_a_token_that_is_no_text_yet_is_counted_until_the_character_is_whole() -> None:
     letter = list("é".encode())
     bench = Bench(ScriptedBackend(lambda tokens: letter[len(tokens) % 2]))

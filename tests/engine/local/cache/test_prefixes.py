@@ -35,3 +35,13 @@ def test_the_longest_prefix_is_found_and_of_several_the_one_used_last(
 def test_who_may_not_share_more_does_not(a: list[int], b: list[int], length: int) -> None:
     if common_prefix(tokens(a), tokens(b)) > length:
         assert may_share_more(tokens(a), tokens(b), length)
+
+
+def test_of_two_that_share_as_much_the_one_used_last_is_found() -> None:
+    index = PrefixIndex()
+    index.add(1, np.array([5, 6, 7], np.int32))
+    index.add(2, np.array([5, 6, 8], np.int32))
+    wanted = np.array([5, 6, 9], np.int32)
+    assert index.longest(wanted, whole_only=False) == (2, 2)
+    index.touch(1)
+    assert index.longest(wanted, whole_only=False) == (1, 2)
