@@ -85,10 +85,12 @@ class Scheduler:
         decoding: list[Lane] = []
         waiting: list[Lane] = []
         for lane in self.running:
-            if lane.is_decoding:
+            tokens, computed = len(lane.tokens), lane.computed
+            if tokens - computed == 1 and tokens > lane.prompt_tokens:  # is_decoding, without a call for each
                 decoding.append(lane)
-                decode_cells += lane.computed
-                owes_text = owes_text or 0 < lane.unsaid <= PART_TOKENS
+                decode_cells += computed
+                if 0 < lane.unsaid <= PART_TOKENS:
+                    owes_text = True
             else:
                 waiting.append(lane)
                 prefill_tokens += lane.pending
@@ -188,7 +190,7 @@ class Scheduler:
 
     def _with_room(self) -> list[Lane]:
         """Who decodes, each with a free cell: kept prefixes leave, then the youngest steps back."""
-        decoding = [lane for lane in self._decoding if lane.has_begun]  # others stepped back for prompts
+        decoding = [lane for lane in self._decoding if lane.sequence is not None]  # others stepped back
         while self.cache.free < len(decoding):
             if not self.cache.evict():
                 self.cache.end(self._youngest())

@@ -7,7 +7,7 @@ from corral.engine.local.cache.operations import Drop, Operation, Save
 from corral.engine.local.cache.prefixes import PrefixIndex
 from corral.engine.local.lane import Tokens
 
-MOST_STATES = 256  # every new prompt is compared with each, at 0.1 us and more where they begin alike
+MOST_STATES = 256  # each is an allocation of its own
 
 
 class SavedStates:
