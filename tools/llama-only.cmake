@@ -7,7 +7,15 @@
 # Together with -DLLAVA_BUILD=OFF: 78 compile steps in 2 minutes instead of 193 in 9, on two cores.
 set(LLAMA_BUILD_COMMON OFF)
 
-# GCC up to 12 at least believes that loading a tile configuration reads 8 of its 64 bytes, and leaves the
-# others unwritten: on a processor with AMX every prompt ends in an illegal instruction
-# (github.com/ggml-org/llama.cpp/pull/26954). Stores that look dead are kept for that.
-add_compile_options("$<$<COMPILE_LANG_AND_ID:CXX,GNU>:-fno-dse;-fno-tree-dse>")
+# GCC 12 believes that loading a tile configuration reads 8 of its 64 bytes, and leaves the others unwritten: on
+# a processor with AMX every prompt ends in an illegal instruction (github.com/ggml-org/llama.cpp/pull/26954).
+# In that file, and there alone, stores are kept that look dead.
+function(keep_tile_configuration)
+    if(TARGET ggml-cpu)
+        set_source_files_properties("${PROJECT_SOURCE_DIR}/src/ggml-cpu/amx/mmq.cpp" TARGET_DIRECTORY ggml-cpu
+            PROPERTIES COMPILE_OPTIONS "-fno-dse;-fno-tree-dse")
+    endif()
+endfunction()
+if(PROJECT_NAME STREQUAL "ggml" AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+    cmake_language(DEFER CALL keep_tile_configuration)
+endif()
