@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from corral.engine.local.costs import SEED, Costs
+from corral.engine.local.costs import SEED, WIDE_TOKENS, Costs
 from corral.engine.local.drafts.room import DraftRoom, Offer
 from corral.engine.local.lane import Lane
 from corral.engine.local.pace import Load, Pace, Promise
@@ -122,6 +122,57 @@ def test_a_budget_is_kept_as_nearly_as_tiles_allow(most: int) -> None:
         assert 4 <= tokens <= most
         assert tokens == 4 or costs.prefill_ms(tokens, 300) <= budget_ms
         assert tokens == most or costs.prefill_ms(tokens + 16, 300) > budget_ms
+
+
+# Attention that is computed in tiles from 64 tokens on
+
+
+def tiled(tokens: int, depth: float) -> float:
+    """Two threads of a Xeon with AMX, as measured."""
+    kernels = 6.0 + 0.85 * tokens if tokens >= WIDE_TOKENS else 8.0 + 1.3 * tokens
+    return kernels + tokens * (depth + tokens / 2) * (0.0016 if tokens >= WIDE_TOKENS else 0.0150)
+
+
+def test_what_narrow_steps_take_says_nothing_of_wide_ones() -> None:
+    costs = Costs()
+    for depth in range(0, 400, 16):
+        costs.observe_prefill(16, depth, tiled(16, depth))
+    assert costs.prefill_ms(16, 350) == pytest.approx(tiled(16, 350), rel=0.25)
+    for depth in range(0, 400, 16):
+        costs.observe_prefill(48, depth, tiled(48, depth))
+        costs.observe_prefill(64, depth, tiled(64, depth))
+    assert costs.prefill_ms(64, 350) == pytest.approx(tiled(64, 350), rel=0.15)
+    assert costs.prefill_ms(63, 350) == pytest.approx(tiled(63, 350), rel=0.25)
+
+
+@pytest.mark.parametrize("first", [4, 16, 48])
+def test_chunks_are_wide_however_small_the_first_ones_were(first: int) -> None:
+    pace = Pace(Promise(250, 0.1), batch_tokens=512)
+    for _ in range(20):
+        pace.observe_prefill(first, 300, tiled(first, 300))
+    chunks = []
+    for _ in range(20):
+        pace.observe_decode(4, 400, 45.0)
+        depth = 0
+        while depth < 390:
+            tokens = pace.prefill_tokens(Load(4, 1, 390 - depth, decode_depth=400, prefill_depth=depth))
+            if tokens:
+                pace.observe_prefill(tokens, depth, tiled(tokens, depth))
+                depth += tokens
+                chunks.append(tokens)
+            else:
+                pace.observe_decode(4, 400, 45.0)
+    assert min(chunks[-20:]) >= 96
+
+
+def test_where_less_is_hardly_quicker_a_chunk_is_wide_even_if_it_takes_longer() -> None:
+    costs = Costs()
+    for tokens in (16, 64, 128) * 20:
+        for depth in (0, 500, 1000, 3000):
+            costs.observe_prefill(tokens, depth, tiled(tokens, depth))
+    assert tiled(64, 3000) > 250
+    assert costs.prefill_tokens(250, 3000, 512) == 64
+    assert costs.prefill_tokens(20, 0, 512) < 16, "here it is quicker"
 
 
 # What follows from a GPU's curve

@@ -12,7 +12,7 @@ from tests.engine.local.drive import FixedCosts
 from corral.engine.local.backend import CacheShape
 from corral.engine.local.cache.cache import CacheBooks, KeepOptions
 from corral.engine.local.cache.operations import Copy, Cut, Drop, Forget, Load, Save
-from corral.engine.local.costs import SEED
+from corral.engine.local.costs import SEED, WIDE_TOKENS
 from corral.engine.local.lane import Lane
 from corral.engine.local.scheduler import Scheduler, Step
 
@@ -536,6 +536,37 @@ def test_a_prompt_that_does_not_fit_is_computed_in_chunks_of_one_size(budget: in
     while not lane.is_decoding:
         seen += sizes(kv.advance(prefill_tokens=budget))
     assert seen == chunks
+
+
+@pytest.mark.parametrize(
+    ("narrow_cell_ms", "chunks"), [(0.0016, [192, 64, 64, 40]), (0.0150, [192, 64, 104])]
+)
+def test_a_rest_that_would_take_longer_alone_than_with_what_is_before_it_is_taken_along(
+    narrow_cell_ms: float, chunks: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def prefill_ms(tokens: int, depth: float = 0.0) -> float:
+        cell_ms = 0.0016 if tokens >= WIDE_TOKENS else narrow_cell_ms
+        return 6.0 + tokens + tokens * (depth + tokens / 2) * cell_ms
+
+    kv = cache(ctx_tokens=400, batch_tokens=512)
+    monkeypatch.setattr(kv.books.costs, "prefill_ms", prefill_ms)
+    lane = kv.add(range(360))
+    seen = sizes(kv.advance(prefill_tokens=256))
+    while not lane.is_decoding:
+        seen += sizes(kv.advance(prefill_tokens=64))
+    assert seen == chunks
+
+
+@given(st.integers(1, 2000), st.lists(st.integers(WIDE_TOKENS, 512), min_size=1))
+def test_a_prompt_of_several_chunks_has_at_most_one_narrow_one_which_is_the_last(
+    tokens: int, budgets: list[int]
+) -> None:
+    kv = cache(ctx_tokens=2100, batch_tokens=512)
+    lane = kv.add(range(tokens))
+    seen: list[int] = []
+    while not lane.is_decoding:
+        seen += sizes(kv.advance(prefill_tokens=budgets[len(seen) % len(budgets)]))
+    assert all(chunk >= WIDE_TOKENS for chunk in seen[:-1])
 
 
 def test_text_is_owed_while_a_token_was_only_part_of_a_character() -> None:

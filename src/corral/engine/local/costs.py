@@ -10,8 +10,9 @@ and what is worth saving (cache/).
 
 A step's time has two parts. One depends on how many tokens it computes: the weights are read once for all of
 them, kernels take them in tiles, and on a GPU the first hundred cost next to nothing. That is a curve through
-a few sizes. The other is attention: a fixed time for each token and each cell that it looks at. It is told
-apart by how much longer steps of one size take when they look at more cells.
+a few sizes. The other is attention: a fixed time for each token and each cell that it looks at, one in steps
+of fewer than WIDE_TOKENS of a prompt and in steps that decode, another one in wider steps. It is told apart
+by how much longer steps of one size take when they look at more cells.
 
 Before the first step all of it is guessed from a Seed. Its scale means nothing: the first step that was
 measured gives all curves theirs. Its shape holds where nothing was measured: a size that was not takes the
@@ -39,6 +40,11 @@ MOST_ATTENTION = 0.5  # of a step's time, as far as it is only guessed
 OUTLIER = 3.0  # a step that takes so many times as long as expected was disturbed by something else
 TILE_TOKENS = 16  # budgets are whole tiles: kernels compute them so, and what is in between costs no less
 LEAST_TOKENS = 4  # of a prefill step, whatever they cost: it must advance
+WIDE_TOKENS = 64
+"""From so many tokens on llama.cpp computes attention in tiles on a CPU (ggml's GGML_FA_TILE_Q), and in
+smaller steps token by token: there each cell takes up to ten times as long. So a step of 64 may take half as
+long as one of 63, and a fifth deep in a context."""
+HARDLY_QUICKER = 1.5  # a chunk is wide where that takes at most so many times as long as TILE_TOKENS
 FULL_SPEED = 1.1
 """A chunk is large enough where a token costs at most so many times the least it can cost."""
 
@@ -63,7 +69,7 @@ class Seed:
 SEED = Seed(
     steps={1: 1.0, 2: 1.5, 3: 2.0, 4: 2.4, 8: 3.7, 12: 5.1, 16: 5.9, 24: 8.2, 32: 10.2}
     | {48: 14.0, 64: 17.7, 96: 26.5, 128: 35.0, 256: 70.0, 512: 140.0},
-    prefills={1: 1.0, 4: 1.6, 8: 2.3, 16: 3.5, 32: 6.6, 64: 11.2, 128: 21.8, 256: 43.6, 512: 83.0},
+    prefills={1: 1.0, 4: 1.6, 8: 2.3, 16: 3.5, 32: 6.6, 63: 11.1, 64: 11.2, 128: 21.8, 256: 43.6, 512: 83.0},
     step_cell=0.0007,
     prefill_cell=0.0003,
     copy_token=0.00034,
@@ -135,12 +141,18 @@ class _Attention:
 
 
 class Curve:
-    """Milliseconds by size and depth: the shape of a seed, bent and scaled by what was measured."""
+    """Milliseconds by size and depth: the shape of a seed, bent and scaled by what was measured.
 
-    def __init__(self, ratios: Mapping[int, float], cell_ratio: float, unit_ms: float) -> None:
+    From `wide` tokens on attention has a cost of its own; None: nowhere.
+    """
+
+    def __init__(
+        self, ratios: Mapping[int, float], cell_ratio: float, unit_ms: float, *, wide: int | None = None
+    ) -> None:
         self.sizes = tuple(ratios)
-        self.cell_ms = cell_ratio * unit_ms
-        """What attention takes for each token and each cell it looks at."""
+        self._wide = math.inf if wide is None else wide
+        self._cells_ms = [cell_ratio * unit_ms] * 2
+        """What attention takes for each token and each cell it looks at, in narrow and in wide steps."""
         self.is_measured = False
         self._cell_ratio = cell_ratio
         self._ratios = list(ratios.values())
@@ -154,18 +166,24 @@ class Curve:
         self._moved = 0.0
         """By how much of themselves factors have moved since the curve was bent."""
         self._observed = 0
-        self._attention = _Attention()
+        self._attention = _Attention(), _Attention()
+
+    def cell_ms(self, size: int) -> float:
+        """What attention takes in a step of such a size, for each token and each cell it looks at."""
+        return self._cells_ms[size >= self._wide]
 
     def ms(self, size: int, depth: float) -> float:
         """A step of `size` tokens, each of which looks at `depth` cells."""
-        return self._kernels(size) + self.cell_ms * size * depth
+        return self._kernels(size) + self.cell_ms(size) * size * depth
 
     def by_size(self, depth: float) -> list[tuple[int, float]]:
         """Each of the `sizes` with its ms."""
         if self._moved > LEAST_MOVE:
             self._bend()
-        cell_ms = self.cell_ms * depth
-        return [(size, ms + cell_ms * size) for size, ms in zip(self.sizes, self._kernels_ms, strict=True)]
+        return [
+            (size, ms + self.cell_ms(size) * depth * size)
+            for size, ms in zip(self.sizes, self._kernels_ms, strict=True)
+        ]
 
     def trust(self, index: int) -> float:
         """How many recent measurements there are of one of the `sizes`."""
@@ -176,7 +194,7 @@ class Curve:
         self._factors = [unit_ms] * len(self._ratios)
         self._kernels_ms = [ratio * unit_ms for ratio in self._ratios]
         self._quickest_ms = unit_ms
-        self.cell_ms = self._cell_ratio * unit_ms
+        self._cells_ms = [self._cell_ratio * unit_ms] * 2
 
     def observe(self, size: int, depth: float, elapsed_ms: float) -> None:
         """A step was measured."""
@@ -187,9 +205,11 @@ class Curve:
             self.is_measured = True
         if self._trust[index] > MOST_TRUST / 2:
             elapsed_ms = min(elapsed_ms, OUTLIER * self.ms(size, depth))
-        self._attention.observe(size, depth, elapsed_ms / size)
-        self.cell_ms = self._attention.cell_ms(self._cell_ratio * self._quickest_ms)
-        factor = max(elapsed_ms - self.cell_ms * size * depth, LEAST_KERNELS * elapsed_ms) / ratio
+        is_wide = size >= self._wide
+        self._attention[is_wide].observe(size, depth, elapsed_ms / size)
+        cell_ms = self._attention[is_wide].cell_ms(self._cell_ratio * self._quickest_ms)
+        self._cells_ms[is_wide] = cell_ms
+        factor = max(elapsed_ms - cell_ms * size * depth, LEAST_KERNELS * elapsed_ms) / ratio
         self._observed += 1
         if self._observed % FADE_STEPS == 0:
             self._trust = [FADE**FADE_STEPS * trust for trust in self._trust]
@@ -206,7 +226,7 @@ class Curve:
 
     def spent_ms(self) -> tuple[float, float]:
         """What all steps so far took, disturbances as far as they were believed, and would take by now."""
-        steps = self._attention.steps()
+        steps = [step for attention in self._attention for step in attention.steps()]
         spent = sum(mean.seen * size * mean.token_ms for size, mean in steps)
         return spent, sum(mean.seen * self.ms(size, mean.depth) for size, mean in steps)
 
@@ -216,14 +236,27 @@ class Curve:
         return self._at(self._kernels_ms, size)
 
     def _bend(self) -> None:
-        """Draw the seed's shape through what was measured; a larger step never takes less time."""
-        ratios = self._ratios
+        """Draw the seed's shape through what was measured; a larger step never takes less time, unless it is
+        the first wide one."""
         known = [index for index, trust in enumerate(self._trust) if trust >= LEAST_TRUST]
+        split = next((index for index, size in enumerate(self.sizes) if size >= self._wide), 0)
+        if known[0] < split <= known[-1]:
+            narrow = [index for index in known if index < split]
+            self._kernels_ms = self._drawn(narrow, 0, split)
+            self._kernels_ms += self._drawn(known[len(narrow) :], split, len(self.sizes))
+        else:
+            self._kernels_ms = self._drawn(known, 0, len(self.sizes))
+        self._quickest_ms = min(self._factors[index] for index in known)
+        self._moved = 0.0
+
+    def _drawn(self, known: Sequence[int], start: int, stop: int) -> list[float]:
+        """The times of the sizes from `start` to `stop`, some of which are `known`."""
+        ratios = self._ratios
         rising = _rising([(self._factors[index] * ratios[index], self._trust[index]) for index in known])
         factors = {index: ms / ratios[index] for index, ms in zip(known, rising, strict=True)}
-        times = [factors[known[0]] * ratio for ratio in ratios[: known[0] + 1]]
+        times = [factors[known[0]] * ratio for ratio in ratios[start : known[0] + 1]]
         for low, high in pairwise(known):
-            floor_ms = times[low]
+            floor_ms = times[-1]
             ceiling_ms = factors[high] * ratios[high]
             slope = (factors[high] - factors[low]) / (high - low)
             for index in range(low + 1, high):
@@ -232,10 +265,7 @@ class Curve:
                 times.append(floor_ms)
             times.append(ceiling_ms)
         last_ms, last = times[-1], known[-1]
-        times += [last_ms * ratio / ratios[last] for ratio in ratios[last + 1 :]]
-        self._kernels_ms = times
-        self._quickest_ms = min(factors.values())
-        self._moved = 0.0
+        return times + [last_ms * ratio / ratios[last] for ratio in ratios[last + 1 : stop]]
 
     def _place(self, size: int) -> tuple[int, float]:
         """Between which sizes one is: the index of the lower, and its distance from there, 0 to 1."""
@@ -277,7 +307,7 @@ class Costs:
 
     def __init__(self, seed: Seed = SEED) -> None:
         self._steps = Curve(seed.steps, seed.step_cell, seed.unit_ms)
-        self._prefills = Curve(seed.prefills, seed.prefill_cell, seed.unit_ms)
+        self._prefills = Curve(seed.prefills, seed.prefill_cell, seed.unit_ms, wide=WIDE_TOKENS)
         self._seed = seed
         self._copy_token_ms: float | None = None
 
@@ -327,10 +357,19 @@ class Costs:
     # What follows from it
 
     def prefill_tokens(self, budget_ms: float, depth: float, most: int) -> int:
-        """How many tokens a prefill step may have to end within its budget: whole tiles, at most `most`."""
+        """How many tokens a prefill step may have to end within its budget: whole tiles, at most `most`.
+
+        WIDE_TOKENS also where these take longer, if less is hardly quicker: else it would never be done.
+        """
         low, high = LEAST_TOKENS, most
+        if most >= WIDE_TOKENS:
+            wide_ms = self.prefill_ms(WIDE_TOKENS, depth)
+            if wide_ms <= max(budget_ms, HARDLY_QUICKER * self.prefill_ms(TILE_TOKENS, depth)):
+                low = WIDE_TOKENS
+            else:
+                high = WIDE_TOKENS - 1
         if self.prefill_ms(high, depth) <= budget_ms:
-            return high
+            low = high
         while high - low > 1:
             middle = (low + high) // 2
             if self.prefill_ms(middle, depth) <= budget_ms:
@@ -338,17 +377,17 @@ class Costs:
             else:
                 high = middle
         granule = TILE_TOKENS if low >= TILE_TOKENS else LEAST_TOKENS
-        return low - low % granule
+        return low if low == most else low - low % granule
 
     def full_speed_tokens(self, most: int) -> int:
         """The least chunk in which a token costs hardly more than in any other of at most `most`."""
-        sizes = [size for size in self._prefills.sizes if size <= most]
+        sizes = [size for size in self._prefills.sizes if size <= most and size != WIDE_TOKENS - 1]
         token_ms = {size: self.prefill_ms(size) / size for size in sizes}
         return next(size for size in sizes if token_ms[size] <= FULL_SPEED * min(token_ms.values()))
 
     def idle_cells(self, rows: int, share: float) -> int:
         """Cells of no use by which attention makes a step of `rows` longer by `share` of its time."""
-        return int(share * self.step_ms(rows) / (rows * self._steps.cell_ms))
+        return int(share * self.step_ms(rows) / (rows * self._steps.cell_ms(rows)))
 
     def table(self) -> str:
         """What was learned, to be read: sizes that were measured bear a star."""
@@ -358,8 +397,9 @@ class Costs:
             prefill = self._cell(self._prefills, size, self.prefill_ms(size))
             lines.append(f"{size:>10} {step:>11} {prefill:>12}")
         lines.append(
-            f"attention, us per token and cell: decode {1e3 * self._steps.cell_ms:.2f}, "
-            f"prefill {1e3 * self._prefills.cell_ms:.2f}; copying {1e3 * self.copy_ms(1):.1f} us a token"
+            f"attention, us per token and cell: decode {1e3 * self._steps.cell_ms(1):.2f}, "
+            f"prefill {1e3 * self._prefills.cell_ms(WIDE_TOKENS):.2f}; "
+            f"copying {1e3 * self.copy_ms(1):.1f} us a token"
         )
         spent = [
             f"{kind} {spent_ms:.0f} ms, by this table {by_now_ms:.0f}"

@@ -7,7 +7,8 @@ prompts are computed, and the least share of the time that goes to decoding, whi
 to wait so long. Within it prompts come first: a prompt that is done sooner decodes sooner, beside the others,
 in steps that cost hardly more for it; and the larger its chunks, the less a token of it costs. A machine on
 which a decode step itself takes long is not bound by the first figure alone: there prompts may take as long
-as DECODE_SHARE decode steps, or they would never be done.
+as DECODE_SHARE decode steps, or they would never be done. Nor is one whose attention in small steps is so
+slow that those are hardly quicker than wide ones (WIDE_TOKENS in costs.py), deep in a context.
 
 With nothing decoding a step takes IDLE_STEP_MS, or longer where a token would cost more in a smaller one.
 What a cancelled prefill leaves behind is what its finished steps computed, so steps are no larger than that.

@@ -13,8 +13,9 @@ Rules
   the other. And not where a prompt ends in the step and another one would make it more than LONGER times as
   long as it is by then: who waits for its first token has it sooner, and the other one hardly later. Several
   small prompts may join so, one after the other, since together they cost little more than one.
-- What does not fit is computed in chunks of one size, as few as it takes: in a small one at the end a token
-  would cost up to twice as much.
+- What does not fit is computed in chunks of one size, as few as it takes, and none narrow (costs.py) that
+  need not be: in a small one at the end a token would cost several times as much. Where that one alone would
+  take longer than all that is left does in one step, all of it is computed at once.
 - A decoding lane may bring drafted tokens along; they are verified in the same step.
 - A prompt begins with what the cache has of it (cache/cache.py). If another is just computing what they
   share, it waits for that instead of computing it too.
@@ -35,7 +36,7 @@ from dataclasses import dataclass, field
 from corral.engine.local.backend import Chunk
 from corral.engine.local.cache.cache import KEPT_TOKENS, CacheBooks
 from corral.engine.local.cache.prefixes import common_prefix
-from corral.engine.local.costs import TILE_TOKENS
+from corral.engine.local.costs import TILE_TOKENS, WIDE_TOKENS
 from corral.engine.local.lane import Lane
 from corral.engine.local.pace import Load
 
@@ -225,6 +226,8 @@ class Scheduler:
             own = self._own(lane.pending, budget - taken)
             if chunks and (own < min(lane.pending, least_chunk) or self._delays(chunks, taken, own)):
                 break
+            if not self.chunk_tokens and self._takes_rest(lane, own, self.batch_tokens - taken):
+                own = lane.pending
             stop = start + own
             if lane.wants_scores:
                 stop = min(stop, start + max(1, self.batch_rows - rows - len(self.running)))
@@ -242,6 +245,14 @@ class Scheduler:
     def _own(self, pending: int, room: int) -> int:
         """How much of what a lane has left goes into a step that has room for so much."""
         return min(room if self.chunk_tokens else _even(pending, room), pending, room)
+
+    def _takes_rest(self, lane: Lane, own: int, room: int) -> bool:
+        """Whether all that a lane has left takes no longer in one step than the rest of it would alone."""
+        pending, costs = lane.pending, self.cache.costs
+        rest = pending - own
+        return 0 < rest < WIDE_TOKENS <= pending <= room and costs.prefill_ms(
+            rest, lane.computed + own
+        ) >= costs.prefill_ms(pending, lane.computed)
 
     def _delays(self, chunks: Sequence[tuple[Lane, Chunk]], taken: int, own: int) -> bool:
         """Whether the end of a prompt would come much later with `own` more tokens in a step of `taken`."""
@@ -292,6 +303,10 @@ def _size(chunks: list[tuple[Lane, Chunk]]) -> tuple[int, int]:
 
 
 def _even(pending: int, room: int) -> int:
-    """The first of as few equal chunks as it takes, in whole tiles."""
-    chunk = -(-pending // -(-pending // room))
-    return chunk + -chunk % TILE_TOKENS
+    """The first of as few equal chunks as it takes, in whole tiles; none is narrow if all can be wide."""
+    chunks = -(-pending // room)
+    chunk = -(-pending // chunks)
+    whole = chunk + -chunk % TILE_TOKENS
+    if chunk < WIDE_TOKENS:
+        return max(whole, min(WIDE_TOKENS, room))
+    return whole if pending - (chunks - 1) * whole >= WIDE_TOKENS else chunk
