@@ -165,6 +165,10 @@ def test_chunks_are_wide_however_small_the_first_ones_were(first: int) -> None:
     assert min(chunks[-20:]) >= 96
 
 
+def test_a_chunk_at_full_speed_is_wide() -> None:
+    assert Costs().full_speed_tokens(512) == WIDE_TOKENS
+
+
 def test_where_less_is_hardly_quicker_a_chunk_is_wide_even_if_it_takes_longer() -> None:
     costs = Costs()
     for tokens in (16, 64, 128) * 20:

@@ -557,6 +557,12 @@ def test_a_rest_that_would_take_longer_alone_than_with_what_is_before_it_is_take
     assert seen == chunks
 
 
+def test_two_chunks_are_both_wide_rather_than_whole_tiles() -> None:
+    kv = cache(ctx_tokens=400, batch_tokens=512)
+    kv.add(range(130))
+    assert sizes(kv.advance(prefill_tokens=100)) + sizes(kv.advance(prefill_tokens=100)) == [65, 65]
+
+
 @given(st.integers(1, 2000), st.lists(st.integers(WIDE_TOKENS, 512), min_size=1))
 def test_a_prompt_of_several_chunks_has_at_most_one_narrow_one_which_is_the_last(
     tokens: int, budgets: list[int]

@@ -224,10 +224,10 @@ class Scheduler:
                     continue
             start = lane.computed
             own = self._own(lane.pending, budget - taken)
-            if chunks and (own < min(lane.pending, least_chunk) or self._delays(chunks, taken, own)):
-                break
             if not self.chunk_tokens and self._takes_rest(lane, own, self.batch_tokens - taken):
                 own = lane.pending
+            if chunks and (own < min(lane.pending, least_chunk) or self._delays(chunks, taken, own)):
+                break
             stop = start + own
             if lane.wants_scores:
                 stop = min(stop, start + max(1, self.batch_rows - rows - len(self.running)))
