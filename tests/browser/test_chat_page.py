@@ -121,7 +121,7 @@ def test_a_server_that_dies_in_an_answer_leaves_what_it_said_and_is_asked_again(
         expect(page.locator("#error")).to_have_text("The server cannot be reached.")
         server.start()
         page.get_by_role("button", name="Send again").click()
-        expect(page.locator(".assistant .text")).to_have_text("It is 42.", timeout=30_000)
+        expect(page.locator(".assistant .text")).to_have_text("It is 42.")
     finally:
         server.stop()
 
@@ -362,7 +362,7 @@ def test_who_waits_is_told_for_what(page: Page, server: Server) -> None:
 def test_a_long_prompt_shows_how_far_it_is_read(page: Page, server: Server) -> None:
     page.goto(f"{server.url}/")
     ask(page, " ".join(str(number) for number in range(1200)))
-    expect(page.locator(".meter")).to_have_text(re.compile(r"^reading, \d+ %$"), timeout=30_000)
+    expect(page.locator(".meter")).to_have_text(re.compile(r"^reading, \d+ %$"))
     page.locator("#send").click()
     expect(page.locator("#error")).to_have_text("Stopped: the message has no answer.")
 

@@ -169,7 +169,7 @@ def test_totals_speed_and_uptime_go_on_while_an_answer_is_made(page: Page, serve
 def test_a_page_that_is_loaded_again_shows_the_same(page: Page, server: Server) -> None:
     page.goto(f"{server.url}/status")
     Talk(server, STORY, 20).join()
-    expect(page.locator("#chart-load")).to_have_attribute("data-points", re.compile(r"[1-9]"), timeout=20_000)
+    expect(page.locator("#chart-load")).to_have_attribute("data-points", re.compile(r"[1-9]"))
     expect(page.locator("#phase")).to_have_text("idle")
     rows = page.locator("#history tr").count()
     facts = page.locator("#history").inner_text()
