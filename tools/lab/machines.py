@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from corral.engine.local.backend import CacheShape
-from corral.engine.local.costs import SEED, Costs, Seed
+from corral.engine.local.costs import SEED, WIDE_TOKENS, Costs, Seed
 
 BATCH_TOKENS = 512
 KEPT_SEQUENCES = 32
@@ -30,6 +30,8 @@ class Machine:
     prefill_cell_us: float
     copy_token_us: float
     token_bytes: int
+    narrow_cell_us: float | None = None
+    """In prefill steps of fewer than WIDE_TOKENS; None: as in others."""
     sequence_ctx_tokens: int = 8192
     step_python_ms: float = 0.3
     row_python_ms: float = 0.045
@@ -39,12 +41,14 @@ class Machine:
     def costs(self) -> Costs:
         """The curves, to be asked; nothing that is observed should be told to them."""
         unit_ms = self.decode_ms[1]
+        narrow_us = self.prefill_cell_us if self.narrow_cell_us is None else self.narrow_cell_us
         return Costs(
             Seed(
                 steps={size: ms / unit_ms for size, ms in self.decode_ms.items()},
                 prefills={size: ms / unit_ms for size, ms in self.prefill_ms.items()},
                 step_cell=1e-3 * self.decode_cell_us / unit_ms,
                 prefill_cell=1e-3 * self.prefill_cell_us / unit_ms,
+                narrow_cell=1e-3 * narrow_us / unit_ms,
                 copy_token=1e-3 * self.copy_token_us / unit_ms,
                 unit_ms=unit_ms,
             )
@@ -88,6 +92,7 @@ SMOLLM2_2_THREADS = Machine(
     prefill_ms={size: SEED.unit_ms * ratio for size, ratio in SEED.prefills.items()},
     decode_cell_us=1e3 * SEED.unit_ms * SEED.step_cell,
     prefill_cell_us=1e3 * SEED.unit_ms * SEED.prefill_cell,
+    narrow_cell_us=1e3 * SEED.unit_ms * SEED.narrow_cell,
     copy_token_us=1e3 * SEED.unit_ms * SEED.copy_token,
     token_bytes=23_040,
 )
@@ -178,7 +183,7 @@ MACHINES = {
 
 _ROW = re.compile(r"^\s*(\d+)\s+([\d.]+)\*?\s+([\d.]+)\*?\s*$", re.MULTILINE)
 _SPENT = re.compile(r"(?:decode|prefill) (\d+) ms, by this table (\d+)")
-_ATTENTION = re.compile(r"decode ([\d.]+), prefill ([\d.]+); copying ([\d.]+) us")
+_ATTENTION = re.compile(r"decode ([\d.]+), prefill ([\d.]+), in narrow steps ([\d.]+); copying ([\d.]+) us")
 
 
 def learned(table: str, *, name: str = "learned", token_bytes: int = 23_040) -> Machine:
@@ -195,16 +200,19 @@ def learned(table: str, *, name: str = "learned", token_bytes: int = 23_040) -> 
     if not all(float(ms) for row in rows for ms in row[1:]):
         raise ValueError("there is a step that took no time")
     decode, prefill = (float(took) / float(by_now) if float(by_now) else 1.0 for took, by_now in spent)
-    decode_cell_us, prefill_cell_us, copy_token_us = map(float, found.groups())
+    decode_cell_us, prefill_cell_us, narrow_cell_us, copy_token_us = map(float, found.groups())
+    prefills_ms = {int(size): prefill * float(ms) for size, _, ms in rows}
+    narrow_ms = {size: ms for size, ms in prefills_ms.items() if size < WIDE_TOKENS}
+    wide_ms = {size: ms for size, ms in prefills_ms.items() if size >= WIDE_TOKENS}
     return Machine(
         name=name,
         source="learned by an engine while it ran",
         decode_ms=without_attention({int(size): decode * float(ms) for size, ms, _ in rows}, 0.0, 0.0),
-        prefill_ms=_without_own(
-            {int(size): prefill * float(ms) for size, _, ms in rows}, prefill * prefill_cell_us
-        ),
+        prefill_ms=_without_own(narrow_ms, prefill * narrow_cell_us)
+        | _without_own(wide_ms, prefill * prefill_cell_us),
         decode_cell_us=decode * decode_cell_us,
         prefill_cell_us=prefill * prefill_cell_us,
+        narrow_cell_us=prefill * narrow_cell_us,
         copy_token_us=copy_token_us,
         token_bytes=token_bytes,
     )

@@ -145,6 +145,19 @@ def test_what_narrow_steps_take_says_nothing_of_wide_ones() -> None:
     assert costs.prefill_ms(63, 350) == pytest.approx(tiled(63, 350), rel=0.25)
 
 
+def test_what_decode_steps_look_at_says_what_a_narrow_rest_takes_deep_in_a_prompt() -> None:
+    def machine(tokens: int, depth: float) -> float:
+        return 6 + tokens + 0.03 * tokens * depth
+
+    costs = learned(machine, rows=(1, 4))
+    assert costs.prefill_ms(48, 1500) == pytest.approx(machine(48, 1500), rel=0.3)
+    for _ in range(20):
+        for depth in (100, 2000):
+            costs.observe_prefill(48, depth, 100 + 1e-3 * 48 * depth)
+    measured_ms = 100 + 1e-3 * 48 * 1500
+    assert costs.prefill_ms(48, 1500) == pytest.approx(measured_ms, rel=0.3)
+
+
 @pytest.mark.parametrize("first", [4, 16, 48])
 def test_chunks_are_wide_however_small_the_first_ones_were(first: int) -> None:
     pace = Pace(Promise(250, 0.1), batch_tokens=512)

@@ -10,7 +10,7 @@ from corral.engine.local.costs import LEAST_TOKENS, Costs
 from corral.engine.local.options import EngineOptions
 from corral.engine.local.pace import DECODE_SHARE, IDLE_STEP_MS, MOST_EXTRA, PROMISES, Load, Pace, Promise
 
-CHUNKS = (4, 8, 16, 32, 64, 128, 256, 512)
+CHUNKS = (4, 8, 16, 32, 63, 64, 128, 256, 512)
 PROMISE = Promise(gap_ms=300.0, decode_share=0.1)
 
 

@@ -59,7 +59,7 @@ def test_streams_keep_their_pace_beside_a_long_prompt_and_it_comes_to_its_turn()
         stream = by_client(record, client)
         gaps_ms = [1e3 * (b - a) for a, b in zip(stream.said_s, stream.said_s[1:], strict=False)]
         assert max(gaps_ms) <= 1.1 * PROMISES["balanced"].gap_ms
-    assert ttft_s(by_client(record, 9)) <= 1.4 * ttft_s(by_client(alone, 9))
+    assert ttft_s(by_client(record, 9)) <= 1.7 * ttft_s(by_client(alone, 9))
 
 
 def test_a_short_prompt_is_not_behind_the_whole_of_a_long_one() -> None:

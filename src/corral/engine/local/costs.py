@@ -36,7 +36,8 @@ MEAN_WEIGHT = 0.02  # of a step, in what steps of its size look at and take in t
 SEED_DEPTH = 500.0  # cells: contexts have to differ so much before they tell more of attention than the seed
 LEAST_KERNELS = 0.05  # of a step's time is not attention, at least
 LEAST_CELL_MS = 1e-9
-MOST_ATTENTION = 0.5  # of a step's time, as far as it is only guessed
+MOST_ATTENTION = 0.5  # of a step's time, as far as it is only guessed by the seed
+MOST_KIN_ATTENTION = 0.9  # the same, as far as it is guessed by what steps with the same kernel took
 OUTLIER = 3.0  # a step that takes so many times as long as expected was disturbed by something else
 TILE_TOKENS = 16  # budgets are whole tiles: kernels compute them so, and what is in between costs no less
 LEAST_TOKENS = 4  # of a prefill step, whatever they cost: it must advance
@@ -54,14 +55,16 @@ class Seed:
     """The shape of the costs somewhere, in units of a decode step of one row without context there.
 
     `steps` are decode steps by their rows and `prefills` prefill steps by their tokens, both without what
-    attention takes: that is `step_cell` or `prefill_cell` for each token and each cell it looks at. `unit_ms`
-    is what one unit may be before anything was measured, and `copy_token` what a copied token takes of it.
+    attention takes: that is `step_cell` or `prefill_cell` for each token and each cell it looks at, and
+    `narrow_cell` in prefill steps of fewer than WIDE_TOKENS. `unit_ms` is what one unit may be before
+    anything was measured, and `copy_token` what a copied token takes of it.
     """
 
     steps: Mapping[int, float]
     prefills: Mapping[int, float]
     step_cell: float
     prefill_cell: float
+    narrow_cell: float
     copy_token: float
     unit_ms: float
 
@@ -72,11 +75,13 @@ SEED = Seed(
     prefills={1: 1.0, 4: 1.6, 8: 2.3, 16: 3.5, 32: 6.6, 63: 11.1, 64: 11.2, 128: 21.8, 256: 43.6, 512: 83.0},
     step_cell=0.0007,
     prefill_cell=0.0003,
+    narrow_cell=0.0007,
     copy_token=0.00034,
     unit_ms=6.0,
 )
 """SmolLM2-135M Q4_0 on two cores: docs/benchmarks.md, "What a step costs", and the table of long contexts in
-docs/engine.md. Steps of more than 16 rows were not measured there; they grow from there as prefill does."""
+docs/engine.md. Steps of more than 16 rows were not measured there; they grow from there as prefill does.
+Narrow steps of a prompt and steps that decode have one kernel for attention."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +121,12 @@ class _Attention:
         self._variance = 0.0
         self._covariance = 0.0
         self._most_ms = math.inf
-        """More than this it cannot be: then attention alone would have taken longer than a whole step did."""
+        """With more than this attention alone would have taken longer than a whole step did."""
 
     def observe(self, size: int, depth: float, token_ms: float) -> None:
         """A token of a step took so long."""
         if depth >= 1:
-            self._most_ms = min(self._most_ms, MOST_ATTENTION * token_ms / depth)
+            self._most_ms = min(self._most_ms, token_ms / depth)
         mean = self._means.get(size)
         if mean is None:
             mean = self._means[size] = _Mean()
@@ -133,9 +138,10 @@ class _Attention:
         """The steps so far, by their sizes."""
         return list(self._means.items())
 
-    def cell_ms(self, guess_ms: float) -> float:
-        """What was learned, held against a guess that counts as one step that was SEED_DEPTH deeper."""
-        guess_ms = min(guess_ms, self._most_ms)
+    def cell_ms(self, guess_ms: float, most: float = MOST_ATTENTION) -> float:
+        """What was learned, held against a guess that counts as one step that was SEED_DEPTH deeper, and that
+        is at most such a share of a step."""
+        guess_ms = min(guess_ms, most * self._most_ms)
         cell_ms = (SEED_DEPTH**2 * guess_ms + self._covariance) / (SEED_DEPTH**2 + self._variance)
         return max(cell_ms, LEAST_CELL_MS)
 
@@ -143,18 +149,24 @@ class _Attention:
 class Curve:
     """Milliseconds by size and depth: the shape of a seed, bent and scaled by what was measured.
 
-    From `wide` tokens on attention has a cost of its own; None: nowhere.
+    `cell_ratios` are what attention takes in narrow steps, and in those from `wide` tokens on.
     """
 
     def __init__(
-        self, ratios: Mapping[int, float], cell_ratio: float, unit_ms: float, *, wide: int | None = None
+        self,
+        ratios: Mapping[int, float],
+        cell_ratios: tuple[float, float],
+        unit_ms: float,
+        *,
+        wide: float = math.inf,
     ) -> None:
         self.sizes = tuple(ratios)
-        self._wide = math.inf if wide is None else wide
-        self._cells_ms = [cell_ratio * unit_ms] * 2
+        self._wide = wide
+        self._cells_ms = [ratio * unit_ms for ratio in cell_ratios]
         """What attention takes for each token and each cell it looks at, in narrow and in wide steps."""
         self.is_measured = False
-        self._cell_ratio = cell_ratio
+        self._cell_ratios = cell_ratios
+        self._narrow_guess_ms: float | None = None
         self._ratios = list(ratios.values())
         # By size: how many ms a unit of the seed is, and how many recent measurements that stands on.
         self._factors = [unit_ms] * len(ratios)
@@ -194,21 +206,29 @@ class Curve:
         self._factors = [unit_ms] * len(self._ratios)
         self._kernels_ms = [ratio * unit_ms for ratio in self._ratios]
         self._quickest_ms = unit_ms
-        self._cells_ms = [self._cell_ratio * unit_ms] * 2
+        self._cells_ms = [ratio * unit_ms for ratio in self._cell_ratios]
+
+    def guess_narrow(self, cell_ms: float) -> None:
+        """Take another guess of attention in narrow steps, as far as it is not measured."""
+        self._narrow_guess_ms = cell_ms
+        self._cells_ms[0] = self._attention[0].cell_ms(cell_ms, MOST_KIN_ATTENTION)
 
     def observe(self, size: int, depth: float, elapsed_ms: float) -> None:
         """A step was measured."""
         index, weight = self._place(size)
         ratio = self._between(self._ratios, size, index, weight)
+        is_wide = size >= self._wide
         if not self.is_measured:
-            self.assume(elapsed_ms / (ratio + self._cell_ratio * size * depth))
+            self.assume(elapsed_ms / (ratio + self._cell_ratios[is_wide] * size * depth))
             self.is_measured = True
         if self._trust[index] > MOST_TRUST / 2:
             elapsed_ms = min(elapsed_ms, OUTLIER * self.ms(size, depth))
-        is_wide = size >= self._wide
         self._attention[is_wide].observe(size, depth, elapsed_ms / size)
-        cell_ms = self._attention[is_wide].cell_ms(self._cell_ratio * self._quickest_ms)
-        self._cells_ms[is_wide] = cell_ms
+        if is_wide or self._narrow_guess_ms is None:
+            guess = self._cell_ratios[is_wide] * self._quickest_ms, MOST_ATTENTION
+        else:
+            guess = self._narrow_guess_ms, MOST_KIN_ATTENTION
+        cell_ms = self._cells_ms[is_wide] = self._attention[is_wide].cell_ms(*guess)
         factor = max(elapsed_ms - cell_ms * size * depth, LEAST_KERNELS * elapsed_ms) / ratio
         self._observed += 1
         if self._observed % FADE_STEPS == 0:
@@ -306,9 +326,12 @@ class Costs:
     """What a step, a prefill and a copy cost. Not thread-safe: the engine's thread owns it."""
 
     def __init__(self, seed: Seed = SEED) -> None:
-        self._steps = Curve(seed.steps, seed.step_cell, seed.unit_ms)
-        self._prefills = Curve(seed.prefills, seed.prefill_cell, seed.unit_ms, wide=WIDE_TOKENS)
+        self._steps = Curve(seed.steps, (seed.step_cell, seed.step_cell), seed.unit_ms)
+        self._prefills = Curve(
+            seed.prefills, (seed.narrow_cell, seed.prefill_cell), seed.unit_ms, wide=WIDE_TOKENS
+        )
         self._seed = seed
+        self._narrow_by_step = seed.narrow_cell / seed.step_cell
         self._copy_token_ms: float | None = None
 
     def step_sizes(self, depth: float) -> list[tuple[int, float]]:
@@ -334,6 +357,7 @@ class Costs:
         self._steps.observe(rows, depth, elapsed_ms)
         if not self._prefills.is_measured:
             self._prefills.assume(self._steps.ms(1, 0))
+        self._prefills.guess_narrow(self._narrow_by_step * self._steps.cell_ms(rows))
 
     def observe_prefill(self, tokens: int, depth: float, elapsed_ms: float) -> None:
         """Learn from a prefill step."""
@@ -398,7 +422,8 @@ class Costs:
             lines.append(f"{size:>10} {step:>11} {prefill:>12}")
         lines.append(
             f"attention, us per token and cell: decode {1e3 * self._steps.cell_ms(1):.2f}, "
-            f"prefill {1e3 * self._prefills.cell_ms(WIDE_TOKENS):.2f}; "
+            f"prefill {1e3 * self._prefills.cell_ms(WIDE_TOKENS):.2f}, "
+            f"in narrow steps {1e3 * self._prefills.cell_ms(1):.2f}; "
             f"copying {1e3 * self.copy_ms(1):.1f} us a token"
         )
         spent = [

@@ -250,9 +250,11 @@ class Scheduler:
         """Whether all that a lane has left takes no longer in one step than the rest of it would alone."""
         pending, costs = lane.pending, self.cache.costs
         rest = pending - own
-        return 0 < rest < WIDE_TOKENS <= pending <= room and costs.prefill_ms(
-            rest, lane.computed + own
-        ) >= costs.prefill_ms(pending, lane.computed)
+        return (
+            0 < rest < WIDE_TOKENS <= own
+            and pending <= room
+            and costs.prefill_ms(rest, lane.computed + own) >= costs.prefill_ms(pending, lane.computed)
+        )
 
     def _delays(self, chunks: Sequence[tuple[Lane, Chunk]], taken: int, own: int) -> bool:
         """Whether the end of a prompt would come much later with `own` more tokens in a step of `taken`."""
