@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from corral.engine.local.costs import Costs
@@ -38,6 +40,19 @@ def test_where_steps_became_slower_the_curves_stand_for_all_of_them() -> None:
     assert 48 * machine.step_ms(4, 0.0) == pytest.approx(sum(times_ms), rel=0.05)
     assert 48 * machine.prefill_ms(64, 0.0) == pytest.approx(2 * sum(times_ms), rel=0.05)
     assert costs.step_ms(4, 0.0) > 45.0
+
+
+def test_a_machine_whose_attention_took_no_time_has_curves() -> None:
+    table = Costs().table()
+    flat = re.sub(
+        r"decode [\d.]+, prefill [\d.]+, in narrow steps [\d.]+;",
+        "decode 0.00, prefill 0.00, in narrow steps 0.00;",
+        table,
+    )
+    assert flat != table
+    costs = learned(flat).costs()
+    assert costs.step_ms(4, 5000.0) == costs.step_ms(4, 0.0)
+    assert costs.prefill_ms(16, 5000.0) == costs.prefill_ms(16, 0.0)
 
 
 def test_a_log_without_a_table_is_no_machine() -> None:

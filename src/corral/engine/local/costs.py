@@ -331,7 +331,7 @@ class Costs:
             seed.prefills, (seed.narrow_cell, seed.prefill_cell), seed.unit_ms, wide=WIDE_TOKENS
         )
         self._seed = seed
-        self._narrow_by_step = seed.narrow_cell / seed.step_cell
+        self._narrow_by_step = seed.narrow_cell / max(seed.step_cell, LEAST_CELL_MS / seed.unit_ms)
         self._copy_token_ms: float | None = None
 
     def step_sizes(self, depth: float) -> list[tuple[int, float]]:
