@@ -146,6 +146,8 @@ def test_a_client_that_does_not_read_is_seen_in_its_lane(page: Page, scripted: S
         expect(
             page.get_by_role("button", name=re.compile(r"^Slot \d \w+ \w+ client not reading"))
         ).to_have_count(1)
+        # Anything else takes seconds for a line of a megabyte.
+        expect(page.locator("#outputs pre")).to_have_css("unicode-bidi", "isolate")
     expect(unread).to_have_count(0)
 
 

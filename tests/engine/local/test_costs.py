@@ -146,16 +146,18 @@ def test_what_narrow_steps_take_says_nothing_of_wide_ones() -> None:
 
 
 def test_what_decode_steps_look_at_says_what_a_narrow_rest_takes_deep_in_a_prompt() -> None:
-    def machine(tokens: int, depth: float) -> float:
-        return 6 + tokens + 0.03 * tokens * depth
-
-    costs = learned(machine, rows=(1, 4))
-    assert costs.prefill_ms(48, 1500) == pytest.approx(machine(48, 1500), rel=0.3)
-    for _ in range(20):
-        for depth in (100, 2000):
-            costs.observe_prefill(48, depth, 100 + 1e-3 * 48 * depth)
+    costs = Costs()
+    for depth in range(0, 512, 64):
+        costs.observe_prefill(64, depth, tiled(64, depth))
+    for depth in (100, 2000) * 20:
+        costs.observe_step(4, depth, tiled(4, depth))
+    assert costs.prefill_ms(48, 1500) == pytest.approx(tiled(48, 1500), rel=0.3)
+    costs.observe_prefill(16, 400, tiled(16, 400))
+    assert costs.prefill_ms(16, 1500) == pytest.approx(tiled(16, 1500), rel=0.15)
+    for depth in (100, 2000) * 20:
+        costs.observe_prefill(48, depth, 100 + 1e-3 * 48 * depth)
     measured_ms = 100 + 1e-3 * 48 * 1500
-    assert costs.prefill_ms(48, 1500) == pytest.approx(measured_ms, rel=0.3)
+    assert costs.prefill_ms(48, 1500) == pytest.approx(measured_ms, rel=0.3), "what was measured counts"
 
 
 @pytest.mark.parametrize("first", [4, 16, 48])
